@@ -1,0 +1,140 @@
+//! The sections a fleet needs and a single isol8 server did not have.
+
+use serde::{Deserialize, Serialize};
+
+use crate::execution::Network;
+
+/// The queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Redis {
+    /// Where it is; absent means that `serve` starts one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Number of hash tags the tenants are spread over. The same for the whole fleet, for good.
+    pub shards: u16,
+    /// How long a silent worker keeps its jobs, in milliseconds.
+    pub lease_ms: u64,
+    /// How often a worker renews them, in milliseconds.
+    pub renew_ms: u64,
+    /// Workers that may die under a job before it is given up.
+    pub max_deliveries: u32,
+    /// Jobs that may wait, per shard.
+    pub max_queued: u64,
+    /// How long a result is kept for its caller, in milliseconds.
+    pub result_ttl_ms: u64,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: None,
+            shards: 1,
+            lease_ms: 15_000,
+            renew_ms: 4_000,
+            max_deliveries: 3,
+            max_queued: 100_000,
+            result_ttl_ms: 60_000,
+        }
+    }
+}
+
+/// The HTTP front.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gateway {
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How long open requests may take to end at shutdown, in milliseconds.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 3000,
+            max_body_bytes: 32 << 20,
+            shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+/// The worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Worker {
+    /// Name that labels this worker's containers; two workers on one engine need two names.
+    pub name: String,
+    /// Address of the worker's own `/healthz`, `/readyz` and `/metrics`; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Runtimes whose fresh sandboxes are kept ready from the start.
+    pub prewarm: Vec<crate::runtime::Runtime>,
+    /// Most containers alive at once, busy or waiting; 0 means four for each concurrent job.
+    pub max_containers: usize,
+    /// How long a waiting sandbox is kept, in milliseconds.
+    pub idle_ms: u64,
+    /// How long running jobs may take to end at shutdown, in milliseconds.
+    pub shutdown_grace_ms: u64,
+    /// Answers every job at once without a sandbox: for measuring the queue.
+    pub no_op: bool,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            listen: None,
+            prewarm: crate::runtime::Runtime::ALL.to_vec(),
+            max_containers: 0,
+            idle_ms: 300_000,
+            shutdown_grace_ms: 30_000,
+            no_op: false,
+        }
+    }
+}
+
+/// Ceilings for what requests may ask. Above one is a 400 that names it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Policy {
+    /// Memory, as a size string.
+    pub max_memory: String,
+    /// Cores.
+    pub max_cpu: f64,
+    /// Processes and threads.
+    pub max_pids: u32,
+    /// Wall-clock limit of a phase, in milliseconds.
+    pub max_timeout_ms: u64,
+    /// Output kept per stream, in bytes.
+    pub max_output_bytes: u64,
+    /// Size of `/sandbox` and of `/tmp`, as a size string.
+    pub max_disk: String,
+    /// Network modes.
+    pub networks: Vec<Network>,
+    /// Patterns of image names besides `isol8:*`; `*` stands for any text.
+    pub images: Vec<String>,
+    /// Whether a request may ask for a writable root.
+    pub allow_writable_root: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_memory: "4g".into(),
+            max_cpu: 4.0,
+            max_pids: 1024,
+            max_timeout_ms: 900_000,
+            max_output_bytes: 16 << 20,
+            max_disk: "4g".into(),
+            networks: vec![Network::None],
+            images: vec!["*".into()],
+            allow_writable_root: true,
+        }
+    }
+}

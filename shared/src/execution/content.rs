@@ -1,0 +1,77 @@
+//! File content on the wire. isol8's clients send text as a string and bytes as the JSON form of a
+//! Node `Buffer`; between gateway and worker it travels as base64.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileContent(pub Bytes);
+
+/// The forms accepted from clients and from ourselves.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Wire {
+    Text(String),
+    Buffer {
+        #[serde(rename = "type")]
+        kind: BufferKind,
+        data: Vec<u8>,
+    },
+    Base64 {
+        base64: String,
+    },
+}
+
+#[derive(Deserialize)]
+enum BufferKind {
+    Buffer,
+}
+
+impl Serialize for FileContent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Base64 {
+            base64: String,
+        }
+        Base64 { base64: STANDARD.encode(&self.0) }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for FileContent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = match Wire::deserialize(deserializer)? {
+            Wire::Text(text) => text.into_bytes(),
+            Wire::Buffer { kind: BufferKind::Buffer, data } => data,
+            Wire::Base64 { base64 } => {
+                STANDARD.decode(base64).map_err(serde::de::Error::custom)?
+            }
+        };
+        Ok(Self(bytes.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_wire_forms_give_the_same_bytes() {
+        for json in [
+            r#""hi\n""#,
+            r#"{"type":"Buffer","data":[104,105,10]}"#,
+            r#"{"base64":"aGkK"}"#,
+        ] {
+            let content: FileContent = serde_json::from_str(json).unwrap();
+            assert_eq!(&content.0[..], b"hi\n", "{json}");
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_survive_our_own_form() {
+        let content = FileContent((0..=255).collect::<Vec<u8>>().into());
+        let json = serde_json::to_string(&content).unwrap();
+        assert_eq!(serde_json::from_str::<FileContent>(&json).unwrap(), content);
+    }
+}

@@ -1,0 +1,141 @@
+//! What clients send (contract sections 1.3, 3.1, 3.4). Unknown fields are ignored, as isol8's own
+//! client sends many that mean nothing to a server.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::content::FileContent;
+
+/// Body of the execute routes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecuteEnvelope {
+    /// What to run.
+    pub request: ExecutionRequest,
+    /// How to run it.
+    #[serde(default)]
+    pub options: ExecutionOptions,
+    /// Session to run it in; absent or empty for a sandbox of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+/// What to run. Exactly one of `code`, `code_url` and `cmd`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExecutionRequest {
+    /// Runtime name; decides the image, also for `cmd`.
+    pub runtime: String,
+    /// Program text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Where to fetch the program text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_url: Option<String>,
+    /// Shell command, run by `bash -c`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<String>,
+    /// Wall-clock limit of each phase, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Environment of the program.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Extension of the code file, with its dot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_extension: Option<String>,
+    /// Standard input; empty means none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// Files to put into the sandbox first.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, FileContent>,
+    /// Files to return afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_paths: Option<Vec<String>>,
+    /// Packages to install first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub install_packages: Vec<String>,
+    /// Shell script to run first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup_script: Option<String>,
+    /// Working directory, inside `/sandbox`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+}
+
+/// Which network a sandbox sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Loopback only.
+    #[default]
+    None,
+    /// The host's own network.
+    Host,
+    /// Named hosts, through the worker.
+    Filtered,
+}
+
+/// What happens to a sandbox after a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolStrategy {
+    /// Reset, verified, and used again for the same tenant.
+    #[default]
+    Fast,
+    /// Destroyed: every container runs one job.
+    Secure,
+}
+
+/// How to run it. Whatever is absent comes from the server's configuration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExecutionOptions {
+    /// Network mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Memory, as a size string; no swap on top.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
+    /// Cores, may be a fraction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<f64>,
+    /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<i64>,
+    /// Whether the image's own files are read-only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readonly_root_fs: Option<bool>,
+    /// Bytes of each output stream that are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_size: Option<u64>,
+    /// Environment whose values are masked in outputs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// Wall-clock limit of each phase, in milliseconds; the request's own wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Image, instead of the runtime's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Size of `/sandbox`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_size: Option<String>,
+    /// Size of `/tmp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmp_size: Option<String>,
+    /// System-call filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security: Option<SecurityOptions>,
+}
+
+/// The part of `options.security` that is read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecurityOptions {
+    /// `strict`, `unconfined` or `custom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<String>,
+}

@@ -1,0 +1,123 @@
+//! What clients get back (contract section 3.2), and the typed ending that travels from worker to
+//! gateway. A failing program is a result; only platform trouble is a failure.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorCode};
+use crate::id::JobId;
+use crate::runtime::Runtime;
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// By itself, or by a signal of its own making.
+    Exited,
+    /// By the wall-clock limit.
+    TimedOut,
+    /// By the kernel, for want of memory.
+    OutOfMemory,
+    /// By a cancel request.
+    Cancelled,
+}
+
+/// Result of an execution; field order is that of the contract, ours come last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionResult {
+    /// Standard output; secrets masked, trailing white space removed.
+    pub stdout: String,
+    /// Standard error, likewise.
+    pub stderr: String,
+    /// Exit code; 137 on timeout.
+    pub exit_code: i32,
+    /// Wall time of the program alone, in milliseconds.
+    pub duration_ms: u64,
+    /// Whether either stream was cut.
+    pub truncated: bool,
+    /// Identifier of the job.
+    pub execution_id: JobId,
+    /// Language.
+    pub runtime: Runtime,
+    /// When the result was assembled.
+    pub timestamp: DateTime<Utc>,
+    /// The container it ran in.
+    pub container_id: String,
+    /// What it used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_usage: Option<ResourceUsage>,
+    /// Requested files as base64; missing ones are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<BTreeMap<String, String>>,
+    /// How the program ended.
+    pub outcome: Outcome,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// What a program used, from the kernel's accounting of its processes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceUsage {
+    /// CPU time over wall time, in per cent of one core.
+    pub cpu_percent: f64,
+    /// Peak memory in MiB, rounded.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: u64,
+    /// Bytes received over the network.
+    pub network_bytes_in: u64,
+    /// Bytes sent over the network.
+    pub network_bytes_out: u64,
+    /// CPU time in milliseconds.
+    pub cpu_time_ms: f64,
+    /// Largest resident set of any one process, in bytes.
+    pub peak_memory_bytes: u64,
+}
+
+/// Where the time of a job went, in milliseconds with microsecond digits.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timings {
+    /// Waiting in the queue, by the queue's clock.
+    pub queue_ms: f64,
+    /// Getting a sandbox.
+    pub sandbox_ms: f64,
+    /// Whether it had to be created for this job.
+    pub cold: bool,
+    /// Running the setup script.
+    pub setup_ms: f64,
+    /// From the start order to the program's last output, as the worker saw it.
+    pub run_ms: f64,
+    /// Fetching output files.
+    pub collect_ms: f64,
+}
+
+/// A job that could not be run: not the program's fault, or not a program at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// Stable code.
+    pub code: ErrorCode,
+    /// For the caller.
+    pub message: String,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self { code: error.code(), message: error.message().to_owned() }
+    }
+}
+
+/// The one committed ending of a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::large_enum_variant, reason = "one per job, moved twice, never stored in bulk")]
+pub enum Ending {
+    /// The program ran.
+    Result(ExecutionResult),
+    /// It could not be run.
+    Error(Failure),
+}
