@@ -1,1 +1,13 @@
-//! Placeholder.
+//! Load generator for any isol8-compatible server, the floors its numbers are compared with, and
+//! the report that puts both side by side.
+
+pub mod connection;
+pub mod floors;
+pub mod generate;
+pub mod measurement;
+pub mod plot;
+pub mod process;
+pub mod report;
+pub mod scenario;
+pub mod schedule;
+pub mod suite;

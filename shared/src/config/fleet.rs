@@ -56,7 +56,7 @@ pub struct Gateway {
 impl Default for Gateway {
     fn default() -> Self {
         Self {
-            host: "127.0.0.1".into(),
+            host: "0.0.0.0".into(),
             port: 3000,
             max_body_bytes: 32 << 20,
             shutdown_grace_ms: 30_000,
@@ -68,11 +68,9 @@ impl Default for Gateway {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Worker {
-    /// Name that labels this worker's containers; two workers on one engine need two names.
+    /// Beginning of the name that labels this worker's containers; workers of one machine number
+    /// themselves.
     pub name: String,
-    /// Address of the worker's own `/healthz`, `/readyz` and `/metrics`; absent: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub listen: Option<String>,
     /// Runtimes whose fresh sandboxes are kept ready from the start.
     pub prewarm: Vec<crate::runtime::Runtime>,
     /// Most containers alive at once, busy or waiting; 0 means four for each concurrent job.
@@ -88,8 +86,7 @@ pub struct Worker {
 impl Default for Worker {
     fn default() -> Self {
         Self {
-            name: "default".into(),
-            listen: None,
+            name: "worker".into(),
             prewarm: crate::runtime::Runtime::ALL.to_vec(),
             max_containers: 0,
             idle_ms: 300_000,

@@ -27,6 +27,12 @@ pub enum DockerError {
         #[source]
         source: bollard::errors::Error,
     },
+    /// An engine accepts connections but does not answer.
+    #[error("the Docker engine did not answer within {} s", waited.as_secs())]
+    Silent {
+        /// How long it was given.
+        waited: Duration,
+    },
     /// The image named is not on this engine.
     #[error("image {image} is not present on this Docker engine; run `isol8 setup` or pull it")]
     NoSuchImage {
@@ -41,6 +47,14 @@ pub enum DockerError {
         /// What the engine said.
         #[source]
         source: bollard::errors::Error,
+    },
+    /// A registry did not answer.
+    #[error("the registry of image {image} did not answer within {} s", waited.as_secs())]
+    Pull {
+        /// Its reference.
+        image: String,
+        /// How long it was given.
+        waited: Duration,
     },
     /// An image build stopped.
     #[error("building image {image} failed: {detail}")]

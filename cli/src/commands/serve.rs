@@ -1,0 +1,74 @@
+//! `isol8 serve`: gateway, worker and queue in one process.
+
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::args::ServeArgs;
+use crate::roles::{self, RedisServer};
+use crate::settings;
+
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut config = settings::load()?.config;
+    let master_key = settings::apply_listen(&mut config, args.listen)?;
+    settings::apply_queue(&mut config, args.queue);
+    settings::apply_slots(&mut config, &args.slots)?;
+
+    let redis = match (&config.redis.url, args.data_dir) {
+        (Some(_), _) => None,
+        (None, Some(directory)) => Some(RedisServer::start(&directory).await?),
+        (None, None) => Some(RedisServer::start(&roles::default_data_directory()?).await?),
+    };
+    if let Some(redis) = &redis {
+        config.redis.url = Some(redis.url());
+    }
+    let served = Box::pin(serve(config, master_key)).await;
+    // Also after a failed start: nothing of ours may stay behind.
+    if let Some(redis) = redis {
+        redis.stop().await?;
+    }
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: shared::config::Config, master_key: String) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let (serving, ()) = tokio::try_join!(
+        async {
+            let outcome = Box::pin(serve_until(config, master_key, &stop)).await;
+            // Ends the wait for a signal when the servers ended by themselves.
+            stop.cancel();
+            Ok::<_, anyhow::Error>(outcome)
+        },
+        async { Ok(roles::until_signalled(&stop).await?) },
+    )?;
+    serving
+}
+
+async fn serve_until(
+    config: shared::config::Config,
+    master_key: String,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(queue) = roles::connect_queue(&config, stop).await? else { return Ok(()) };
+    // The worker outlives the gateway, so that open requests still get their answers.
+    let stop_worker = CancellationToken::new();
+    let worker = roles::build_worker(&config, &stop_worker).await?;
+    let listener = roles::bind(&config).await?;
+    roles::announce(&listener)?;
+    let options = gateway::Options { config, listener, queue: queue.clone(), master_key };
+    let (gateway, worker) = tokio::join!(
+        async {
+            let outcome = gateway::run(options, stop.clone()).await;
+            stop_worker.cancel();
+            outcome
+        },
+        async {
+            let outcome = worker.run(queue, stop_worker.clone()).await;
+            // A server whose worker failed must not go on taking jobs.
+            stop.cancel();
+            outcome
+        },
+    );
+    gateway?;
+    worker
+}

@@ -1,0 +1,29 @@
+//! `isol8 worker`: runs jobs for a fleet.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::WorkerArgs;
+use crate::{printer, roles, settings};
+
+pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let mut config = settings::load()?.config;
+    settings::apply_queue(&mut config, args.queue);
+    settings::apply_slots(&mut config, &args.slots)?;
+    ensure!(config.redis.url.is_some(), "a worker needs the fleet's queue: give --redis URL");
+
+    let stop = CancellationToken::new();
+    let working = async {
+        if let Some(queue) = roles::connect_queue(&config, &stop).await? {
+            let worker = roles::build_worker(&config, &stop).await?;
+            printer::line("[INFO] isol8 worker ready");
+            worker.run(queue, stop.clone()).await?;
+        }
+        stop.cancel();
+        anyhow::Ok(())
+    };
+    tokio::try_join!(working, async { Ok(roles::until_signalled(&stop).await?) })?;
+    Ok(ExitCode::SUCCESS)
+}

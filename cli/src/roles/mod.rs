@@ -1,0 +1,153 @@
+//! Putting a role of the fleet together from its parts. `serve` joins all of them in one process;
+//! `gateway` and `worker` run one each.
+
+mod redis_server;
+mod signals;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use shared::VERSION;
+use shared::config::Config;
+use shared::execution::{Admission, ExecuteEnvelope, ExecutionRequest, Job};
+use shared::id::WorkerId;
+use shared::redis::Queue;
+use shared::runtime::Runtime;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use worker::Executor;
+use worker::engine::docker::Docker;
+use worker::engine::{Engine, Options};
+use worker::name::Name;
+
+use crate::{printer, settings};
+pub(crate) use redis_server::RedisServer;
+pub(crate) use signals::{interrupted, until_signalled};
+
+/// How often a queue that cannot be reached is tried again.
+const CONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connects to the queue, waiting for it as long as `token` lets.
+pub(crate) async fn connect_queue(
+    config: &Config,
+    token: &CancellationToken,
+) -> anyhow::Result<Option<Queue>> {
+    loop {
+        let attempt = token.run_until_cancelled(Queue::connect(&config.redis)).await;
+        match attempt {
+            None => return Ok(None),
+            Some(Ok(queue)) => return Ok(Some(queue)),
+            Some(Err(error)) if error.code().is_retryable() => {
+                tracing::warn!(%error, "the queue is not there yet; trying again");
+            }
+            Some(Err(error)) => return Err(error).context("cannot use the queue"),
+        }
+        if token.run_until_cancelled(tokio::time::sleep(CONNECT_PAUSE)).await.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Binds the configured address; a busy port is replaced by a free one (contract section 1.18).
+pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+    let (host, port) = (config.gateway.host.as_str(), config.gateway.port);
+    match TcpListener::bind((host, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            printer::warning(format!("Port {port} is in use; taking a free one instead"));
+            TcpListener::bind((host, 0)).await.with_context(|| format!("cannot listen on {host}"))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {host}:{port}")),
+    }
+}
+
+/// Tells the user, and whoever started us, that requests are taken.
+pub(crate) fn announce(listener: &TcpListener) -> anyhow::Result<()> {
+    let port = listener.local_addr().context("cannot read our own address")?.port();
+    printer::line(format!("[INFO] isol8 server v{VERSION} listening on http://localhost:{port}"));
+    Ok(())
+}
+
+/// A worker ready to run, with the name it holds on this machine.
+pub(crate) struct Worker {
+    options: worker::Options,
+    executor: Executor,
+    _name: Name,
+}
+
+/// Puts a worker together: its name, its engine, its warm sandboxes.
+pub(crate) async fn build_worker(
+    config: &Config,
+    token: &CancellationToken,
+) -> anyhow::Result<Worker> {
+    let directory = Name::default_directory(settings::home().as_deref());
+    let name = Name::take(&directory, &config.worker.name)?;
+    let id = WorkerId::generate();
+    let executor = if config.worker.no_op {
+        printer::warning("--no-op: jobs are answered, not run");
+        Executor::NoOp
+    } else {
+        let docker = Docker::connect().await?;
+        let options = engine_options(config, name.as_str().to_owned())?;
+        let image = Runtime::ALL[0].image();
+        Executor::Sandbox(Engine::start(options, docker, id, image, token.clone()).await?)
+    };
+    tracing::info!(worker = %id, name = name.as_str(), "worker ready");
+    Ok(Worker {
+        options: worker::Options {
+            worker: id,
+            max_concurrent: config.max_concurrent,
+            redis: config.redis.clone(),
+            shutdown_grace: Duration::from_millis(config.worker.shutdown_grace_ms),
+        },
+        executor,
+        _name: name,
+    })
+}
+
+impl Worker {
+    /// Runs it until `token` is cancelled.
+    pub(crate) async fn run(self, queue: Queue, token: CancellationToken) -> anyhow::Result<()> {
+        Ok(worker::run(self.options, queue, self.executor, token).await?)
+    }
+}
+
+fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
+    let admission = Admission::new(config)?;
+    let prewarm: Result<Vec<Job>, _> =
+        config.worker.prewarm.iter().map(|runtime| admission.admit(nothing(*runtime))).collect();
+    let max_containers = match config.worker.max_containers {
+        0 => config.max_concurrent * 4,
+        given => given,
+    }
+    .max(config.worker.prewarm.len() * config.pool_size.clean);
+    Ok(Options {
+        owner,
+        strategy: config.pool_strategy,
+        clean: config.pool_size.clean,
+        max_concurrent: config.max_concurrent,
+        max_containers,
+        idle: Duration::from_millis(config.worker.idle_ms),
+        prewarm: prewarm?,
+        seccomp: config.security.seccomp != "unconfined",
+    })
+}
+
+/// A request that asks for nothing but a runtime with all its defaults.
+fn nothing(runtime: Runtime) -> ExecuteEnvelope {
+    ExecuteEnvelope {
+        request: ExecutionRequest {
+            runtime: runtime.name().to_owned(),
+            cmd: Some("true".into()),
+            ..ExecutionRequest::default()
+        },
+        ..ExecuteEnvelope::default()
+    }
+}
+
+/// Where a server keeps its data unless told otherwise.
+pub(crate) fn default_data_directory() -> anyhow::Result<PathBuf> {
+    let home = settings::home().context("cannot find the home directory; give --data-dir")?;
+    Ok(home.join(".isol8/data"))
+}

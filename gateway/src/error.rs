@@ -1,0 +1,98 @@
+//! The one place where errors become HTTP: code to status, and the body's shape. A handler's error
+//! travels in the response's extensions until `observe` writes it out with the request's id.
+
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use shared::{Error, ErrorCode};
+
+/// Content type of every body that is JSON.
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An error on its way to the client.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiError(Arc<Error>);
+
+impl ApiError {
+    /// The error itself.
+    pub(crate) fn error(&self) -> &Error {
+        &self.0
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = status(self.0.code()).into_response();
+        if let Some(seconds) = retry_after_s(self.0.code()) {
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Body of every error response. isol8's clients read `error` alone.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    error: &'a str,
+    code: ErrorCode,
+    request_id: &'a str,
+}
+
+/// Writes the error's body into its response.
+pub(crate) fn render(response: &mut Response, error: &Error, request_id: &str) {
+    let body = Body { error: error.message(), code: error.code(), request_id };
+    let json = serde_json::to_vec(&body).expect("two strings and a word are always JSON");
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.headers_mut().insert(CONTENT_LENGTH, json.len().into());
+    *response.body_mut() = Bytes::from(json).into();
+}
+
+/// The status of a code.
+///
+/// What the fleet has already retried (a sandbox that failed, workers that died) is a plain 500: a
+/// 503 would invite proxies to run a job again that may be what kills its workers.
+const fn status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::InvalidRequest
+        | ErrorCode::InvalidJson
+        | ErrorCode::PolicyViolation
+        | ErrorCode::NotSupported
+        | ErrorCode::ImageNotFound => StatusCode::BAD_REQUEST,
+        ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::Cancelled => StatusCode::CONFLICT,
+        ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::FileWriteFailed | ErrorCode::SetupFailed | ErrorCode::StartFailed => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        ErrorCode::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::QueueUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::SandboxFailed
+        | ErrorCode::WorkerLost
+        | ErrorCode::JobUnknown
+        | ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// When to come back, for the codes that pass by themselves.
+const fn retry_after_s(code: ErrorCode) -> Option<HeaderValue> {
+    match code {
+        ErrorCode::QueueFull => Some(HeaderValue::from_static("1")),
+        ErrorCode::QueueUnavailable => Some(HeaderValue::from_static("2")),
+        _ => None,
+    }
+}

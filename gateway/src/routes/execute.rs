@@ -1,0 +1,27 @@
+//! `POST /execute`: run and wait for the result.
+
+use axum::extract::{Extension, Request, State as FromState};
+use axum::response::{IntoResponse as _, Response};
+use http::header::CONTENT_TYPE;
+
+use crate::auth::Caller;
+use crate::error::{ApiError, JSON};
+use crate::state::State;
+use crate::{body, service};
+
+/// `POST /execute`. A program that fails is a success here: 200, with its exit code.
+pub(crate) async fn execute(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let (bytes, room) = state.intake.read(&head.headers, body).await?;
+    let envelope = body::parse(&bytes)?;
+    drop(bytes);
+    let queued = service::execute::submit(&state, &caller.tenant, envelope).await?;
+    // The job may take minutes; its request is in the queue's memory now, not in ours.
+    drop(room);
+    let result = queued.answer().await?;
+    Ok(([(CONTENT_TYPE, JSON)], result).into_response())
+}

@@ -1,0 +1,74 @@
+//! What bodies are taken, and what is said about those that are not.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Harness, send};
+
+#[tokio::test]
+async fn callers_mistakes_are_400_with_words_that_help() {
+    let harness = Harness::without_worker(|_| {}).await;
+    let bash = |more: serde_json::Value| {
+        let mut request = json!({"runtime": "bash", "code": "x"});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "request": request }).to_string()
+    };
+    for (body, code, words) in [
+        ("{".to_owned(), "INVALID_JSON", "not valid JSON"),
+        (String::new(), "INVALID_JSON", "not valid JSON"),
+        ("{}".into(), "INVALID_REQUEST", "missing field `request`"),
+        (r#"{"request":3}"#.into(), "INVALID_REQUEST", "request: invalid type"),
+        (bash(json!({"timeoutMs": "1s"})), "INVALID_REQUEST", "request.timeoutMs: "),
+        (
+            bash(json!({"runtime": "cobol"})),
+            "INVALID_REQUEST",
+            "Unknown runtime: \"cobol\". Available:",
+        ),
+        (bash(json!({"cmd": "ls"})), "INVALID_REQUEST", "mutually exclusive"),
+        (bash(json!({"code": " "})), "INVALID_REQUEST", "exactly one of"),
+        (
+            bash(json!({"workdir": "/etc"})),
+            "INVALID_REQUEST",
+            "Working directory must be inside /sandbox",
+        ),
+        (bash(json!({"timeoutMs": 999_999_999})), "POLICY_VIOLATION", "ceiling of 900000"),
+        (bash(json!({"codeUrl": "http://x", "code": ""})), "NOT_SUPPORTED", "codeUrl"),
+    ] {
+        let error = harness.post(body.clone()).await.error(400, code);
+        assert!(error.contains(words), "{body}: {error}");
+    }
+    // None of them came as far as the queue.
+    assert_eq!(harness.metric(r#"isol8_queue_jobs{state="queued"}"#).await, 0.0);
+}
+
+#[tokio::test]
+async fn the_content_type_does_not_matter() {
+    let harness = Harness::start().await;
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
+        let body = r#"{"request":{"runtime":"bash","code":"print hi"},"later":1}"#;
+        let request = harness.request(Method::POST, "/execute").header("content-type", kind);
+        assert_eq!(send(request.body(body)).await.stdout(), "hi", "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413() {
+    let harness = Harness::without_worker(|config| config.gateway.max_body_bytes = 100_000).await;
+    let harness = harness.with_worker().await;
+    let program = |length: usize| {
+        let code = format!("print {}", "x".repeat(length));
+        json!({"request": {"runtime": "bash", "code": code}}).to_string()
+    };
+    assert_eq!(harness.post(program(99_000)).await.stdout().len(), 99_000);
+    for length in [100_000, 10_000_000] {
+        let answer = harness.post(program(length)).await;
+        assert!(answer.error(413, "PAYLOAD_TOO_LARGE").contains("100000 bytes"));
+        assert!(answer.took < Duration::from_secs(5));
+        let (first, rest) = (program(length), "more");
+        let chunks = [first.into_bytes(), rest.into()].map(Ok::<_, std::io::Error>);
+        let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
+        harness.post(chunked).await.error(413, "PAYLOAD_TOO_LARGE");
+    }
+}

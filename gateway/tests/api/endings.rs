@@ -1,0 +1,106 @@
+//! How a job's ending becomes an answer.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::harness::Harness;
+
+#[tokio::test]
+async fn a_result_is_passed_on_as_it_is() {
+    let harness = Harness::start().await;
+    let answer = harness.execute("print hello").await;
+    let result = answer.json();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(result["stdout"], "hello");
+    assert_eq!(result["exitCode"], 3);
+    assert_eq!(result["timings"]["queueMs"], 0.25);
+    // The contract's order of fields, which a parse and a rewrite would not keep.
+    assert!(answer.text.starts_with(r#"{"stdout":"hello","stderr":"","exitCode":3,"durationMs":"#));
+}
+
+#[tokio::test]
+async fn failures_keep_code_and_words_and_get_a_status() {
+    let harness = Harness::start().await;
+    for (code, status) in [
+        ("IMAGE_NOT_FOUND", 400),
+        ("FILE_WRITE_FAILED", 422),
+        ("SETUP_FAILED", 422),
+        ("START_FAILED", 422),
+        ("SANDBOX_FAILED", 500),
+        ("WORKER_LOST", 500),
+        ("CANCELLED", 409),
+        ("INTERNAL", 500),
+    ] {
+        let error = harness.execute(&format!("fail {code}")).await.error(status, code);
+        assert_eq!(error, format!("pretended {code}"));
+    }
+}
+
+#[tokio::test]
+async fn a_result_too_big_for_a_message_arrives_all_the_same() {
+    let harness = Harness::start().await;
+    let answer = harness.execute("big 3000000").await;
+    assert_eq!(answer.stdout().len(), 3_000_000);
+    assert!(answer.took < Duration::from_millis(900), "waited for the poll: {:?}", answer.took);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_429() {
+    let harness = Harness::without_worker(|config| config.redis.max_queued = 2).await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..2 {
+        let request = harness
+            .request(reqwest::Method::POST, "/execute")
+            .body(r#"{"request":{"runtime":"bash","code":"print x"}}"#);
+        waiting.spawn(crate::harness::send(request));
+    }
+    harness.waiting(2.0).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let answer = harness.execute("print y").await;
+    answer.error(429, "QUEUE_FULL");
+    assert_eq!(answer.header("retry-after"), "1");
+    let harness = harness.with_worker().await;
+    while let Some(answer) = waiting.join_next().await {
+        assert_eq!(answer.unwrap().stdout(), "x");
+    }
+    assert_eq!(harness.metric("isol8_execute_waiting").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_each_get_their_own() {
+    let harness = Harness::start().await;
+    let started = Instant::now();
+    let mut requests = JoinSet::new();
+    for number in 0..64 {
+        let request = harness
+            .request(reqwest::Method::POST, "/execute")
+            .body(format!(r#"{{"request":{{"runtime":"bash","code":"print {number}"}}}}"#));
+        requests.spawn(async move { (number, crate::harness::send(request).await) });
+    }
+    while let Some(answered) = requests.join_next().await {
+        let (number, answer) = answered.unwrap();
+        assert_eq!(answer.stdout(), number.to_string());
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(harness.metric("isol8_execute_found_by_looking_total").await, 0.0);
+    assert_eq!(harness.metric("isol8_execute_waiting").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_forgotten_and_its_job_goes_on() {
+    let harness = Harness::without_worker(|_| {}).await;
+    let request = harness
+        .request(reqwest::Method::POST, "/execute")
+        .body(r#"{"request":{"runtime":"bash","code":"print x"}}"#)
+        .timeout(Duration::from_millis(300));
+    assert!(request.send().await.unwrap_err().is_timeout());
+    harness.waiting(0.0).await;
+    assert_eq!(harness.metric(r#"isol8_queue_jobs{state="queued"}"#).await, 1.0);
+    let harness = harness.with_worker().await;
+    let started = Instant::now();
+    while harness.metric(r#"isol8_queue_jobs{state="queued"}"#).await > 0.0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "the job was never taken");
+    }
+}

@@ -1,0 +1,158 @@
+//! One gateway, its Redis and, if wanted, its worker. All end with the value.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use gateway::{Error, Options};
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+use shared::config::Config;
+use shared::redis::Queue;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::redis::Redis;
+use crate::worker;
+
+pub(crate) const KEY: &str = "test-key";
+
+pub(crate) struct Harness {
+    pub(crate) redis: Redis,
+    pub(crate) address: SocketAddr,
+    pub(crate) token: CancellationToken,
+    http: reqwest::Client,
+    gateway: JoinSet<Result<(), Error>>,
+    workers: JoinSet<()>,
+    config: Config,
+}
+
+impl Harness {
+    /// Everything, with a worker.
+    pub(crate) async fn start() -> Self {
+        let harness = Self::without_worker(|_| {}).await;
+        harness.with_worker().await
+    }
+
+    /// A gateway alone: jobs wait.
+    pub(crate) async fn without_worker(change: impl FnOnce(&mut Config)) -> Self {
+        let redis = Redis::start();
+        let mut config = Config::default();
+        config.redis.url = Some(redis.url());
+        change(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = Options {
+            queue: Queue::connect(&config.redis).await.unwrap(),
+            config: config.clone(),
+            listener,
+            master_key: KEY.into(),
+        };
+        let token = CancellationToken::new();
+        let mut gateway = JoinSet::new();
+        gateway.spawn(gateway::run(options, token.clone()));
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+        Self { redis, address, token, http, gateway, workers: JoinSet::new(), config }
+    }
+
+    pub(crate) async fn with_worker(mut self) -> Self {
+        self.add_worker().await;
+        self
+    }
+
+    pub(crate) async fn add_worker(&mut self) {
+        self.workers.spawn(worker::run(Queue::connect(&self.config.redis).await.unwrap()));
+    }
+
+    /// A request with the key.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.anonymous(method, path).header("authorization", KEY)
+    }
+
+    pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address))
+    }
+
+    /// Runs a program of the pretending worker's language.
+    pub(crate) async fn execute(&self, program: &str) -> Answer {
+        self.execute_within(program, 30_000).await
+    }
+
+    pub(crate) async fn execute_within(&self, program: &str, timeout_ms: u64) -> Answer {
+        let body =
+            json!({"request": {"runtime": "bash", "code": program, "timeoutMs": timeout_ms}});
+        self.post(body.to_string()).await
+    }
+
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Answer {
+        send(self.request(Method::POST, "/execute").body(body)).await
+    }
+
+    /// The value of a metric, by the start of its line.
+    pub(crate) async fn metric(&self, line: &str) -> f64 {
+        let text = send(self.anonymous(Method::GET, "/metrics")).await.text;
+        let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("{line} in {text}")).parse().unwrap()
+    }
+
+    /// Waits until so many requests wait for a job.
+    pub(crate) async fn waiting(&self, expected: f64) {
+        let started = Instant::now();
+        while self.metric("isol8_execute_waiting").await != expected {
+            assert!(started.elapsed() < Duration::from_secs(5), "never {expected} waiting");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits for the gateway's own end, after its token was cancelled.
+    pub(crate) async fn ended(&mut self) {
+        let ended = timeout(Duration::from_secs(15), self.gateway.join_next()).await;
+        ended.expect("the gateway ends").unwrap().unwrap().unwrap();
+    }
+}
+
+/// What came back, read to the end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+    pub(crate) took: Duration,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    /// Checks status and code of an error, and that its body has the one shape; returns its words.
+    #[track_caller]
+    pub(crate) fn error(&self, status: u16, code: &str) -> String {
+        let body = self.json();
+        assert_eq!((self.status, body["code"].as_str()), (status, Some(code)), "{self:?}");
+        assert_eq!(body.as_object().unwrap().len(), 3, "{body}");
+        assert_eq!(body["requestId"].as_str().unwrap(), self.header("x-request-id"));
+        assert_eq!(self.header("content-type"), "application/json");
+        body["error"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn stdout(&self) -> String {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()["stdout"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends and reads to the end.
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
+    let started = Instant::now();
+    let response: Response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    Answer { status, headers, text, took: started.elapsed() }
+}

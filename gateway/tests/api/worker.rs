@@ -1,0 +1,70 @@
+//! A worker that speaks the queue's whole protocol but only pretends to run programs. The program
+//! text says what to pretend: `print TEXT`, `sleep MS`, `fail CODE`, `big BYTES`.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::json;
+use shared::execution::{Ending, ExecutionResult, Failure, Job, Outcome, Source, Timings};
+use shared::id::{JobId, WorkerId};
+use shared::redis::{Claimed, Queue};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Claims and finishes until it is dropped; tries again if the queue is away.
+pub(crate) async fn run(queue: Queue) {
+    let worker = WorkerId::generate();
+    let mut jobs = JoinSet::new();
+    loop {
+        let Ok(mut consumer) = queue.consumer(worker).await else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        while let Ok(claimed) = queue.claim(&mut consumer, 64, Duration::from_millis(500)).await {
+            for claimed in claimed {
+                jobs.spawn(pretend(queue.clone(), worker, claimed));
+            }
+            while jobs.try_join_next().is_some() {}
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn pretend(queue: Queue, worker: WorkerId, claimed: Claimed) {
+    let ending = ending(&claimed.job, claimed.lease.job).await;
+    while queue.finish(worker, &claimed.lease, &ending).await.is_err() {
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn ending(job: &Job, id: JobId) -> Ending {
+    let Source::Code { text, .. } = &job.source else { panic!("tests send code") };
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let stdout = match word {
+        "sleep" => {
+            sleep(Duration::from_millis(rest.parse().unwrap())).await;
+            "slept".to_owned()
+        }
+        "fail" => {
+            let code = serde_json::from_value(json!(rest)).unwrap();
+            return Ending::Error(Failure { code, message: format!("pretended {rest}") });
+        }
+        "big" => "é\n".repeat(rest.parse::<usize>().unwrap() / 3),
+        _ => rest.to_owned(),
+    };
+    Ending::Result(ExecutionResult {
+        stdout,
+        stderr: String::new(),
+        exit_code: 3,
+        duration_ms: 1,
+        truncated: false,
+        execution_id: id,
+        runtime: job.runtime,
+        timestamp: Utc::now(),
+        container_id: "none".into(),
+        resource_usage: None,
+        files: None,
+        outcome: Outcome::Exited,
+        timings: Timings { queue_ms: 0.25, ..Timings::default() },
+    })
+}

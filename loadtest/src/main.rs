@@ -1,0 +1,270 @@
+//! The command line of the load test: one scenario (`run`), the references (`floors`), both with a
+//! report (`suite`), and the report of an earlier suite again (`report`).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use loadtest::connection::Target;
+use loadtest::floors::{docker, redis};
+use loadtest::generate::{Load, Shape, run};
+use loadtest::report::Document;
+use loadtest::scenario::by_name;
+use loadtest::schedule::Arrivals;
+use loadtest::suite::{Suite, docker_exec, http_floor};
+
+#[derive(Parser)]
+#[command(name = "loadtest", version = shared::VERSION, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Send one scenario to a server: open loop at a rate, or closed loop over connections.
+    Run(RunArgs),
+    /// Measure what the machine does without isol8.
+    Floors(FloorsArgs),
+    /// Measure references, goals and the sweep; write results.json, table.md and plot.svg.
+    Suite(SuiteArgs),
+    /// Write table.md and plot.svg of a stored results.json again.
+    Report {
+        /// A results.json.
+        #[arg(long)]
+        from: PathBuf,
+        /// Folder for the files.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Server under test.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    url: String,
+    /// API key.
+    #[arg(long, env = "ISOL8_API_KEY", hide_env_values = true)]
+    key: String,
+    /// What to send: {python,node,bun,deno,bash}-hello, noop, cold-python or cold-node.
+    #[arg(long, default_value = "python-hello")]
+    scenario: String,
+    /// Open loop: jobs per second. Without it and without connections: the scenario's own rate
+    /// (python and bash 50, bun 40, deno 10, node 5, as a node job costs 70 ms of CPU).
+    #[arg(long, conflicts_with_all = ["connections", "sweep"])]
+    rate: Option<f64>,
+    /// Open loop with random (Poisson) arrivals, drawn from this seed.
+    #[arg(long, conflicts_with_all = ["connections", "sweep"])]
+    poisson_seed: Option<u64>,
+    /// Open loop: requests in flight at most.
+    #[arg(long, default_value_t = 64)]
+    max_in_flight: usize,
+    /// Open loop: a request that could not be sent for this long is shed.
+    #[arg(long, default_value_t = 1000)]
+    shed_after_ms: u64,
+    /// Closed loop: number of connections, each with one request at a time.
+    #[arg(long)]
+    connections: Option<usize>,
+    /// Closed loops over each of these numbers of connections, one after the other.
+    #[arg(long, value_delimiter = ',', conflicts_with = "connections")]
+    sweep: Vec<usize>,
+    /// Closed loop: stop after this many jobs, if the time is not over before.
+    #[arg(long)]
+    jobs: Option<u64>,
+    /// Seconds before the measured time.
+    #[arg(long, default_value_t = 2.0)]
+    warmup_seconds: f64,
+    /// Measured seconds.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Limit for each answer.
+    #[arg(long, default_value_t = 30_000)]
+    answer_limit_ms: u64,
+    /// Process whose memory and CPU time are shown; may be repeated.
+    #[arg(long)]
+    watch_pid: Vec<u32>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ReferenceArgs {
+    /// Image for the Docker references, instead of isol8's own.
+    #[arg(long)]
+    image: Option<String>,
+    /// Redis to measure, instead of one started for the purpose.
+    #[arg(long)]
+    redis_url: Option<String>,
+}
+
+#[derive(Args)]
+struct FloorsArgs {
+    #[command(flatten)]
+    reference: ReferenceArgs,
+    /// Seconds per measurement.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+#[derive(Args)]
+struct SuiteArgs {
+    /// Server under test.
+    #[arg(long)]
+    url: Option<String>,
+    /// Server with workers that run nothing (`--no-op`), for rows 1 and 2.
+    #[arg(long)]
+    noop_url: Option<String>,
+    /// API key of both.
+    #[arg(long, env = "ISOL8_API_KEY", hide_env_values = true)]
+    key: String,
+    #[command(flatten)]
+    reference: ReferenceArgs,
+    /// Seconds before each measured time.
+    #[arg(long, default_value_t = 2.0)]
+    warmup_seconds: f64,
+    /// Measured seconds of each run.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Numbers of connections of the sweep.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64")]
+    sweep: Vec<usize>,
+    /// Folder for the results.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .map_err(Into::into)
+        .and_then(|runtime| match Cli::parse().command {
+            Command::Run(args) => runtime.block_on(run_scenario(&args)),
+            Command::Floors(args) => runtime.block_on(floors(&args)),
+            Command::Suite(args) => runtime.block_on(suite(args)),
+            Command::Report { from, out } => Document::read(&from)?.write(&out).map(|()| true),
+        });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "this is a command")]
+            {
+                eprintln!("loadtest: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command")]
+fn tell(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+/// A length within a day, so that no typing mistake runs for ever.
+fn seconds(number: f64) -> Result<Duration> {
+    ensure!(
+        (0.0..=86_400.0).contains(&number),
+        "{number} seconds are not within a day"
+    );
+    Ok(Duration::from_secs_f64(number))
+}
+
+/// Whether every run was clean.
+async fn run_scenario(args: &RunArgs) -> Result<bool> {
+    let target = Target::new(&args.url, &args.key)?;
+    let scenario = by_name(&args.scenario)?;
+    let closed = |connections| Shape::Closed {
+        connections,
+        jobs: args.jobs,
+    };
+    let shapes: Vec<Shape> = match args.connections {
+        Some(connections) => vec![closed(connections)],
+        None if !args.sweep.is_empty() => args.sweep.iter().copied().map(closed).collect(),
+        None => vec![Shape::Open {
+            rate: args.rate.unwrap_or(scenario.rate),
+            arrivals: args
+                .poisson_seed
+                .map_or(Arrivals::Fixed, |seed| Arrivals::Poisson { seed }),
+            max_in_flight: args.max_in_flight,
+            shed_after: Duration::from_millis(args.shed_after_ms),
+        }],
+    };
+    let mut all_clean = true;
+    for shape in shapes {
+        let load = Load {
+            shape,
+            warm_up: seconds(args.warmup_seconds)?,
+            length: seconds(args.seconds)?,
+            answer_limit: Duration::from_millis(args.answer_limit_ms),
+            watched: args.watch_pid.clone(),
+        };
+        let summary = run(&target, scenario, load).await?;
+        all_clean &= summary.is_clean();
+        if args.json {
+            tell(&serde_json::to_string(&summary)?);
+        } else {
+            let offered = match shape {
+                Shape::Open { rate, .. } => format!("{rate}/s offered"),
+                Shape::Closed { connections, .. } => format!("{connections} connections"),
+            };
+            tell(&format!("{}, {offered}: {summary}", scenario.name));
+        }
+    }
+    Ok(all_clean)
+}
+
+async fn floors(args: &FloorsArgs) -> Result<bool> {
+    let length = seconds(args.seconds)?;
+    http_floor(&[1, 64], length, &tell).await?;
+    let redis = redis::measure(args.reference.redis_url.as_deref(), length).await?;
+    tell(&format!("Redis PING: {}", redis.ping_ms));
+    tell(&format!("Redis SET: {}", redis.set_ms));
+    tell(&format!(
+        "Redis pipelined: {:.0} SET/s",
+        redis.pipelined_sets_per_second
+    ));
+    let scenario = by_name("python-hello")?;
+    let image = args
+        .reference
+        .image
+        .as_deref()
+        .unwrap_or_else(|| scenario.runtime.image());
+    for floor in docker_exec(image, scenario, &[4, 16], length).await? {
+        let (count, rate) = (floor.concurrency, floor.per_second);
+        tell(&format!(
+            "docker exec, {count} at a time: {rate:.1}/s, {}",
+            floor.latency_ms
+        ));
+    }
+    let floor = docker::run(image, scenario, length).await?;
+    tell(&format!(
+        "docker run: {:.1}/s, {}",
+        floor.per_second, floor.latency_ms
+    ));
+    Ok(true)
+}
+
+async fn suite(args: SuiteArgs) -> Result<bool> {
+    let target = |url: Option<&str>| url.map(|url| Target::new(url, &args.key)).transpose();
+    let suite = Suite {
+        target: target(args.url.as_deref())?,
+        noop_target: target(args.noop_url.as_deref())?,
+        image: args.reference.image,
+        redis_url: args.reference.redis_url,
+        warm_up: seconds(args.warmup_seconds)?,
+        length: seconds(args.seconds)?,
+        sweep: args.sweep,
+    };
+    let document = suite.run(&tell).await?;
+    document.write(&args.out)?;
+    tell(&document.markdown());
+    tell(&format!("Written to {}", args.out.display()));
+    Ok(document.runs.iter().all(|run| run.summary.is_clean()))
+}

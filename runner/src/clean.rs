@@ -1,0 +1,142 @@
+//! Emptying a directory tree of any shape, run by a child that is the sandbox user.
+//!
+//! Depth is defeated by flattening: a directory that is not empty is opened, its files are unlinked
+//! and its directories are moved up to the root, so that no path, stack or descriptor table grows
+//! with the nesting. Symbolic links are unlinked, never followed.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::sys::{self, Ipc};
+
+/// Empties `root` until nothing is left or `deadline` has passed, and gives it back its `mode`; the
+/// caller verifies.
+pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
+    // Both fail where the root is not the sandbox user's, who then cannot have changed it either.
+    sys::remove_attributes(root);
+    let _ = fchmodat(AT_FDCWD, root, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink);
+    let mut number = 0_u64;
+    while Instant::now() < deadline {
+        let Ok(mut directory) = open_directory(AT_FDCWD, root) else { return };
+        let before = number;
+        let mut removed = false;
+        for name in names_in(&mut directory) {
+            removed |= remove_entry(directory.as_fd(), &name, &mut number, deadline);
+        }
+        // Empty, or what is left is not ours to remove.
+        if !removed && number == before {
+            return;
+        }
+    }
+}
+
+/// Removes one entry of the root, moving up what a non-empty directory holds. Tells whether
+/// something was removed.
+fn remove_entry(
+    root: BorrowedFd<'_>,
+    name: &CStr,
+    number: &mut u64,
+    deadline: Instant,
+) -> bool {
+    if unlinkat(root, name, UnlinkatFlags::NoRemoveDir).is_ok()
+        || unlinkat(root, name, UnlinkatFlags::RemoveDir).is_ok()
+    {
+        return true;
+    }
+    if !is_directory(root, name) {
+        return false;
+    }
+    make_accessible(root, name);
+    let Ok(mut directory) = open_directory(root, name) else { return false };
+    let mut removed = false;
+    for inner in names_in(&mut directory) {
+        let parent = directory.as_fd();
+        if Instant::now() > deadline {
+            return false;
+        }
+        if unlinkat(parent, inner.as_c_str(), UnlinkatFlags::NoRemoveDir).is_ok()
+            || unlinkat(parent, inner.as_c_str(), UnlinkatFlags::RemoveDir).is_ok()
+        {
+            removed = true;
+            continue;
+        }
+        // Moving a directory rewrites its "..", for which it must be writable.
+        make_accessible(parent, &inner);
+        move_up(parent, &inner, root, number);
+    }
+    drop(directory);
+    // Fails if something could not be moved; the next pass or the verification sees to it.
+    removed | unlinkat(root, name, UnlinkatFlags::RemoveDir).is_ok()
+}
+
+fn move_up(parent: BorrowedFd<'_>, name: &CStr, root: BorrowedFd<'_>, number: &mut u64) {
+    // A program may have taken some of these names, though hardly a hundred in a row.
+    for _ in 0..100 {
+        *number += 1;
+        let target = format!(".isol8-removing-{number}");
+        match renameat2(parent, name, root, target.as_str(), RenameFlags::RENAME_NOREPLACE) {
+            Err(Errno::EEXIST) => {}
+            _ => return,
+        }
+    }
+}
+
+fn is_directory(parent: BorrowedFd<'_>, name: &CStr) -> bool {
+    fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .is_ok_and(|status| status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+}
+
+fn make_accessible(parent: BorrowedFd<'_>, name: &CStr) {
+    // Not a symbolic link: `is_directory` or a failed unlink came before, and no other process of
+    // this user is alive to swap it.
+    let _ = fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
+}
+
+fn open_directory<P: ?Sized + nix::NixPath>(parent: impl AsFd, name: &P) -> nix::Result<Dir> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Dir::from_fd(openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Names, at most a bounded number at a time; callers come back for the rest.
+fn names_in(directory: &mut Dir) -> Vec<std::ffi::CString> {
+    directory
+        .iter()
+        .flatten()
+        .map(|entry| entry.file_name().to_owned())
+        .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
+        .take(4096)
+        .collect()
+}
+
+/// Unlinks the POSIX message queues this user may unlink.
+pub(crate) fn remove_message_queues() {
+    let Ok(mut directory) = open_directory(AT_FDCWD, Path::new("/dev/mqueue")) else {
+        return;
+    };
+    for name in names_in(&mut directory) {
+        let _ = unlinkat(directory.as_fd(), name.as_c_str(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// Removes the System V objects this user owns.
+pub(crate) fn remove_system_v() {
+    for (table, kind) in [
+        ("/proc/sysvipc/shm", Ipc::SharedMemory),
+        ("/proc/sysvipc/sem", Ipc::Semaphores),
+        ("/proc/sysvipc/msg", Ipc::Messages),
+    ] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        let ids = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+        for id in ids.filter_map(|id| id.parse().ok()) {
+            sys::remove_ipc(kind, id);
+        }
+    }
+}

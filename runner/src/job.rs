@@ -1,0 +1,371 @@
+//! The one running program: its streams, its limits, its end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::{read, write};
+
+use runner::protocol::{
+    DATA_CHUNK_BYTES, Exited, Failed, Kind, STDIN_WINDOW_BYTES, Start, Started, StdinAck,
+};
+
+use crate::identity::kill_sandbox_processes;
+use crate::link::Link;
+use crate::spawn::{Pipes, decode_failure};
+use crate::sys::{Ended, grow_pipe};
+
+/// What a prepared interpreter says when it goes on to the program.
+const STARTED: &[u8] = b"S";
+/// How often to kill again while something still holds on.
+const KILL_AGAIN: Duration = Duration::from_millis(20);
+/// Longest wait, after the end of the program or its killing, for its streams to close.
+const LINGER_LIMIT: Duration = Duration::from_secs(2);
+/// Pipe size for a program that writes a lot.
+const LARGE_PIPE_BYTES: i32 = 256 << 10;
+/// Output taken after the end of a program whose background processes may live on.
+const BACKGROUND_DRAIN_BYTES: u64 = 1 << 20;
+
+/// One output stream.
+pub(crate) struct Output {
+    pub(crate) pipe: Option<OwnedFd>,
+    kind: Kind,
+    total_bytes: u64,
+    large: bool,
+}
+
+/// Standard input on its way to the program.
+pub(crate) struct Input {
+    pub(crate) pipe: Option<OwnedFd>,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+/// Where a starting program stands.
+pub(crate) enum Starting {
+    /// Still between fork and exec, or in its start-up file; what it has said so far.
+    Pending(OwnedFd, Vec<u8>),
+    /// Running.
+    Done,
+}
+
+/// How a start turned out.
+pub(crate) enum StartOutcome {
+    /// Not known yet, or known since long.
+    Pending,
+    /// The program runs.
+    Running,
+    /// A step failed.
+    Failed(Failed),
+    /// The waiting interpreter was lost before it took the job.
+    Lost,
+}
+
+/// The running program.
+pub(crate) struct Job {
+    pub(crate) pid: i32,
+    pub(crate) start: Start,
+    pub(crate) starting: Starting,
+    pub(crate) stdin: Input,
+    pub(crate) outputs: [Output; 2],
+    prepared: bool,
+    started_at: Instant,
+    ended: Option<(Ended, Instant)>,
+    drained_after_end: u64,
+    kill_at: Option<Instant>,
+    give_up_at: Option<Instant>,
+    timed_out: bool,
+    killed: bool,
+    kills_before: u64,
+}
+
+impl Job {
+    /// A program that was just forked or given to the waiting interpreter.
+    pub(crate) fn new(
+        start: Start,
+        pid: i32,
+        pipes: Pipes,
+        report: OwnedFd,
+        prepared: bool,
+        kills_before: u64,
+        started_at: Instant,
+    ) -> Self {
+        let output = |kind, pipe| Output { pipe: Some(pipe), kind, total_bytes: 0, large: false };
+        let mut stdin = Input { pipe: Some(pipes.stdin), buffer: Vec::new(), ended: false };
+        if !start.stdin {
+            stdin.pipe = None;
+        }
+        Self {
+            pid,
+            starting: Starting::Pending(report, Vec::new()),
+            stdin,
+            outputs: [output(Kind::Stdout, pipes.stdout), output(Kind::Stderr, pipes.stderr)],
+            prepared,
+            started_at,
+            ended: None,
+            drained_after_end: 0,
+            kill_at: None,
+            give_up_at: None,
+            timed_out: false,
+            killed: false,
+            kills_before,
+            start,
+        }
+    }
+
+    /// Whether the program itself has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Whether the program runs, so that its output may be passed on.
+    pub(crate) fn has_started(&self) -> bool {
+        matches!(self.starting, Starting::Done)
+    }
+
+    /// When the program began to be started.
+    pub(crate) fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
+    /// Victims of the out-of-memory killer before the program began.
+    pub(crate) fn kills_before(&self) -> u64 {
+        self.kills_before
+    }
+
+    /// The program's parent, us or the fork server, has reaped it.
+    pub(crate) fn on_ended(&mut self, ended: Ended) {
+        self.ended = Some((ended, Instant::now()));
+    }
+
+    /// Kills everything, as the `Kill` frame asks.
+    pub(crate) fn kill(&mut self) {
+        if self.ended.is_none() {
+            self.killed = true;
+        }
+        self.kill_everything();
+    }
+
+    /// When the job wants to be looked at although nothing happened.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        let limit = (self.ended.is_none() && !self.timed_out).then(|| self.deadline()).flatten();
+        [limit, self.kill_at, self.give_up_at].into_iter().flatten().min()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        (self.start.timeout_ms > 0)
+            .then(|| self.started_at.checked_add(Duration::from_millis(self.start.timeout_ms)))
+            .flatten()
+    }
+
+    fn kill_everything(&mut self) {
+        let now = Instant::now();
+        // Without the capability nothing can be done here; the reset will find what is left.
+        let _ = kill_sandbox_processes();
+        self.kill_at = Some(now + KILL_AGAIN);
+        self.give_up_at.get_or_insert(now + LINGER_LIMIT);
+    }
+
+    /// Acts on limits that have passed.
+    pub(crate) fn check_timers(&mut self) {
+        let now = Instant::now();
+        if self.ended.is_none() && !self.timed_out && self.deadline().is_some_and(|at| now >= at) {
+            self.timed_out = true;
+            self.kill_everything();
+        } else if self.kill_at.is_some_and(|at| now >= at) {
+            self.kill_everything();
+        }
+    }
+
+    /// Reads what the starting program says.
+    pub(crate) fn on_report(&mut self, link: &mut Link) -> StartOutcome {
+        let Starting::Pending(pipe, said) = &mut self.starting else {
+            return StartOutcome::Pending;
+        };
+        let mut chunk = [0; 1024];
+        match read(&*pipe, &mut chunk) {
+            Ok(0) => {}
+            Ok(count) => {
+                said.extend_from_slice(&chunk[..count]);
+                return StartOutcome::Pending;
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => return StartOutcome::Pending,
+            // A reset connection: the other side died with our message unread.
+            Err(_) => said.clear(),
+        }
+        let said = std::mem::take(said);
+        self.starting = Starting::Done;
+        let expected = if self.prepared { STARTED } else { b"" };
+        if said == expected {
+            let started = Started { pid: self.pid, prepared: self.prepared };
+            link.send_message(Kind::Started, &started);
+            StartOutcome::Running
+        } else if said.is_empty() {
+            StartOutcome::Lost
+        } else {
+            StartOutcome::Failed(decode_failure(&said))
+        }
+    }
+
+    /// Takes a `Stdin` frame.
+    ///
+    /// # Errors
+    /// If the worker sends more than it has credit for.
+    pub(crate) fn push_stdin(&mut self, payload: &[u8], link: &mut Link) -> Result<(), ()> {
+        if self.stdin.pipe.is_none() || self.stdin.ended {
+            acknowledge(link, payload.len());
+            return Ok(());
+        }
+        if self.stdin.buffer.len() + payload.len() > STDIN_WINDOW_BYTES {
+            return Err(());
+        }
+        self.stdin.buffer.extend_from_slice(payload);
+        self.feed_stdin(link);
+        Ok(())
+    }
+
+    /// Takes the `StdinEnd` frame.
+    pub(crate) fn end_stdin(&mut self, link: &mut Link) {
+        self.stdin.ended = true;
+        self.feed_stdin(link);
+    }
+
+    /// Whether input waits for the program to read.
+    pub(crate) fn has_stdin(&self) -> bool {
+        !self.stdin.buffer.is_empty()
+    }
+
+    /// Writes what the program takes now.
+    pub(crate) fn feed_stdin(&mut self, link: &mut Link) {
+        let Some(pipe) = &self.stdin.pipe else { return };
+        let buffer = &mut self.stdin.buffer;
+        let taken = match write(pipe, buffer) {
+            _ if buffer.is_empty() => 0,
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(_) => {
+                self.stdin.pipe = None;
+                buffer.len()
+            }
+        };
+        buffer.drain(..taken);
+        acknowledge(link, taken);
+        if self.stdin.ended && self.stdin.buffer.is_empty() {
+            self.stdin.pipe = None;
+        }
+    }
+
+    /// The program closed its input: what comes is discarded.
+    pub(crate) fn drop_stdin(&mut self, link: &mut Link) {
+        self.stdin.pipe = None;
+        acknowledge(link, self.stdin.buffer.len());
+        self.stdin.buffer.clear();
+    }
+
+    /// Passes on what the program wrote.
+    pub(crate) fn pump(&mut self, link: &mut Link, scratch: &mut [u8]) {
+        let limit = self.start.output_limit_bytes;
+        for output in &mut self.outputs {
+            output.pump(limit, link, scratch);
+        }
+    }
+
+    /// Decides, after the program ended, whether the job has too; returns the closing message.
+    pub(crate) fn try_finish(
+        &mut self,
+        link: &mut Link,
+        scratch: &mut [u8],
+        out_of_memory: impl FnOnce(u64) -> bool,
+    ) -> Option<Exited> {
+        let now = Instant::now();
+        let gave_up = self.give_up_at.is_some_and(|at| now >= at);
+        if !self.has_started() && !gave_up || self.ended.is_none() && !gave_up {
+            return None;
+        }
+        let before = self.total_bytes();
+        self.pump(link, scratch);
+        let moved = self.total_bytes() - before;
+        self.drained_after_end += moved;
+        let open = self.outputs.iter().any(|output| output.pipe.is_some());
+        if open && !gave_up {
+            let spared = self.start.keep_background && !self.timed_out && !self.killed;
+            if spared && self.drained_after_end < BACKGROUND_DRAIN_BYTES && moved > 0 {
+                return None;
+            }
+            if !spared {
+                if !link.has_room() {
+                    // Our own slowness must not count as theirs.
+                    self.give_up_at = None;
+                } else if self.kill_at.is_none() {
+                    self.kill_everything();
+                }
+                return None;
+            }
+        }
+        Some(self.exited(now, out_of_memory(self.kills_before)))
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.outputs.iter().map(|output| output.total_bytes).sum()
+    }
+
+    /// The closing message as of now.
+    pub(crate) fn exited(&self, now: Instant, out_of_memory: bool) -> Exited {
+        let (ended, at) = self.ended.unwrap_or((Ended { status: 9, ..Ended::default() }, now));
+        let signal = libc::WIFSIGNALED(ended.status).then(|| libc::WTERMSIG(ended.status));
+        let exit_code = match signal {
+            _ if self.timed_out || self.killed => 137,
+            Some(number) => 128 + number,
+            None => libc::WEXITSTATUS(ended.status),
+        };
+        let wall = at.saturating_duration_since(self.started_at).as_micros();
+        Exited {
+            exit_code,
+            signal,
+            timed_out: self.timed_out,
+            killed: self.killed,
+            out_of_memory,
+            wall_us: u64::try_from(wall).unwrap_or(u64::MAX),
+            cpu_user_us: ended.user_us,
+            cpu_system_us: ended.system_us,
+            peak_memory_bytes: ended.peak_kib << 10,
+            stdout_bytes: self.outputs[0].total_bytes,
+            stderr_bytes: self.outputs[1].total_bytes,
+        }
+    }
+}
+
+impl Output {
+    fn pump(&mut self, limit: u64, link: &mut Link, scratch: &mut [u8]) {
+        // A few reads a turn: enough for speed, few enough that control frames are not kept waiting.
+        for _ in 0..8 {
+            let Some(pipe) = &self.pipe else { return };
+            if !link.has_room() {
+                return;
+            }
+            match read(pipe, &mut scratch[..DATA_CHUNK_BYTES]) {
+                Ok(0) => self.pipe = None,
+                Ok(count) => {
+                    if count == DATA_CHUNK_BYTES && !self.large {
+                        self.large = true;
+                        grow_pipe(pipe.as_fd(), LARGE_PIPE_BYTES);
+                    }
+                    let room = limit.saturating_sub(self.total_bytes);
+                    let passed = usize::try_from(room).unwrap_or(usize::MAX).min(count);
+                    if passed > 0 {
+                        link.send(self.kind, &scratch[..passed]);
+                    }
+                    self.total_bytes += count as u64;
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+fn acknowledge(link: &mut Link, bytes: usize) {
+    if bytes > 0 {
+        link.send_message(Kind::StdinAck, &StdinAck { bytes: bytes as u64 });
+    }
+}

@@ -1,0 +1,190 @@
+//! Back to a clean sandbox, and proof of it: nothing a job did may reach the next one.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::stat;
+use nix::sys::statfs::statfs;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
+
+use crate::clean::{empty_directory, remove_message_queues, remove_system_v};
+use crate::identity::{become_sandbox_user, sandbox_processes, volunteer_for_oom};
+use crate::memory::Memory;
+use crate::sys::{self, Fork};
+
+/// Longest time a reset may take before the sandbox is given up.
+pub(crate) const RESET_LIMIT: Duration = Duration::from_secs(5);
+/// Anonymous memory by which a clean sandbox may differ from its baseline: the kernel counts in
+/// batches per processor, and the runner and its fork server breathe.
+const MEMORY_TOLERANCE_BYTES: u64 = 32 << 20;
+/// The only places a program can write to; all are mounts of their own.
+const WRITABLE: [&str; 3] = ["/sandbox", "/tmp", "/dev/shm"];
+
+/// What one writable place holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    blocks: u64,
+    inodes: u64,
+    /// Permission bits and attribute names of the place itself, which may be the sandbox user's.
+    mode: u32,
+    attribute_bytes: usize,
+}
+
+/// What a clean sandbox looks like, recorded before any program ran.
+pub(crate) struct Baseline {
+    usage: [Usage; 3],
+    ipc_tables: Vec<File>,
+    anonymous_bytes: Option<u64>,
+}
+
+impl Baseline {
+    /// Records the present state.
+    pub(crate) fn record(memory: &Memory) -> Self {
+        let tables = ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"];
+        Self {
+            usage: usage(),
+            ipc_tables: tables.iter().filter_map(|path| File::open(path).ok()).collect(),
+            anonymous_bytes: memory.anonymous_bytes(),
+        }
+    }
+
+    /// Takes a higher memory level as normal, once an interpreter has started.
+    pub(crate) fn raise_memory(&mut self, memory: &Memory) {
+        self.anonymous_bytes = self.anonymous_bytes.max(memory.anonymous_bytes());
+    }
+
+    /// What differs from the baseline, in words, or `None`.
+    fn difference(&self, memory: &Memory, known: &[i32]) -> Option<String> {
+        let processes = sandbox_processes(known);
+        if !processes.is_empty() {
+            return Some(format!("processes left: {processes:?}"));
+        }
+        if let Some(left) = self.storage_difference() {
+            return Some(left);
+        }
+        let (now, then) = (memory.anonymous_bytes()?, self.anonymous_bytes?);
+        (now > then + MEMORY_TOLERANCE_BYTES)
+            .then(|| format!("memory left: {now} bytes, {then} when clean"))
+    }
+
+    fn storage_difference(&self) -> Option<String> {
+        for ((path, now), then) in WRITABLE.iter().zip(usage()).zip(self.usage) {
+            if now != then {
+                return Some(format!("{path} holds {now:?}, {then:?} when clean"));
+            }
+        }
+        if self.ipc_tables.iter().any(has_rows) {
+            return Some("System V objects left".to_owned());
+        }
+        has_message_queues().then(|| "message queues left".to_owned())
+    }
+}
+
+/// Asks about mount points only, which no program can replace.
+fn usage() -> [Usage; 3] {
+    WRITABLE.map(|path| {
+        let Ok(status) = statfs(path) else { return Usage::default() };
+        Usage {
+            blocks: status.blocks().saturating_sub(status.blocks_free()),
+            inodes: status.files().saturating_sub(status.files_free()),
+            mode: stat(path).map_or(0, |status| status.st_mode & 0o7777),
+            attribute_bytes: sys::attributes(Path::new(path)).len(),
+        }
+    })
+}
+
+/// Whether an IPC table has a line beyond its heading.
+fn has_rows(table: &File) -> bool {
+    let mut buffer = [0; 1024];
+    let count = table.read_at(&mut buffer, 0).unwrap_or(0);
+    buffer[..count].iter().filter(|byte| **byte == b'\n').count() > 1
+}
+
+fn has_message_queues() -> bool {
+    std::fs::read_dir("/dev/mqueue").is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Empties the sandbox and compares it to the baseline, until it matches or time is up.
+///
+/// All processes of the sandbox user must have been sent SIGKILL. `reap` collects ended children.
+///
+/// # Errors
+/// What is left, in words.
+pub(crate) fn restore(
+    baseline: &Baseline,
+    memory: &Memory,
+    known: &[i32],
+    mut reap: impl FnMut(),
+) -> Result<(), String> {
+    let deadline = Instant::now() + RESET_LIMIT;
+    loop {
+        reap();
+        let processes = sandbox_processes(known);
+        if processes.is_empty() {
+            if baseline.storage_difference().is_some() {
+                clean(baseline, deadline).map_err(|error| format!("cannot clean: {error}"))?;
+                reap();
+            }
+            if baseline.difference(memory, known).is_none() {
+                return Ok(());
+            }
+        }
+        if Instant::now() > deadline {
+            let left = baseline.difference(memory, known);
+            return left.map_or(Ok(()), Err);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+        // Again, for one that was in the middle of a fork.
+        crate::identity::kill_sandbox_processes().map_err(|error| error.to_string())?;
+    }
+}
+
+/// Runs the cleaning as the sandbox user, in a child.
+fn clean(baseline: &Baseline, deadline: Instant) -> io::Result<()> {
+    let (ended, alive) = pipe2(OFlag::O_CLOEXEC)?;
+    match sys::fork()? {
+        Fork::Child => {
+            volunteer_for_oom();
+            if become_sandbox_user().is_ok() {
+                for (path, usage) in WRITABLE.iter().zip(baseline.usage) {
+                    empty_directory(Path::new(path), usage.mode, deadline);
+                }
+                remove_message_queues();
+                remove_system_v();
+            }
+            sys::exit_now(0)
+        }
+        Fork::Parent(pid) => {
+            drop(alive);
+            if !closes_before(&ended, deadline) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            // It has closed everything or was killed: this does not block for long.
+            let _ = waitpid(Pid::from_raw(pid), None);
+            Ok(())
+        }
+    }
+}
+
+/// Waits for the other end of a pipe to close.
+fn closes_before(pipe: &OwnedFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut ready = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, timeout) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(_) if left.is_zero() => return false,
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The calls that have no safe wrapper: forking, waiting with accounting, placing descriptors.
+//!
+//! The only file of the crate that may hold `unsafe`; each function is a thin, total wrapper.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Which side of a fork we are on.
+pub(crate) enum Fork {
+    /// In the parent, with the child's process id.
+    Parent(i32),
+    /// In the child, which must end in `exit_now` or `execve`.
+    Child,
+}
+
+/// How a child ended, with the kernel's accounting.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ended {
+    /// The child.
+    pub(crate) pid: i32,
+    /// Raw wait status.
+    pub(crate) status: i32,
+    /// User-mode CPU time, in microseconds.
+    pub(crate) user_us: u64,
+    /// Kernel-mode CPU time, in microseconds.
+    pub(crate) system_us: u64,
+    /// Largest resident set, in KiB.
+    pub(crate) peak_kib: u64,
+}
+
+/// A System V IPC facility.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ipc {
+    /// Shared memory segments.
+    SharedMemory,
+    /// Semaphore sets.
+    Semaphores,
+    /// Message queues.
+    Messages,
+}
+
+/// Forks.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: the process has one thread, so the child may use all of the library.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// Ends this process without running exit handlers: those belong to the parent.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Reaps one ended child, if there is one.
+pub(crate) fn wait_any() -> Option<Ended> {
+    let mut status = 0;
+    // SAFETY: `rusage` is plain data for which all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live locals of the right type.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    (pid > 0).then(|| Ended {
+        pid,
+        status,
+        user_us: microseconds(usage.ru_utime),
+        system_us: microseconds(usage.ru_stime),
+        peak_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+    })
+}
+
+fn microseconds(time: libc::timeval) -> u64 {
+    u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap_or(0)
+}
+
+/// Makes `target` a copy of `fd` that survives an exec.
+pub(crate) fn place(fd: RawFd, target: RawFd) -> io::Result<()> {
+    // SAFETY: duplicates or changes descriptors by number; a bad number is an error, and callers
+    // only name targets that no owned descriptor of this process uses afterwards.
+    let outcome = unsafe {
+        if fd == target {
+            libc::fcntl(fd, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(fd, target)
+        }
+    };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes every descriptor from `first` up. Only for start-up and for children that never touch
+/// their parent's descriptors again.
+pub(crate) fn close_from(first: RawFd) {
+    let first = first.unsigned_abs();
+    // SAFETY: closes by number; the callers' contract above rules out use after close.
+    let outcome = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0_u32) };
+    if outcome != 0 {
+        for number in first..65_536 {
+            // SAFETY: as above.
+            unsafe { libc::close(number.cast_signed()) };
+        }
+    }
+}
+
+/// Keeps other processes from reading this one's memory and descriptors through `/proc`.
+pub(crate) fn forbid_dumping() {
+    // SAFETY: takes integers only.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
+/// Gives every signal its default action and blocks none, as a new program expects.
+pub(crate) fn default_signals() {
+    for number in 1..=64 {
+        // SAFETY: `SIG_DFL` is a valid action; numbers that cannot be changed are refused.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialised by `sigemptyset` before it is read.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Makes a pipe hold more, so that a fast writer is woken less often. Failure is harmless.
+pub(crate) fn grow_pipe(fd: BorrowedFd<'_>, bytes: i32) {
+    // SAFETY: takes integers only.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+}
+
+/// Removes a System V IPC object this user owns.
+pub(crate) fn remove_ipc(kind: Ipc, id: i32) {
+    // SAFETY: `IPC_RMID` reads no argument beyond the identifier.
+    unsafe {
+        match kind {
+            Ipc::SharedMemory => libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()),
+            Ipc::Semaphores => libc::semctl(id, 0, libc::IPC_RMID),
+            Ipc::Messages => libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()),
+        };
+    }
+}
+
+/// Names of the extended attributes of a file, separated by zero bytes. Empty where there are none
+/// or the file system has no such thing.
+pub(crate) fn attributes(path: &Path) -> Vec<u8> {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Vec::new() };
+    let mut names = vec![0_u8; 64 << 10];
+    let pointer = names.as_mut_ptr().cast();
+    // SAFETY: the path is terminated, and the buffer is as long as said.
+    let count = unsafe { libc::llistxattr(path.as_ptr(), pointer, names.len()) };
+    names.truncate(usize::try_from(count).unwrap_or(0));
+    names
+}
+
+/// Removes the extended attributes of a file, as far as this user may.
+pub(crate) fn remove_attributes(path: &Path) {
+    let names = attributes(path);
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return };
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        if let Ok(name) = CStr::from_bytes_with_nul(name) {
+            // SAFETY: both strings are terminated.
+            unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) };
+        }
+    }
+}
+
+/// Takes ownership of a descriptor that `place` has just made in a forked child.
+pub(crate) fn adopt(fd: RawFd) -> File {
+    // SAFETY: the caller placed `fd` itself and forgot or never had another owner of that number.
+    unsafe { File::from_raw_fd(fd) }
+}

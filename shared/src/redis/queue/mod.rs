@@ -1,0 +1,209 @@
+//! The queue as gateway and worker use it: connecting, and what both sides need. Submitting,
+//! claiming, leases and replies have files of their own.
+
+mod claim;
+mod job;
+mod lease;
+mod replies;
+mod submit;
+
+use std::sync::Arc;
+
+use redis::{RedisError, RedisResult, cmd, pipe};
+
+pub use claim::Consumer;
+pub use job::{Claimed, Commit, Depth, GiveBack, JobState, Lease};
+pub use replies::{Replies, Reply};
+
+use super::client::{Client, failure, is_group_missing};
+use super::keys;
+use super::scripts::Scripts;
+use crate::config;
+use crate::error::{Error, ErrorCode};
+use crate::execution::{Ending, Failure};
+
+/// The queue of the fleet. Clones share one connection.
+///
+/// Every call ends within some seconds: a Redis that cannot be reached is a
+/// [`ErrorCode::QueueUnavailable`], and reconnecting goes on in the background.
+#[derive(Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    scripts: Scripts,
+    config: config::Redis,
+    /// Ending, as JSON, of a job whose workers all died.
+    lost_ending: String,
+}
+
+impl Queue {
+    /// Connects, loads the scripts, creates the consumer groups, and checks that `redis.shards` is
+    /// what the fleet uses; the first to connect decides.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`] if the address or the number of shards is wrong,
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn connect(config: &config::Redis) -> Result<Self, Error> {
+        let url = config.url.as_deref().ok_or_else(|| {
+            Error::invalid("redis.url is not set. Set it to redis://host:port or use `serve`.")
+        })?;
+        let client = Client::connect(url).await?;
+        let scripts = Scripts::new(client.clone(), config.result_ttl_ms, config.max_deliveries);
+        let lost_ending = serialize(&Ending::Error(Failure {
+            code: ErrorCode::WorkerLost,
+            message: format!(
+                "The job was given up: it was delivered {} times and no worker lived to end it.",
+                config.max_deliveries
+            ),
+        }))?;
+        let inner = Inner {
+            client,
+            scripts,
+            config: config.clone(),
+            lost_ending,
+        };
+        let queue = Self {
+            inner: Arc::new(inner),
+        };
+        queue.inner.scripts.load().await.map_err(failure)?;
+        queue.prepare().await?;
+        queue.warn_of_eviction().await;
+        Ok(queue)
+    }
+
+    /// Asks Redis for an answer.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if there is none.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.inner
+            .client
+            .run::<String>(&cmd("PING"))
+            .await
+            .map(drop)
+            .map_err(failure)
+    }
+
+    /// How many jobs wait and run, over all shards.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn depth(&self) -> Result<Depth, Error> {
+        match self.measure().await {
+            Err(error) if is_group_missing(&error) => {
+                self.prepare().await?;
+                self.measure().await.map_err(failure)
+            }
+            outcome => outcome.map_err(failure),
+        }
+    }
+
+    async fn measure(&self) -> RedisResult<Depth> {
+        let mut pipeline = pipe();
+        for shard in self.shards() {
+            let stream = keys::jobs(shard);
+            pipeline.cmd("XLEN").arg(&stream);
+            pipeline.cmd("XPENDING").arg(&stream).arg(keys::GROUP);
+        }
+        // XPENDING's summary: count, first, last, count per consumer.
+        type Pending = (
+            u64,
+            Option<String>,
+            Option<String>,
+            Option<Vec<(String, String)>>,
+        );
+        let answers: Vec<redis::Value> = self.inner.client.run_all(&pipeline).await?;
+        let mut depth = Depth::default();
+        for pair in answers.chunks_exact(2) {
+            let length: u64 = redis::from_redis_value_ref(&pair[0])?;
+            let (running, ..): Pending = redis::from_redis_value_ref(&pair[1])?;
+            depth.running += running;
+            depth.queued += length.saturating_sub(running);
+        }
+        Ok(depth)
+    }
+
+    /// Writes down the number of shards and creates the consumer groups, where they are missing.
+    async fn prepare(&self) -> Result<(), Error> {
+        let ours = self.inner.config.shards;
+        let (theirs,): (u16,) = self
+            .inner
+            .client
+            .run_all(
+                pipe()
+                    .cmd("HSETNX")
+                    .arg(keys::FLEET)
+                    .arg("shards")
+                    .arg(ours)
+                    .ignore()
+                    .cmd("HGET")
+                    .arg(keys::FLEET)
+                    .arg("shards"),
+            )
+            .await
+            .map_err(failure)?;
+        if theirs != ours {
+            return Err(Error::invalid(format!(
+                "redis.shards is {ours} here, but this Redis was set up with {theirs}. Tenants' \
+                 jobs would be looked for in the wrong place. Set redis.shards to {theirs}, or use \
+                 an empty Redis."
+            )));
+        }
+        for shard in self.shards() {
+            self.create_group(shard).await.map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    /// Creates the group from the start of the stream: what was queued before it counts too.
+    async fn create_group(&self, shard: u16) -> RedisResult<()> {
+        let mut create = cmd("XGROUP");
+        create
+            .arg("CREATE")
+            .arg(keys::jobs(shard))
+            .arg(keys::GROUP)
+            .arg("0")
+            .arg("MKSTREAM");
+        match self.inner.client.run::<()>(&create).await {
+            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Any policy but `noeviction` lets a full Redis throw jobs away. Redis services that hide
+    /// their settings are given the benefit of the doubt.
+    async fn warn_of_eviction(&self) {
+        let info: Result<String, RedisError> =
+            self.inner.client.run(cmd("INFO").arg("memory")).await;
+        let policy = info.ok().and_then(|info| {
+            let line = info
+                .lines()
+                .find_map(|line| line.strip_prefix("maxmemory_policy:"));
+            line.map(|policy| policy.trim().to_owned())
+        });
+        if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+            tracing::warn!(
+                policy,
+                "Redis may evict queued jobs when it is full; set maxmemory-policy to noeviction"
+            );
+        }
+    }
+
+    fn shards(&self) -> std::ops::Range<u16> {
+        0..self.inner.config.shards
+    }
+}
+
+/// An ending as it is stored and published.
+fn serialize(ending: &Ending) -> Result<String, Error> {
+    serde_json::to_string(ending).map_err(|error| {
+        Error::new(
+            ErrorCode::Internal,
+            "The ending of a job could not be written as JSON.",
+        )
+        .with_source(error)
+    })
+}

@@ -1,0 +1,204 @@
+//! Redis goes away, forgets, fills up or hangs: the queue reports it in time and recovers.
+
+use std::time::{Duration, Instant};
+
+use shared::error::ErrorCode;
+use shared::id::JobId;
+use shared::redis::{Commit, JobState, Reply};
+
+use crate::harness::{Fleet, Redis, SOON, ending, job};
+
+#[tokio::test]
+async fn everything_resumes_after_a_restart() {
+    let mut redis = Redis::durable();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let (held, waiting) = (fleet.enqueue().await, fleet.enqueue().await);
+    let claimed = fleet.claim_one().await;
+    assert_eq!(claimed.lease.job, held);
+
+    redis.stop();
+    let away = fleet.queue.ping().await.unwrap_err();
+    assert_eq!(away.code(), ErrorCode::QueueUnavailable);
+    let started = Instant::now();
+    let none = fleet
+        .queue
+        .claim(&mut fleet.consumer, 1, Duration::from_millis(500))
+        .await;
+    assert_eq!(none.unwrap_err().code(), ErrorCode::QueueUnavailable);
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    redis.start_again();
+
+    assert!(matches!(fleet.reply().await, Reply::Resubscribed));
+    let done = fleet
+        .queue
+        .finish(fleet.worker, &claimed.lease, &ending("done"))
+        .await
+        .unwrap();
+    assert_eq!(done, Commit::Done, "the lease survived the restart");
+    fleet.expect_reply(held, &ending("done")).await;
+    assert_eq!(fleet.claim_one().await.lease.job, waiting);
+}
+
+#[tokio::test]
+async fn a_restart_under_a_waiting_claim_goes_unnoticed() {
+    let mut redis = Redis::durable();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let (queue, tenant, gateway) = (fleet.queue.clone(), fleet.tenant.clone(), fleet.gateway);
+    let outage = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        redis.stop();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        redis.start_again();
+        let id = JobId::generate();
+        queue.enqueue(&tenant, id, &job(), gateway).await.unwrap();
+        id
+    };
+    let claim = fleet.queue.claim(&mut fleet.consumer, 1, SOON);
+    let (claimed, id) = tokio::join!(claim, outage);
+    assert_eq!(claimed.unwrap()[0].lease.job, id);
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_loaded_again() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let flush = || redis.run::<()>(&["SCRIPT", "FLUSH"]);
+    flush();
+    let id = fleet.enqueue().await;
+    flush();
+    let claimed = fleet.claim_one().await;
+    flush();
+    assert!(
+        fleet
+            .queue
+            .renew(fleet.worker, &[claimed.lease.clone()])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    flush();
+    let done = fleet
+        .queue
+        .finish(fleet.worker, &claimed.lease, &ending("done"))
+        .await
+        .unwrap();
+    assert_eq!(done, Commit::Done);
+    fleet.expect_reply(id, &ending("done")).await;
+}
+
+#[tokio::test]
+async fn a_redis_emptied_under_the_fleet_is_set_up_again() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    fleet.enqueue().await;
+    let gone = fleet.claim_one().await;
+    let (queue, tenant, gateway) = (fleet.queue.clone(), fleet.tenant.clone(), fleet.gateway);
+    let accident = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        redis.run::<()>(&["FLUSHALL"]);
+        let id = JobId::generate();
+        queue.enqueue(&tenant, id, &job(), gateway).await.unwrap();
+        id
+    };
+    let claim = fleet.queue.claim(&mut fleet.consumer, 1, SOON);
+    let (claimed, id) = tokio::join!(claim, accident);
+    assert_eq!(claimed.unwrap()[0].lease.job, id);
+    let lost = fleet
+        .queue
+        .renew(fleet.worker, &[gone.lease.clone()])
+        .await
+        .unwrap();
+    assert_eq!(lost, [gone.lease.clone()]);
+    let refused = fleet
+        .queue
+        .finish(fleet.worker, &gone.lease, &ending("late"))
+        .await
+        .unwrap();
+    assert_eq!(refused, Commit::Fenced);
+
+    redis.run::<()>(&["FLUSHALL"]);
+    assert!(
+        fleet
+            .queue
+            .reclaim(&mut fleet.consumer, 1)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    redis.run::<()>(&["FLUSHALL"]);
+    assert_eq!(
+        fleet.queue.depth().await.unwrap(),
+        shared::redis::Depth::default()
+    );
+    assert_eq!(redis.keys(), ["v1:fleet", "v1:{s0}:jobs"]);
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_new_jobs_and_lets_old_ones_end() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let (id, waiting) = (fleet.enqueue().await, fleet.enqueue().await);
+    let first = fleet.claim_one().await;
+    redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    let job = job();
+    let refused = fleet
+        .queue
+        .enqueue(&fleet.tenant, JobId::generate(), &job, fleet.gateway);
+    assert_eq!(refused.await.unwrap_err().code(), ErrorCode::QueueFull);
+    assert!(
+        fleet
+            .queue
+            .renew(fleet.worker, &[first.lease.clone()])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let done = fleet
+        .queue
+        .finish(fleet.worker, &first.lease, &ending("done"))
+        .await
+        .unwrap();
+    assert_eq!(done, Commit::Done);
+    assert!(matches!(fleet.state(id).await, JobState::Finished(_)));
+    assert_eq!(fleet.claim_one().await.lease.job, waiting);
+}
+
+#[tokio::test]
+async fn a_hanging_redis_is_reported_in_time() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    redis.signal("STOP");
+    let started = Instant::now();
+    assert_eq!(
+        fleet.queue.ping().await.unwrap_err().code(),
+        ErrorCode::QueueUnavailable
+    );
+    let none = fleet
+        .queue
+        .claim(&mut fleet.consumer, 1, Duration::from_millis(100))
+        .await;
+    assert_eq!(none.unwrap_err().code(), ErrorCode::QueueUnavailable);
+    assert!(
+        started.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        started.elapsed()
+    );
+    redis.signal("CONT");
+    let id = fleet.enqueue().await;
+    assert_eq!(fleet.claim_one().await.lease.job, id);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_is_reported_in_time() {
+    let mut redis = Redis::start();
+    let config = redis.config();
+    redis.stop();
+    let started = Instant::now();
+    let refused = shared::redis::Queue::connect(&config).await.err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::QueueUnavailable);
+    assert!(started.elapsed() < Duration::from_secs(4));
+}

@@ -1,0 +1,328 @@
+//! Containers: create, attach, start, change limits, remove, and find what a dead worker left.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+
+use bollard::container::LogOutput;
+use bollard::models::{
+    ContainerCreateBody, ContainerUpdateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits,
+    VolumeCreateRequest,
+};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder, StartContainerOptions,
+    UploadToContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use tokio::io::AsyncWrite;
+
+use super::{Docker, DockerError, call, is_not_found};
+
+/// A memory file system inside a container.
+#[derive(Clone, Debug)]
+pub struct Tmpfs {
+    /// Where it is mounted.
+    pub path: &'static str,
+    /// Mount options, as for `mount -o`.
+    pub options: String,
+}
+
+/// Everything about a sandbox container that the engine decides.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    /// Image reference.
+    pub image: String,
+    /// Program that runs as process 1.
+    pub entrypoint: String,
+    /// Volume mounted read-only, and where.
+    pub volume: (String, &'static str),
+    /// Memory in bytes; swap is not granted on top.
+    pub memory_bytes: u64,
+    /// CPU in thousandths of a core.
+    pub cpu_millis: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Whether the image's own files are read-only.
+    pub readonly_root: bool,
+    /// Writable places.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Docker network mode.
+    pub network: &'static str,
+    /// Capabilities left to process 1.
+    pub capabilities: &'static [&'static str],
+    /// Seccomp profile as JSON; `None` where the engine has no seccomp.
+    pub seccomp: Option<String>,
+    /// Labels.
+    pub labels: HashMap<String, String>,
+}
+
+/// The two directions of a container's standard streams.
+pub struct Attached {
+    /// What process 1 writes to its standard output. Ends with the container.
+    pub output: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
+    /// What process 1 reads. Dropping it closes the container's standard input.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+impl Docker {
+    /// Creates a container; it does not run yet.
+    ///
+    /// # Errors
+    /// [`DockerError::NoSuchImage`] or [`DockerError::Call`].
+    pub async fn create_container(&self, spec: ContainerSpec) -> Result<String, DockerError> {
+        let image = spec.image.clone();
+        let created = self
+            .client
+            .create_container(None::<CreateContainerOptions>, container_body(spec))
+            .await
+            .map_err(|source| {
+                if is_not_found(&source) {
+                    DockerError::NoSuchImage { image }
+                } else {
+                    call("create a sandbox", source)
+                }
+            })?;
+        Ok(created.id)
+    }
+
+    /// Attaches to a created container's streams. Attach before start, or its first words are lost.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`].
+    pub async fn attach_container(&self, id: &str) -> Result<Attached, DockerError> {
+        let options =
+            AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stream(true).build();
+        let attached = self
+            .client
+            .attach_container(id, Some(options))
+            .await
+            .map_err(|source| call("attach to a sandbox", source))?;
+        let output = attached.output.filter_map(|item| async {
+            match item {
+                Ok(LogOutput::StdOut { message }) => Some(Ok(message)),
+                Ok(_) => None,
+                Err(error) => Some(Err(std::io::Error::other(error))),
+            }
+        });
+        Ok(Attached { output: Box::pin(output), input: attached.input })
+    }
+
+    /// Starts a created container.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`].
+    pub async fn start_container(&self, id: &str) -> Result<(), DockerError> {
+        self.client
+            .start_container(id, None::<StartContainerOptions>)
+            .await
+            .map_err(|source| call("start a sandbox", source))
+    }
+
+    /// Changes the limits of a running container.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`], for instance when more memory is in use than the new limit.
+    pub async fn update_limits(
+        &self,
+        id: &str,
+        memory_bytes: u64,
+        cpu_millis: u64,
+        pids: u32,
+    ) -> Result<(), DockerError> {
+        let body = ContainerUpdateBody {
+            memory: Some(signed(memory_bytes)),
+            memory_swap: Some(signed(memory_bytes)),
+            nano_cpus: Some(nano_cpus(cpu_millis)),
+            pids_limit: Some(pids.into()),
+            ..ContainerUpdateBody::default()
+        };
+        self.client
+            .update_container(id, body)
+            .await
+            .map_err(|source| call("change the limits of a sandbox", source))
+    }
+
+    /// Kills and removes a container; one that is gone already is fine.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`].
+    pub async fn remove_container(&self, id: &str) -> Result<(), DockerError> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match self.client.remove_container(id, Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(error) if is_not_found(&error) || is_removal_in_progress(&error) => Ok(()),
+            Err(source) => Err(call("remove a sandbox", source)),
+        }
+    }
+
+    /// Ids and labels of all containers, running or not, that carry every one of `labels`
+    /// (`name=value` or `name`).
+    ///
+    /// # Errors
+    /// [`DockerError::Call`].
+    pub async fn list_containers(
+        &self,
+        labels: &[String],
+    ) -> Result<Vec<(String, HashMap<String, String>)>, DockerError> {
+        let filters = HashMap::from([("label", labels.to_vec())]);
+        let options =
+            ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let containers = self
+            .client
+            .list_containers(Some(options))
+            .await
+            .map_err(|source| call("list sandboxes", source))?;
+        Ok(containers
+            .into_iter()
+            .filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())))
+            .collect())
+    }
+
+    /// Whether a volume exists.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`].
+    pub async fn has_volume(&self, name: &str) -> Result<bool, DockerError> {
+        match self.client.inspect_volume(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_not_found(&error) => Ok(false),
+            Err(source) => Err(call("look at a volume", source)),
+        }
+    }
+
+    /// Creates a volume and fills it from a tar archive, by way of a container that never runs.
+    ///
+    /// # Errors
+    /// [`DockerError::NoSuchImage`] or [`DockerError::Call`]; a half-filled volume is removed.
+    pub async fn create_volume_from_tar(
+        &self,
+        name: &str,
+        image: &str,
+        archive: Vec<u8>,
+    ) -> Result<(), DockerError> {
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(HashMap::from([("isol8.managed".into(), "true".into())])),
+            ..VolumeCreateRequest::default()
+        };
+        self.client
+            .create_volume(request)
+            .await
+            .map_err(|source| call("create the runner volume", source))?;
+        let filled = self.fill_volume(name, image, archive).await;
+        if filled.is_err() {
+            let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+            if let Err(error) = self.client.remove_volume(name, Some(options)).await {
+                tracing::warn!(%error, volume = name, "a half-filled volume could not be removed");
+            }
+        }
+        filled
+    }
+
+    async fn fill_volume(
+        &self,
+        name: &str,
+        image: &str,
+        archive: Vec<u8>,
+    ) -> Result<(), DockerError> {
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            cmd: Some(vec!["true".into()]),
+            labels: Some(HashMap::from([("isol8.managed".into(), "true".into())])),
+            host_config: Some(HostConfig {
+                binds: Some(vec![format!("{name}:/volume")]),
+                network_mode: Some("none".into()),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let created = self
+            .client
+            .create_container(None::<CreateContainerOptions>, body)
+            .await
+            .map_err(|source| {
+                if is_not_found(&source) {
+                    DockerError::NoSuchImage { image: image.to_owned() }
+                } else {
+                    call("create the container that fills the runner volume", source)
+                }
+            })?;
+        let options = UploadToContainerOptionsBuilder::default().path("/volume").build();
+        let uploaded = self
+            .client
+            .upload_to_container(&created.id, Some(options), bollard::body_full(archive.into()))
+            .await
+            .map_err(|source| call("fill the runner volume", source));
+        // Without `v`: the volume must outlive its filler.
+        let options = RemoveContainerOptionsBuilder::default().force(true).build();
+        self.client
+            .remove_container(&created.id, Some(options))
+            .await
+            .map_err(|source| call("remove the container that filled the runner volume", source))?;
+        uploaded
+    }
+}
+
+fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
+    let mut security_opt = vec!["no-new-privileges".to_owned()];
+    security_opt.extend(spec.seccomp.map(|profile| format!("seccomp={profile}")));
+    let host_config = HostConfig {
+        memory: Some(signed(spec.memory_bytes)),
+        memory_swap: Some(signed(spec.memory_bytes)),
+        nano_cpus: Some(nano_cpus(spec.cpu_millis)),
+        pids_limit: Some(spec.pids.into()),
+        readonly_rootfs: Some(spec.readonly_root),
+        tmpfs: Some(
+            spec.tmpfs.into_iter().map(|tmpfs| (tmpfs.path.to_owned(), tmpfs.options)).collect(),
+        ),
+        network_mode: Some(spec.network.to_owned()),
+        cap_drop: Some(vec!["ALL".into()]),
+        cap_add: Some(spec.capabilities.iter().copied().map(String::from).collect()),
+        security_opt: Some(security_opt),
+        binds: Some(vec![format!("{}:{}:ro", spec.volume.0, spec.volume.1)]),
+        ipc_mode: Some("private".into()),
+        // The streams carry our frames; a log of them would be a second copy of all output.
+        log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("core".into()),
+            soft: Some(0),
+            hard: Some(0),
+        }]),
+        // With `stdin_once` below: when the worker dies, its attachment closes, the runner reads
+        // end of file and exits, and the engine removes the container.
+        auto_remove: Some(true),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(spec.image),
+        entrypoint: Some(vec![spec.entrypoint]),
+        cmd: Some(Vec::new()),
+        user: Some("0:0".into()),
+        working_dir: Some("/".into()),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        open_stdin: Some(true),
+        stdin_once: Some(true),
+        tty: Some(false),
+        labels: Some(spec.labels),
+        host_config: Some(host_config),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn nano_cpus(cpu_millis: u64) -> i64 {
+    signed(cpu_millis.saturating_mul(1_000_000))
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The engine answers 409 when its own removal of an exited container has begun already.
+fn is_removal_in_progress(error: &bollard::errors::Error) -> bool {
+    matches!(
+        error,
+        bollard::errors::Error::DockerResponseServerError { status_code: 409, .. }
+    )
+}

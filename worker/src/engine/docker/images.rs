@@ -1,0 +1,265 @@
+//! Images: look up, list, build, import, pull, remove. Only what set-up and sandbox creation use.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bollard::errors::Error as ClientError;
+use bollard::models::ImageInspect;
+use bollard::query_parameters::{
+    BuildImageOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder,
+    PruneImagesOptionsBuilder, RemoveImageOptionsBuilder,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+
+use super::{Docker, DockerError, call, is_not_found};
+
+/// How many of a build's last lines are kept to explain its failure.
+const KEPT_LINES: usize = 30;
+
+/// How long a registry may stay silent before it counts as absent.
+const FIRST_ANSWER: Duration = Duration::from_secs(12);
+
+/// How long a pull that has begun may stand still.
+const PULL_STALL: Duration = Duration::from_secs(60);
+
+/// An image on this engine.
+#[derive(Clone, Debug)]
+pub struct ImageInfo {
+    /// Content id, `sha256:…`.
+    pub id: String,
+    /// Labels.
+    pub labels: HashMap<String, String>,
+    /// Tags that name it.
+    pub tags: Vec<String>,
+    /// Bytes on disk, shared layers included.
+    pub size_bytes: u64,
+}
+
+/// One image build. The network is always the host's, so that the host's way to its package
+/// registries (local proxies, name resolution) is the build's too.
+#[derive(Clone, Debug)]
+pub struct BuildSpec {
+    /// Tag of the result.
+    pub tag: String,
+    /// The build context as a tar archive; its `Dockerfile` is the recipe.
+    pub context_tar: Bytes,
+    /// Build arguments.
+    pub build_args: HashMap<String, String>,
+    /// Labels of the result.
+    pub labels: HashMap<String, String>,
+    /// Whether layers of earlier builds may be used.
+    pub use_cache: bool,
+}
+
+impl Docker {
+    /// Looks an image up; `None` if this engine does not have it.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`] if the engine does not answer the question.
+    pub async fn image_info(&self, reference: &str) -> Result<Option<ImageInfo>, DockerError> {
+        match self.client.inspect_image(reference).await {
+            Ok(image) => Ok(Some(from_inspect(image))),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(call(format!("inspect image {reference}"), error)),
+        }
+    }
+
+    /// Lists the images that carry all of these labels (`name` or `name=value`).
+    ///
+    /// # Errors
+    /// [`DockerError::Call`] if the engine refuses.
+    pub async fn list_images(&self, labels: &[&str]) -> Result<Vec<ImageInfo>, DockerError> {
+        let filters = HashMap::from([("label", labels.to_vec())]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let images = self
+            .client
+            .list_images(Some(options))
+            .await
+            .map_err(|error| call("list images", error))?;
+        Ok(images
+            .into_iter()
+            .map(|image| ImageInfo {
+                id: image.id,
+                labels: image.labels,
+                // Engines before 24 name an image that lost its tag like this.
+                tags: image
+                    .repo_tags
+                    .into_iter()
+                    .filter(|tag| tag != "<none>:<none>")
+                    .collect(),
+                size_bytes: u64::try_from(image.size).unwrap_or(0),
+            })
+            .collect())
+    }
+
+    /// Builds an image and returns when it is tagged. `on_line` sees each line of the build's output.
+    ///
+    /// # Errors
+    /// [`DockerError::Build`] with the last lines of output if a step fails;
+    /// [`DockerError::Call`] if the engine can't be talked to.
+    pub async fn build_image(
+        &self,
+        spec: BuildSpec,
+        on_line: impl Fn(&str) + Send + Sync,
+    ) -> Result<(), DockerError> {
+        let options = BuildImageOptionsBuilder::new()
+            .dockerfile("Dockerfile")
+            .t(&spec.tag)
+            .networkmode("host")
+            .buildargs(&spec.build_args)
+            .labels(&spec.labels)
+            .nocache(!spec.use_cache)
+            .rm(true)
+            .forcerm(true)
+            .build();
+        let mut kept = VecDeque::with_capacity(KEPT_LINES);
+        let mut progress =
+            self.client
+                .build_image(options, None, Some(bollard::body_full(spec.context_tar)));
+        while let Some(event) = progress.next().await {
+            let problem = match event {
+                Ok(info) => {
+                    for line in info.stream.iter().flat_map(|text| text.lines()) {
+                        let line = line.trim();
+                        if !line.is_empty() {
+                            on_line(line);
+                            keep(&mut kept, line);
+                        }
+                    }
+                    info.error_detail.and_then(|detail| detail.message)
+                }
+                Err(ClientError::DockerStreamError { error }) => Some(error),
+                Err(error) => return Err(call(format!("build image {}", spec.tag), error)),
+            };
+            if let Some(problem) = problem {
+                keep(&mut kept, &problem);
+                let detail = Vec::from(kept).join("\n");
+                return Err(DockerError::Build {
+                    image: spec.tag,
+                    detail,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image of one layer from a tar stream of a root file system.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`] if the engine refuses the stream or it breaks.
+    pub async fn import_image(
+        &self,
+        root_tar: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        repository: &str,
+        tag: &str,
+    ) -> Result<(), DockerError> {
+        let options = CreateImageOptionsBuilder::new()
+            .from_src("-")
+            .repo(repository)
+            .tag(tag)
+            .build();
+        let mut progress = self.client.create_image(
+            Some(options),
+            Some(bollard::body_try_stream(root_tar)),
+            None,
+        );
+        while let Some(event) = progress.next().await {
+            event.map_err(|error| call(format!("import image {repository}:{tag}"), error))?;
+        }
+        Ok(())
+    }
+
+    /// Pulls an image from its registry. A registry that can't be reached is given up on within
+    /// seconds: set-up has another way to get what it needs.
+    ///
+    /// # Errors
+    /// [`DockerError::Pull`] if the registry is silent; [`DockerError::Call`] if it or the engine
+    /// refuses.
+    pub async fn pull_image(
+        &self,
+        reference: &str,
+        on_line: impl Fn(&str) + Send + Sync,
+    ) -> Result<(), DockerError> {
+        let options = CreateImageOptionsBuilder::new()
+            .from_image(reference)
+            .build();
+        let mut progress = self.client.create_image(Some(options), None, None);
+        let mut patience = FIRST_ANSWER;
+        loop {
+            let event = match tokio::time::timeout(patience, progress.next()).await {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(()),
+                Err(_elapsed) => {
+                    return Err(DockerError::Pull {
+                        image: reference.into(),
+                        waited: patience,
+                    });
+                }
+            };
+            let info = event.map_err(|error| call(format!("pull image {reference}"), error))?;
+            if let Some(problem) = info.error_detail.and_then(|detail| detail.message) {
+                let error = ClientError::DockerStreamError { error: problem };
+                return Err(call(format!("pull image {reference}"), error));
+            }
+            on_line(info.status.as_deref().unwrap_or_default());
+            patience = PULL_STALL;
+        }
+    }
+
+    /// Removes an image by id or tag. Absent is fine; in use by a container is `false`.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`] if the engine refuses for another reason.
+    pub async fn remove_image(&self, reference: &str) -> Result<bool, DockerError> {
+        let options = RemoveImageOptionsBuilder::new().build();
+        match self
+            .client
+            .remove_image(reference, Some(options), None)
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(error) if is_not_found(&error) => Ok(true),
+            Err(ClientError::DockerResponseServerError {
+                status_code: 409, ..
+            }) => Ok(false),
+            Err(error) => Err(call(format!("remove image {reference}"), error)),
+        }
+    }
+
+    /// Removes untagged images that carry this label, such as the inner stages of a build.
+    ///
+    /// # Errors
+    /// [`DockerError::Call`] if the engine refuses.
+    pub async fn remove_untagged_images(&self, label: &str) -> Result<(), DockerError> {
+        let filters = HashMap::from([("dangling", vec!["true"]), ("label", vec![label])]);
+        let options = PruneImagesOptionsBuilder::new().filters(&filters).build();
+        self.client
+            .prune_images(Some(options))
+            .await
+            .map_err(|error| call("remove inner build stages", error))?;
+        Ok(())
+    }
+}
+
+fn from_inspect(image: ImageInspect) -> ImageInfo {
+    ImageInfo {
+        id: image.id.unwrap_or_default(),
+        labels: image
+            .config
+            .and_then(|config| config.labels)
+            .unwrap_or_default(),
+        tags: image.repo_tags.unwrap_or_default(),
+        size_bytes: image
+            .size
+            .and_then(|size| u64::try_from(size).ok())
+            .unwrap_or(0),
+    }
+}
+
+fn keep(kept: &mut VecDeque<String>, line: &str) {
+    if kept.len() == KEPT_LINES {
+        kept.pop_front();
+    }
+    kept.push_back(line.to_owned());
+}

@@ -1,0 +1,290 @@
+//! Hashes, names and the choice of an image, without an engine.
+
+use std::collections::HashMap;
+
+use shared::runtime::Runtime;
+
+use super::packages::PackageSet;
+use super::recipe::{Recipe, dependencies_hash};
+use super::resolve::best_match;
+use super::*;
+use crate::engine::docker::ImageInfo;
+
+fn set(names: &[&str]) -> PackageSet {
+    PackageSet::new(names).expect("test names are good")
+}
+
+fn hash(runtime: Runtime, packages: &PackageSet, versions: &Versions) -> String {
+    Recipe::runtime(runtime, packages, versions, "tools").hash
+}
+
+#[test]
+fn manifest_pins_exact_versions() {
+    let versions = Versions::embedded();
+    let interpreters = &versions.interpreters;
+    for version in [
+        &interpreters.node,
+        &interpreters.npm,
+        &interpreters.bun,
+        &interpreters.deno,
+    ] {
+        let parts: Vec<_> = version.split('.').map(str::parse::<u32>).collect();
+        assert_eq!(parts.len(), 3, "{version}");
+        assert!(parts.iter().all(Result::is_ok), "{version}");
+    }
+    assert!(interpreters.node.starts_with("22."));
+    assert!(versions.debian.image.contains(&versions.debian.suite));
+}
+
+#[test]
+fn manifest_with_an_unknown_name_is_refused() {
+    let text =
+        "[debian]\nsuite='a'\nimage='a'\n[interpreters]\nnode='1'\nnpm='1'\nbun='1'\ndenno='1'";
+    assert!(toml::from_str::<Versions>(text).is_err());
+}
+
+#[test]
+fn recipes_use_no_version_the_manifest_does_not_pin() {
+    let versions = Versions::embedded();
+    for runtime in Runtime::ALL {
+        let text = assets::runtime(runtime);
+        assert!(text.contains("FROM ${BASE_IMAGE} AS runtime"), "{text}");
+        assert!(!text.contains(&versions.interpreters.node));
+    }
+}
+
+#[test]
+fn hash_is_stable_and_follows_only_what_reaches_the_image() {
+    let versions = Versions::embedded();
+    let none = PackageSet::default();
+    assert_eq!(
+        hash(Runtime::Node, &none, &versions),
+        hash(Runtime::Node, &none, &versions)
+    );
+    assert_ne!(
+        hash(Runtime::Node, &none, &versions),
+        hash(Runtime::Bun, &none, &versions)
+    );
+
+    let mut newer_bun = versions.clone();
+    newer_bun.interpreters.bun = "99.0.0".into();
+    assert_ne!(
+        hash(Runtime::Bun, &none, &versions),
+        hash(Runtime::Bun, &none, &newer_bun)
+    );
+    assert_eq!(
+        hash(Runtime::Node, &none, &versions),
+        hash(Runtime::Node, &none, &newer_bun)
+    );
+    assert_eq!(
+        hash(Runtime::Python, &none, &versions),
+        hash(Runtime::Python, &none, &newer_bun)
+    );
+
+    let numpy = set(&["numpy"]);
+    assert_ne!(
+        hash(Runtime::Python, &none, &versions),
+        hash(Runtime::Python, &numpy, &versions)
+    );
+}
+
+#[test]
+fn hash_of_the_tools_follows_the_hosts_authorities() {
+    let authority = Authority {
+        name: "own.crt".into(),
+        certificate: "PEM".into(),
+    };
+    let hash = |authorities: &[Authority]| Recipe::tools("debian", authorities).hash;
+    assert_eq!(hash(&[]), hash(&[]));
+    assert_ne!(hash(&[]), hash(std::slice::from_ref(&authority)));
+    let renewed = Authority {
+        certificate: "OTHER".into(),
+        ..authority.clone()
+    };
+    assert_ne!(hash(&[authority]), hash(&[renewed]));
+}
+
+#[test]
+fn dependencies_hash_is_the_contracts() {
+    // sha256 of "pythonnumpypandas" and of "bashsetup:echo hi"
+    assert_eq!(
+        dependencies_hash(Runtime::Python, &set(&["pandas", "numpy"]), None),
+        "ab6bf6b9b4ac473050a8e711b9b733f62d4ba3de95b51ee54c3151f4787172ee"
+    );
+    assert_eq!(
+        dependencies_hash(Runtime::Bash, &PackageSet::default(), Some("echo hi")),
+        "1d80bb73c6506e5cdd2900ebd0bd5da713501f7f36f4064ad596f2904d787c75"
+    );
+}
+
+#[test]
+fn credentials_reach_inner_stages_only() {
+    // A recipe that copies registry settings must do so in a stage that is thrown away.
+    for runtime in Runtime::ALL {
+        let recipe = assets::packages(runtime);
+        let last_stage = recipe.rsplit("\nFROM ").next().unwrap_or_default();
+        assert!(!last_stage.contains("registry/"), "{last_stage}");
+        assert_eq!(
+            recipe.contains("COPY registry/"),
+            recipe.contains(&format!("LABEL {LABEL_INTERMEDIATE}")),
+            "{recipe}"
+        );
+    }
+    let tools = assets::TOOLS;
+    assert!(!tools.contains("registry/npm") && !tools.contains("registry/pip"));
+    let settings = RegistrySettings {
+        npm_config: "secret".into(),
+        ..RegistrySettings::default()
+    };
+    assert!(!format!("{settings:?}").contains("secret"));
+}
+
+#[test]
+fn package_names_of_all_registries_are_accepted() {
+    for name in [
+        "numpy",
+        "numpy==1.26.0",
+        "numpy>=1.26,<3",
+        "torch==2.1.0+cpu",
+        "requests[socks,security]~=2.31",
+        "lodash",
+        "lodash@^4.17.21",
+        "@scope/name@1.2.3",
+        "npm:chalk@5",
+        "jsr:@std/path@^1",
+        "libssl3",
+        "g++",
+    ] {
+        assert!(PackageSet::new([name]).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn options_paths_addresses_and_shell_words_are_refused() {
+    for name in [
+        "-r",
+        "--index-url=http://x",
+        "a b",
+        "a;reboot",
+        "a&&b",
+        "a|b",
+        "$(id)",
+        "`id`",
+        "a'b",
+        "a\"b",
+        "a\\b",
+        "a\nb",
+        "a#b",
+        "(a)",
+        "{a}",
+        "%a",
+        "../secret",
+        "a/../b",
+        "/etc",
+        "./a",
+        "~/a",
+        "https://host/a.whl",
+        "file:a",
+        "git+ssh://host/a",
+        "npm:",
+        "é",
+    ] {
+        assert!(
+            matches!(PackageSet::new([name]), Err(ImageError::PackageName { .. })),
+            "{name}"
+        );
+    }
+    assert!(PackageSet::new(["a".repeat(300)]).is_err());
+}
+
+#[test]
+fn lists_split_at_commas_between_packages_only() {
+    let list = PackageSet::from_list(" pandas,numpy>=1.26,<3 ,requests[socks,security],, pandas");
+    let list = list.expect("good names");
+    assert_eq!(
+        list.iter().collect::<Vec<_>>(),
+        ["numpy>=1.26,<3", "pandas", "requests[socks,security]"]
+    );
+    // What a label says reads back as the same set.
+    assert_eq!(
+        PackageSet::from_list(&list.to_string()).expect("own label"),
+        list
+    );
+    assert!(PackageSet::from_list("").expect("empty").is_empty());
+}
+
+#[test]
+fn smallest_image_with_all_packages_wins() {
+    let image = |tag: &str, dependencies: &str| ImageInfo {
+        id: tag.into(),
+        labels: HashMap::from([
+            (LABEL_DEPENDENCIES.to_owned(), dependencies.to_owned()),
+            (
+                LABEL_SETUP.to_owned(),
+                if tag == "b:1" { "echo" } else { "" }.to_owned(),
+            ),
+        ]),
+        tags: vec![tag.into()],
+        size_bytes: 0,
+    };
+    let images = [
+        image("a:1", "numpy,pandas,scipy"),
+        image("b:1", "numpy,pandas"),
+        image("c:1", ""),
+    ];
+    let choice = best_match(&images, &set(&["pandas", "numpy"])).expect("b has them");
+    assert_eq!(
+        (choice.image.as_str(), choice.setup.as_deref()),
+        ("b:1", Some("echo"))
+    );
+    assert_eq!(
+        best_match(&images, &set(&["scipy"]))
+            .expect("a has it")
+            .image,
+        "a:1"
+    );
+    assert_eq!(best_match(&images, &set(&["scipy==1.0.0"])), None);
+}
+
+#[test]
+fn strict_profile_denies_by_default_and_explains_what_it_denies() {
+    let profile: serde_json::Value = serde_json::from_str(SECCOMP_STRICT).expect("JSON");
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+    let rules = profile["syscalls"].as_array().expect("rules");
+    let allowed_whatever_the_arguments: Vec<&str> = rules
+        .iter()
+        .filter(|rule| rule["action"] == "SCMP_ACT_ALLOW" && rule.get("args").is_none())
+        .flat_map(|rule| rule["names"].as_array().expect("names"))
+        .filter_map(serde_json::Value::as_str)
+        .collect();
+    for call in [
+        "clone",
+        "clone3",
+        "unshare",
+        "setns",
+        "mount",
+        "ptrace",
+        "bpf",
+        "keyctl",
+        "socket",
+        "io_uring_setup",
+        "userfaultfd",
+        "open_by_handle_at",
+        "mknod",
+        "personality",
+    ] {
+        assert!(!allowed_whatever_the_arguments.contains(&call), "{call}");
+    }
+    for call in [
+        "setuid",
+        "setgid",
+        "setgroups",
+        "kill",
+        "execve",
+        "futex",
+        "openat",
+    ] {
+        assert!(allowed_whatever_the_arguments.contains(&call), "{call}");
+    }
+    assert!(rules.iter().all(|rule| rule["comment"].is_string()));
+}

@@ -1,0 +1,511 @@
+//! Warm sandboxes. Fresh ones wait for anybody; once one has run a job it belongs to that tenant
+//! and is used again only for it, after a verified reset. Everything here is bounded: containers
+//! by a permit each, waiting by the caller's own slot.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use shared::execution::PoolStrategy;
+use shared::id::TenantId;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::EngineError;
+use super::docker::Docker;
+use super::sandbox::{Origin, Profile, Sandbox};
+use crate::metrics;
+
+/// How often idle sandboxes are looked through.
+const KEEPER_PERIOD: Duration = Duration::from_secs(1);
+/// Demand above the minimum is forgotten by half each time this passes without a miss.
+const DEMAND_HALF_LIFE: Duration = Duration::from_secs(30);
+/// Pause after a sandbox could not be created, so that a broken engine is not hammered.
+const CREATE_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Sizes and habits of a pool.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) strategy: PoolStrategy,
+    /// Fresh sandboxes kept ready for each prewarmed profile.
+    pub(super) clean: usize,
+    /// Most fresh ones kept ready for any profile, however high its demand.
+    pub(super) max_fresh: usize,
+    /// Most containers alive at once.
+    pub(super) max_containers: usize,
+    /// How long a sandbox may wait unused.
+    pub(super) idle: Duration,
+}
+
+/// A sandbox lent to one job. Give it back with [`Pool::release`]; dropped, it is destroyed.
+pub(super) struct Lent {
+    sandbox: Option<Sandbox>,
+    permit: Option<OwnedSemaphorePermit>,
+    /// Whether it was created for this job.
+    pub(super) cold: bool,
+    pool: Pool,
+}
+
+/// The pool; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Pool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    docker: Docker,
+    origin: Origin,
+    settings: Settings,
+    state: Mutex<State>,
+    containers: Arc<Semaphore>,
+    /// A sandbox came back, or a place became free.
+    returned: Notify,
+    /// The keeper has something to do.
+    wanted: Notify,
+    tasks: TaskTracker,
+    token: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Idle>,
+    /// Owner and profile of sandboxes that are being reset and will be idle in a moment.
+    recycling: Vec<(TenantId, Profile)>,
+    /// Owner and profile of jobs that wait for one of them.
+    waiting: Vec<(TenantId, Profile)>,
+    demand: HashMap<Profile, Demand>,
+}
+
+struct Idle {
+    sandbox: Sandbox,
+    permit: OwnedSemaphorePermit,
+    since: Instant,
+}
+
+/// How many fresh sandboxes of a profile should wait.
+struct Demand {
+    minimum: usize,
+    extra: usize,
+    last_miss: Instant,
+    failed_until: Option<Instant>,
+}
+
+/// What the pool can offer at once.
+enum Offer {
+    Warm(Idle),
+    /// Fresh, but its limits must be changed first.
+    Resize(Idle),
+    /// One of the tenant's own is being reset: quicker than a new one.
+    Wait,
+    Create,
+}
+
+impl Pool {
+    /// A pool that keeps fresh sandboxes of `prewarm` ready.
+    pub(super) fn start(
+        docker: Docker,
+        origin: Origin,
+        settings: Settings,
+        prewarm: Vec<Profile>,
+        token: CancellationToken,
+    ) -> Self {
+        let demand = prewarm
+            .into_iter()
+            .map(|profile| (profile, Demand::new(settings.clean)))
+            .collect();
+        let pool = Self {
+            inner: Arc::new(Inner {
+                containers: Arc::new(Semaphore::new(settings.max_containers)),
+                docker,
+                origin,
+                settings,
+                state: Mutex::new(State { demand, ..State::default() }),
+                returned: Notify::new(),
+                wanted: Notify::new(),
+                tasks: TaskTracker::new(),
+                token,
+            }),
+        };
+        pool.inner.tasks.spawn(pool.clone().keep());
+        pool
+    }
+
+    /// Lends a sandbox of `profile` to `tenant`: its own, a fresh one, or a new one.
+    ///
+    /// # Errors
+    /// If none is warm and none can be created.
+    pub(super) async fn acquire(
+        &self,
+        tenant: &TenantId,
+        profile: &Profile,
+    ) -> Result<Lent, EngineError> {
+        loop {
+            // Listen before looking, or a return in between would go unnoticed.
+            let returned = self.inner.returned.notified();
+            tokio::pin!(returned);
+            returned.as_mut().enable();
+            match self.offer(tenant, profile) {
+                Offer::Warm(mut idle) => {
+                    if !idle.sandbox.link.is_quiet() {
+                        metrics::sandbox_died_idle();
+                        self.destroy(idle.sandbox, idle.permit);
+                        continue;
+                    }
+                    return Ok(self.lend(idle.sandbox, idle.permit, tenant, false));
+                }
+                Offer::Resize(mut idle) => {
+                    if idle.sandbox.link.is_quiet() && self.resize(&mut idle, profile).await {
+                        return Ok(self.lend(idle.sandbox, idle.permit, tenant, false));
+                    }
+                    self.destroy(idle.sandbox, idle.permit);
+                }
+                Offer::Wait => {
+                    let _waiting = Waiting { pool: self, tenant, profile };
+                    returned.await;
+                }
+                Offer::Create => {
+                    let Some(permit) = self.permit(returned).await else { continue };
+                    let sandbox =
+                        Sandbox::create(&self.inner.docker, &self.inner.origin, profile.clone())
+                            .await?;
+                    metrics::sandbox_created("job");
+                    return Ok(self.lend(sandbox, permit, tenant, true));
+                }
+            }
+        }
+    }
+
+    /// Takes a sandbox back after its job. It is reset and kept, or destroyed, in the background.
+    pub(super) fn release(&self, mut lent: Lent, is_healthy: bool) {
+        let (Some(sandbox), Some(permit)) = (lent.sandbox.take(), lent.permit.take()) else {
+            return;
+        };
+        let is_kept = is_healthy
+            && self.inner.settings.strategy == PoolStrategy::Fast
+            && !self.inner.token.is_cancelled();
+        match sandbox.tenant.clone() {
+            Some(tenant) if is_kept => {
+                let key = (tenant, sandbox.profile.clone());
+                self.state().recycling.push(key.clone());
+                let pool = self.clone();
+                self.inner.tasks.spawn(async move { pool.recycle(sandbox, permit, key).await });
+            }
+            _ => self.destroy(sandbox, permit),
+        }
+    }
+
+    /// Destroys everything that is not lent out and waits for the pool's tasks. Call when no job
+    /// runs any more.
+    pub(super) async fn shutdown(&self) {
+        self.inner.token.cancel();
+        self.inner.tasks.close();
+        let idle = std::mem::take(&mut self.state().idle);
+        for Idle { sandbox, permit, .. } in idle {
+            self.destroy(sandbox, permit);
+        }
+        self.inner.tasks.wait().await;
+        // A task that ended meanwhile may have returned one more.
+        let late = std::mem::take(&mut self.state().idle);
+        for Idle { sandbox, .. } in late {
+            remove(&self.inner.docker, sandbox).await;
+        }
+    }
+
+    fn offer(&self, tenant: &TenantId, profile: &Profile) -> Offer {
+        let mut state = self.state();
+        let own = |idle: &Idle| {
+            idle.sandbox.tenant.as_ref() == Some(tenant) && idle.sandbox.profile == *profile
+        };
+        // The latest returned first: its memory is the warmest, and the oldest may expire.
+        if let Some(at) = state.idle.iter().rposition(own) {
+            return Offer::Warm(state.idle.remove(at));
+        }
+        let key = (tenant.clone(), profile.clone());
+        let count = |list: &[(TenantId, Profile)]| list.iter().filter(|item| **item == key).count();
+        if count(&state.recycling) > count(&state.waiting) {
+            state.waiting.push(key);
+            return Offer::Wait;
+        }
+        let is_fresh = |idle: &Idle| idle.sandbox.tenant.is_none();
+        let exact =
+            state.idle.iter().rposition(|idle| is_fresh(idle) && idle.sandbox.profile == *profile);
+        let resizable = || {
+            state.idle.iter().rposition(|idle| {
+                is_fresh(idle) && profile.differs_in_limits_only(&idle.sandbox.profile)
+            })
+        };
+        let offer = match exact {
+            Some(at) => Offer::Warm(state.idle.remove(at)),
+            None => match resizable() {
+                Some(at) => Offer::Resize(state.idle.remove(at)),
+                None => {
+                    state.note_miss(profile, self.inner.settings.max_fresh);
+                    Offer::Create
+                }
+            },
+        };
+        drop(state);
+        self.inner.wanted.notify_one();
+        offer
+    }
+
+    /// A place for one more container, made by evicting the longest idle one if need be. `None`:
+    /// something came back first, look again.
+    async fn permit(&self, returned: impl Future<Output = ()>) -> Option<OwnedSemaphorePermit> {
+        let containers = Arc::clone(&self.inner.containers);
+        if let Ok(permit) = Arc::clone(&containers).try_acquire_owned() {
+            return Some(permit);
+        }
+        let oldest = {
+            let mut state = self.state();
+            (!state.idle.is_empty()).then(|| state.idle.remove(0))
+        };
+        if let Some(Idle { sandbox, permit, .. }) = oldest {
+            // Its place is free only once it is gone, so that memory is never over-committed.
+            remove(&self.inner.docker, sandbox).await;
+            return Some(permit);
+        }
+        tokio::select! {
+            permit = containers.acquire_owned() => permit.ok(),
+            () = returned => None,
+        }
+    }
+
+    async fn resize(&self, idle: &mut Idle, profile: &Profile) -> bool {
+        let resized = self
+            .inner
+            .docker
+            .update_limits(
+                &idle.sandbox.id,
+                profile.memory_bytes,
+                profile.cpu_millis,
+                profile.pids,
+            )
+            .await;
+        if let Err(error) = &resized {
+            tracing::debug!(%error, "a fresh sandbox could not take other limits");
+        }
+        idle.sandbox.profile = profile.clone();
+        resized.is_ok()
+    }
+
+    async fn recycle(
+        &self,
+        mut sandbox: Sandbox,
+        permit: OwnedSemaphorePermit,
+        key: (TenantId, Profile),
+    ) {
+        let outcome = match sandbox.reset().await {
+            // One that was created for a job has no interpreter waiting yet.
+            Ok(()) if !sandbox.prepared => sandbox.prepare().await,
+            outcome => outcome,
+        };
+        self.state().stop_recycling(&key);
+        match outcome {
+            Ok(()) => {
+                metrics::sandbox_reset("verified");
+                self.put(sandbox, permit);
+            }
+            Err(error) => {
+                metrics::sandbox_reset("failed");
+                tracing::warn!(%error, container = %sandbox.id, "destroying a sandbox");
+                self.destroy(sandbox, permit);
+                self.inner.returned.notify_waiters();
+            }
+        }
+    }
+
+    /// Makes a sandbox available.
+    fn put(&self, sandbox: Sandbox, permit: OwnedSemaphorePermit) {
+        if self.inner.token.is_cancelled() {
+            self.destroy(sandbox, permit);
+        } else {
+            self.state().idle.push(Idle { sandbox, permit, since: Instant::now() });
+        }
+        self.inner.returned.notify_waiters();
+    }
+
+    fn destroy(&self, sandbox: Sandbox, permit: OwnedSemaphorePermit) {
+        let pool = self.clone();
+        self.inner.tasks.spawn(async move {
+            remove(&pool.inner.docker, sandbox).await;
+            drop(permit);
+            pool.inner.returned.notify_waiters();
+        });
+    }
+
+    fn lend(
+        &self,
+        mut sandbox: Sandbox,
+        permit: OwnedSemaphorePermit,
+        tenant: &TenantId,
+        cold: bool,
+    ) -> Lent {
+        sandbox.tenant = Some(tenant.clone());
+        metrics::sandbox_lent(cold);
+        Lent { sandbox: Some(sandbox), permit: Some(permit), cold, pool: self.clone() }
+    }
+
+    /// Refills and prunes until the token is cancelled.
+    async fn keep(self) {
+        loop {
+            while let Some((profile, permit)) = self.next_missing() {
+                self.refill(profile, permit).await;
+                if self.inner.token.is_cancelled() {
+                    return;
+                }
+            }
+            self.prune();
+            tokio::select! {
+                () = self.inner.token.cancelled() => return,
+                () = self.inner.wanted.notified() => {}
+                () = tokio::time::sleep(KEEPER_PERIOD) => {}
+            }
+        }
+    }
+
+    /// A profile with too few fresh sandboxes, and a place for one more container.
+    fn next_missing(&self) -> Option<(Profile, OwnedSemaphorePermit)> {
+        let permit = Arc::clone(&self.inner.containers).try_acquire_owned().ok()?;
+        let state = self.state();
+        let now = Instant::now();
+        let profile = state.demand.iter().find_map(|(profile, demand)| {
+            let fresh = state
+                .idle
+                .iter()
+                .filter(|idle| idle.sandbox.tenant.is_none() && idle.sandbox.profile == *profile)
+                .count();
+            let is_due = demand.failed_until.is_none_or(|until| until < now);
+            (is_due && fresh < demand.minimum + demand.extra).then(|| profile.clone())
+        })?;
+        Some((profile, permit))
+    }
+
+    async fn refill(&self, profile: Profile, permit: OwnedSemaphorePermit) {
+        let created = async {
+            let mut sandbox =
+                Sandbox::create(&self.inner.docker, &self.inner.origin, profile.clone()).await?;
+            match sandbox.prepare().await {
+                Ok(()) => Ok(sandbox),
+                Err(error) => {
+                    remove(&self.inner.docker, sandbox).await;
+                    Err(error)
+                }
+            }
+        };
+        match created.await {
+            Ok(sandbox) => {
+                metrics::sandbox_created("ahead");
+                self.put(sandbox, permit);
+            }
+            Err(error) => {
+                tracing::warn!(%error, image = profile.image, "no sandbox could be kept ready");
+                if let Some(demand) = self.state().demand.get_mut(&profile) {
+                    demand.failed_until = Some(Instant::now() + CREATE_BACKOFF);
+                }
+            }
+        }
+    }
+
+    /// Destroys what waited too long and forgets demand that has passed.
+    fn prune(&self) {
+        let mut expired = Vec::new();
+        {
+            let mut state = self.state();
+            let State { idle, demand, .. } = &mut *state;
+            let now = Instant::now();
+            for demand in demand.values_mut() {
+                if now.duration_since(demand.last_miss) > DEMAND_HALF_LIFE {
+                    demand.extra /= 2;
+                    demand.last_miss = now;
+                }
+            }
+            demand.retain(|_, demand| demand.minimum + demand.extra > 0);
+            let mut at = 0;
+            while at < idle.len() {
+                let is_wanted = idle[at].sandbox.tenant.is_none()
+                    && demand.contains_key(&idle[at].sandbox.profile);
+                let is_old = now.duration_since(idle[at].since) > self.inner.settings.idle;
+                if is_old && !is_wanted {
+                    expired.push(idle.remove(at));
+                } else {
+                    at += 1;
+                }
+            }
+        }
+        for Idle { sandbox, permit, .. } in expired {
+            self.destroy(sandbox, permit);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No panic can leave the state half-changed: every change is a single push or removal.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note_miss(&mut self, profile: &Profile, max_fresh: usize) {
+        let demand = self.demand.entry(profile.clone()).or_insert_with(|| Demand::new(0));
+        demand.extra = (demand.extra + 1).min(max_fresh.saturating_sub(demand.minimum));
+        demand.last_miss = Instant::now();
+    }
+
+    fn stop_recycling(&mut self, key: &(TenantId, Profile)) {
+        if let Some(at) = self.recycling.iter().position(|item| item == key) {
+            self.recycling.swap_remove(at);
+        }
+    }
+
+    fn stop_waiting(&mut self, tenant: &TenantId, profile: &Profile) {
+        if let Some(at) =
+            self.waiting.iter().position(|(owner, kind)| owner == tenant && kind == profile)
+        {
+            self.waiting.swap_remove(at);
+        }
+    }
+}
+
+impl Demand {
+    fn new(minimum: usize) -> Self {
+        Self { minimum, extra: 0, last_miss: Instant::now(), failed_until: None }
+    }
+}
+
+impl Lent {
+    /// The sandbox.
+    pub(super) fn sandbox(&mut self) -> &mut Sandbox {
+        self.sandbox.as_mut().expect("only release and drop take the sandbox out")
+    }
+}
+
+/// Counts as waiting until dropped, also when the job gives up.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    tenant: &'a TenantId,
+    profile: &'a Profile,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.pool.state().stop_waiting(self.tenant, self.profile);
+    }
+}
+
+impl Drop for Lent {
+    /// A job that was dropped half-way leaves its sandbox in an unknown state.
+    fn drop(&mut self) {
+        if let (Some(sandbox), Some(permit)) = (self.sandbox.take(), self.permit.take()) {
+            self.pool.destroy(sandbox, permit);
+        }
+    }
+}
+
+async fn remove(docker: &Docker, sandbox: Sandbox) {
+    if let Err(error) = docker.remove_container(&sandbox.id).await {
+        // It still goes away: its link closes here, the runner exits and the engine removes it.
+        tracing::warn!(%error, container = %sandbox.id, "a sandbox was not removed at once");
+    }
+    metrics::sandbox_destroyed();
+}

@@ -1,0 +1,220 @@
+//! One sandbox: a container, the runner inside it, and the link between. What a sandbox is made
+//! of, how it becomes ready, and how it is cleaned for the next job.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use runner::protocol::{Hello, Kind, PROTOCOL_VERSION, Ready, ResetDone, parse_message};
+use shared::execution::{Job, Limits, Network};
+use shared::id::{TenantId, WorkerId};
+use shared::runtime::Runtime;
+
+use super::docker::{ContainerSpec, Docker, Tmpfs};
+use super::environment;
+use super::link::{Frame, Link, LinkError};
+use super::{EngineError, volume};
+
+/// A started container says hello in milliseconds; a crowded machine may need longer.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+/// The runner bounds a reset itself, below this.
+const RESET_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound on starting an interpreter ahead.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the runner needs to do its work, and nothing else is left to it:
+/// `SETUID`, `SETGID`: become the sandbox user before any user code runs;
+/// `KILL`: end processes of that user.
+const CAPABILITIES: [&str; 3] = ["SETUID", "SETGID", "KILL"];
+
+/// Marks every container and volume of ours.
+pub(super) const LABEL_MANAGED: &str = "isol8.managed";
+/// Name of the worker that made a container; survives the worker's restart.
+pub(super) const LABEL_OWNER: &str = "isol8.owner";
+/// Identifier of the life of the worker that made a container.
+pub(super) const LABEL_WORKER: &str = "isol8.worker";
+const LABEL_RUNTIME: &str = "isol8.runtime";
+
+/// What kind of sandbox a job needs. Sandboxes of one profile and tenant are interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Profile {
+    pub(super) image: String,
+    pub(super) runtime: Runtime,
+    pub(super) network: Network,
+    pub(super) memory_bytes: u64,
+    pub(super) cpu_millis: u64,
+    pub(super) pids: u32,
+    pub(super) sandbox_bytes: u64,
+    pub(super) tmp_bytes: u64,
+    pub(super) readonly_root: bool,
+}
+
+impl Profile {
+    pub(super) fn of_job(job: &Job) -> Self {
+        Self::new(job.image.clone(), job.runtime, job.network, &job.limits)
+    }
+
+    pub(super) fn new(image: String, runtime: Runtime, network: Network, limits: &Limits) -> Self {
+        Self {
+            image,
+            runtime,
+            network,
+            memory_bytes: limits.memory_bytes,
+            cpu_millis: limits.cpu_millis,
+            pids: limits.pids,
+            sandbox_bytes: limits.sandbox_bytes,
+            tmp_bytes: limits.tmp_bytes,
+            readonly_root: limits.readonly_root,
+        }
+    }
+
+    /// Whether a running sandbox of `other` becomes one of this profile by new limits alone.
+    pub(super) fn differs_in_limits_only(&self, other: &Self) -> bool {
+        let with_our_limits = Self {
+            memory_bytes: self.memory_bytes,
+            cpu_millis: self.cpu_millis,
+            pids: self.pids,
+            ..other.clone()
+        };
+        *self == with_our_limits
+    }
+}
+
+/// What all sandboxes of one engine have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) owner: String,
+    pub(super) worker: WorkerId,
+    pub(super) volume: String,
+    pub(super) seccomp: Option<String>,
+}
+
+/// A running sandbox, held by exactly one task at a time.
+pub(super) struct Sandbox {
+    pub(super) id: String,
+    pub(super) profile: Profile,
+    /// Who it belongs to, for life, once it ran a job.
+    pub(super) tenant: Option<TenantId>,
+    pub(super) link: Link,
+    /// Whether an interpreter waits inside.
+    pub(super) prepared: bool,
+}
+
+impl Sandbox {
+    /// Creates and starts a container and waits for its runner.
+    pub(super) async fn create(
+        docker: &Docker,
+        origin: &Origin,
+        profile: Profile,
+    ) -> Result<Self, EngineError> {
+        let id = docker.create_container(container_spec(origin, &profile)).await?;
+        match Self::bring_up(docker, &id).await {
+            Ok(link) => Ok(Self { id, profile, tenant: None, link, prepared: false }),
+            Err(error) => {
+                // Created but useless: without this it would stay behind for good.
+                if let Err(error) = docker.remove_container(&id).await {
+                    tracing::warn!(%error, container = %id, "a failed sandbox was not removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn bring_up(docker: &Docker, id: &str) -> Result<Link, EngineError> {
+        let mut link = Link::new(docker.attach_container(id).await?);
+        docker.start_container(id).await?;
+        let hello = within(HELLO_TIMEOUT, "starting", link.next()).await?;
+        expect(&hello, Kind::Hello)?;
+        let hello: Hello = parse_message(&hello.payload).map_err(LinkError::from)?;
+        if hello.protocol != PROTOCOL_VERSION {
+            return Err(EngineError::Incompatible { protocol: hello.protocol });
+        }
+        expect(&within(HELLO_TIMEOUT, "starting", link.next()).await?, Kind::Ready)?;
+        Ok(link)
+    }
+
+    /// Starts an interpreter ahead of the next job, where the runtime gains by it.
+    pub(super) async fn prepare(&mut self) -> Result<(), EngineError> {
+        if let Some(prepare) = environment::prepare(self.profile.runtime) {
+            self.link.queue_message(Kind::Prepare, &prepare)?;
+            self.await_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Cleans up after a job. An error, or a reset that cannot be verified, means that the sandbox
+    /// must be destroyed.
+    pub(super) async fn reset(&mut self) -> Result<(), EngineError> {
+        self.link.queue_empty(Kind::Reset);
+        let frame = within(RESET_TIMEOUT, "being reset", self.link.next()).await?;
+        expect(&frame, Kind::ResetDone)?;
+        let done: ResetDone = parse_message(&frame.payload).map_err(LinkError::from)?;
+        if !done.verified {
+            return Err(EngineError::Unclean { detail: done.detail.unwrap_or_default() });
+        }
+        self.await_ready().await
+    }
+
+    async fn await_ready(&mut self) -> Result<(), EngineError> {
+        let frame =
+            within(PREPARE_TIMEOUT, "starting an interpreter ahead", self.link.next()).await?;
+        expect(&frame, Kind::Ready)?;
+        let ready: Ready = parse_message(&frame.payload).map_err(LinkError::from)?;
+        self.prepared = ready.prepared;
+        if let Some(detail) = ready.detail {
+            tracing::debug!(container = %self.id, detail, "no interpreter waits in the sandbox");
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a frame, but not for ever.
+pub(super) async fn within(
+    limit: Duration,
+    doing: &'static str,
+    next: impl Future<Output = Result<Frame, LinkError>>,
+) -> Result<Frame, LinkError> {
+    tokio::time::timeout(limit, next).await.unwrap_or(Err(LinkError::Silent(doing)))
+}
+
+pub(super) fn expect(frame: &Frame, kind: Kind) -> Result<(), LinkError> {
+    if frame.kind == kind { Ok(()) } else { Err(LinkError::OutOfTurn(frame.kind)) }
+}
+
+fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
+    let tmpfs = vec![
+        Tmpfs {
+            path: "/sandbox",
+            options: format!(
+                "rw,exec,nosuid,nodev,size={},uid=100,gid=101,mode=0755",
+                profile.sandbox_bytes
+            ),
+        },
+        Tmpfs {
+            path: "/tmp",
+            options: format!("rw,noexec,nosuid,nodev,size={},mode=1777", profile.tmp_bytes),
+        },
+    ];
+    let labels = HashMap::from([
+        (LABEL_MANAGED.to_owned(), "true".to_owned()),
+        (LABEL_OWNER.to_owned(), origin.owner.clone()),
+        (LABEL_WORKER.to_owned(), origin.worker.to_string()),
+        (LABEL_RUNTIME.to_owned(), profile.runtime.to_string()),
+    ]);
+    ContainerSpec {
+        image: profile.image.clone(),
+        entrypoint: volume::RUNNER.to_owned(),
+        volume: (origin.volume.clone(), volume::MOUNT),
+        memory_bytes: profile.memory_bytes,
+        cpu_millis: profile.cpu_millis,
+        pids: profile.pids,
+        readonly_root: profile.readonly_root,
+        tmpfs,
+        network: match profile.network {
+            Network::None | Network::Filtered => "none",
+            Network::Host => "host",
+        },
+        capabilities: &CAPABILITIES,
+        seccomp: origin.seccomp.clone(),
+        labels,
+    }
+}

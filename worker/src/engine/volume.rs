@@ -1,0 +1,30 @@
+//! The read-only volume that brings the runner into any image, so that a stock image starts as
+//! fast as ours. Its name is the hash of its content: an upgrade is a new volume.
+
+use sha2::{Digest as _, Sha256};
+
+use super::docker::{Docker, DockerError};
+
+/// Where the volume appears inside a sandbox.
+pub(super) const MOUNT: &str = "/isol8";
+/// Process 1 of every sandbox.
+pub(super) const RUNNER: &str = "/isol8/isol8-runner";
+
+/// Runner and interpreter start-up files, packed at build time.
+static ARCHIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runner.tar"));
+
+/// Makes sure the volume exists on this engine and returns its name.
+///
+/// `image` is any image present on the engine; it is needed to fill the volume, but never run.
+///
+/// # Errors
+/// [`DockerError::NoSuchImage`] if `image` is absent, or a failed call.
+pub(super) async fn ensure(docker: &Docker, image: &str) -> Result<String, DockerError> {
+    let digest = Sha256::digest(ARCHIVE);
+    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("isol8-runner-{hash}");
+    if !docker.has_volume(&name).await? {
+        docker.create_volume_from_tar(&name, image, ARCHIVE.to_vec()).await?;
+    }
+    Ok(name)
+}
