@@ -70,7 +70,7 @@ fn start_log(cli: &Cli) {
     let is_server =
         matches!(cli.command, Command::Serve(_) | Command::Gateway(_) | Command::Worker(_));
     let default = match (cli.debug, is_server) {
-        (true, _) => "debug,hyper=info,h2=info",
+        (true, _) => "debug,bollard=info,hyper=info,h2=info",
         (false, true) => "info",
         (false, false) => "warn",
     };

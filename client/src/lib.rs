@@ -32,6 +32,24 @@ struct Body<'a> {
     session_id: Option<&'a str>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+fn scheme(host: &str) -> Result<Scheme, ClientError> {
+    let url = reqwest::Url::parse(host)
+        .map_err(|error| ClientError::invalid_host(host, error.to_string()))?;
+    match url.scheme() {
+        "http" => Ok(Scheme::Http),
+        "https" => Ok(Scheme::Https),
+        other => {
+            Err(ClientError::invalid_host(host, format!("\"{other}\" is neither http nor https")))
+        }
+    }
+}
+
 impl Client {
     /// A client of `host` (`http://name:port`; one trailing slash is removed). With a session, every
     /// execution runs in it unless its own envelope names another.
@@ -41,12 +59,7 @@ impl Client {
     /// HTTP machinery cannot start.
     pub fn new(host: &str, api_key: &str, session_id: Option<String>) -> Result<Self, ClientError> {
         let host = host.strip_suffix('/').unwrap_or(host).to_owned();
-        let url = reqwest::Url::parse(&host)
-            .map_err(|error| ClientError::invalid_host(&host, error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            let why = format!("\"{}\" is neither http nor https", url.scheme());
-            return Err(ClientError::invalid_host(&host, why));
-        }
+        let scheme = scheme(&host)?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", api_key.trim()))
             .map_err(|_| ClientError::InvalidKey)?;
         authorization.set_sensitive(true);
@@ -54,11 +67,16 @@ impl Client {
             (AUTHORIZATION, authorization),
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         ]);
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .default_headers(headers)
-            .user_agent(concat!("isol8/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(ClientError::Setup)?;
+            .user_agent(concat!("isol8/", env!("CARGO_PKG_VERSION")));
+        // The provider is the process's; whoever embeds this crate may have chosen one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        if scheme == Scheme::Http {
+            // A plain connection must not depend on root certificates: slim images have none.
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder.build().map_err(ClientError::Setup)?;
         Ok(Self { http, host, session_id })
     }
 

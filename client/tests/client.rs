@@ -157,3 +157,19 @@ fn nonsense_is_refused_at_once() {
     let error = Client::new("http://h", "new\nline", None).err().unwrap();
     assert!(matches!(error, ClientError::InvalidKey));
 }
+
+#[tokio::test]
+async fn https_speaks_tls_and_nothing_else() {
+    use tokio::io::AsyncReadExt as _;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("https://{}", listener.local_addr().unwrap());
+    let client = Client::new(&host, "k3y", None).unwrap();
+    let first_byte = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap()
+    };
+    let (health, first_byte) = tokio::join!(client.health(), first_byte);
+    // 22 opens a TLS handshake; the peer then hangs up.
+    assert_eq!(first_byte, 22);
+    assert!(matches!(health, Err(ClientError::Unreachable { .. })));
+}

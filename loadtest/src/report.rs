@@ -85,6 +85,7 @@ pub fn offered_as(offered: Offered, rate: f64) -> String {
 struct Row {
     goal: &'static Goal,
     offered: String,
+    /// Milliseconds or jobs per second, as is the value of the reference.
     ours: f64,
     reference: Option<(&'static str, f64)>,
     failed: u64,
@@ -94,7 +95,10 @@ impl Row {
     fn is_met(&self) -> bool {
         let reached = match self.goal.metric {
             Metric::P50 | Metric::P99 => self.ours <= self.goal.limit,
-            Metric::Throughput | Metric::TimesFaster => self.ours >= self.goal.limit,
+            Metric::Throughput => self.ours >= self.goal.limit,
+            Metric::TimesFaster => self
+                .reference
+                .is_some_and(|(_, value)| value / self.ours >= self.goal.limit),
         };
         reached && self.failed == 0
     }
@@ -115,10 +119,7 @@ impl Row {
         let (reference, ratio) = match self.reference {
             Some((label, value)) => (
                 format!("{} ({label})", with_unit(metric, value)),
-                match metric {
-                    Metric::TimesFaster => with_unit(metric, self.ours),
-                    _ => ratio(metric, self.ours, value),
-                },
+                ratio(metric, self.ours, value),
             ),
             None => ("–".to_owned(), "–".to_owned()),
         };
@@ -128,7 +129,10 @@ impl Row {
             self.goal.scenario,
             self.offered,
             with_unit(metric, self.ours),
-            with_unit(metric, self.goal.limit),
+            match metric {
+                Metric::TimesFaster => format!("{:.0}× faster", self.goal.limit),
+                _ => with_unit(metric, self.goal.limit),
+            },
         )
     }
 }
@@ -140,7 +144,8 @@ fn ratio(metric: Metric, ours: f64, reference: f64) -> String {
         _ => reference / ours,
     };
     match metric {
-        Metric::Throughput => format!("{better:.2}×"),
+        Metric::Throughput if better < 10.0 => format!("{better:.2}×"),
+        Metric::Throughput => format!("{better:.0}×"),
         _ if better >= 1.0 => format!("{better:.1}× faster"),
         _ => format!("{:.1}× slower", 1.0 / better),
     }
@@ -148,10 +153,9 @@ fn ratio(metric: Metric, ours: f64, reference: f64) -> String {
 
 fn with_unit(metric: Metric, value: f64) -> String {
     match metric {
-        Metric::P50 | Metric::P99 if value < 10.0 => format!("{value:.2} ms"),
-        Metric::P50 | Metric::P99 => format!("{value:.0} ms"),
         Metric::Throughput => format!("{value:.0}/s"),
-        Metric::TimesFaster => format!("{value:.0}×"),
+        _ if value < 10.0 => format!("{value:.2} ms"),
+        _ => format!("{value:.0} ms"),
     }
 }
 
@@ -194,18 +198,16 @@ impl Document {
             .iter()
             .find(|run| run.scenario == goal.scenario && run.offered == offered)?;
         let summary = &run.summary;
-        let reference = self.reference(goal);
         let ours = match goal.metric {
-            Metric::P50 => summary.latency_ms.p50,
+            Metric::P50 | Metric::TimesFaster => summary.latency_ms.p50,
             Metric::P99 => summary.latency_ms.p99,
             Metric::Throughput => summary.per_second,
-            Metric::TimesFaster => reference?.1 / summary.latency_ms.p50.max(1e-9),
         };
         Some(Row {
             goal,
             offered,
             ours,
-            reference,
+            reference: self.reference(goal),
             failed: summary.failed + summary.shed,
         })
     }

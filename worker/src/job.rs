@@ -13,6 +13,9 @@ use crate::{Context, metrics};
 
 /// How long a finished job's ending is offered to a queue that cannot be reached.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
+/// Pause before a job that failed for want of a sandbox is given back, times its deliveries: an
+/// engine that restarts must not use up all of them in a moment.
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,6 +42,11 @@ pub(crate) async fn run(context: Arc<Context>, claimed: Claimed, slot: OwnedSema
     } else {
         judge(outcome, claimed.queued_ms)
     };
+    if matches!(verdict, Verdict::GiveBack(GiveBack::Failed(_))) {
+        let pause = tokio::time::sleep(GIVE_BACK_PAUSE * claimed.attempt);
+        // A shutdown ends the pause early.
+        let _ = context.abort.run_until_cancelled(pause).await;
+    }
     let label = commit(&context, &claimed, verdict).await;
     metrics::job_finished(label, started.elapsed().as_secs_f64());
     drop(held);

@@ -52,6 +52,8 @@ impl Harness {
         let token = CancellationToken::new();
         let mut gateway = JoinSet::new();
         gateway.spawn(gateway::run(options, token.clone()));
+        // Built together with the client crate, reqwest speaks TLS and wants a provider for it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
         Self { redis, address, token, http, gateway, workers: JoinSet::new(), config }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, ErrorCode};
 use crate::id::JobId;
@@ -42,7 +42,8 @@ pub struct ExecutionResult {
     pub execution_id: JobId,
     /// Language.
     pub runtime: Runtime,
-    /// When the result was assembled.
+    /// When the result was assembled; ISO 8601 with milliseconds on the wire.
+    #[serde(serialize_with = "with_milliseconds")]
     pub timestamp: DateTime<Utc>,
     /// The container it ran in.
     pub container_id: String,
@@ -56,6 +57,13 @@ pub struct ExecutionResult {
     pub outcome: Outcome,
     /// Where the time went.
     pub timings: Timings,
+}
+
+fn with_milliseconds<S: Serializer>(
+    time: &DateTime<Utc>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&time.format("%Y-%m-%dT%H:%M:%S%.3fZ"))
 }
 
 /// What a program used, from the kernel's accounting of its processes.

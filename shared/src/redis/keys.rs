@@ -39,7 +39,7 @@ pub(super) fn jobs(shard: u16) -> String {
 /// The truth about one job.
 ///
 /// Type: hash (`tenant`, `state`, `payload` until it ends, `reply_to`, `attempt`, `enqueued_us`,
-/// `queued_us`, `started_us`, `finished_us`, `entry`, `worker`, `ended_by`,
+/// `queued_us`, `started_us`, `entry`, `worker`, `ended_by`,
 /// `result`). Owner: the queue's
 /// scripts. Lifetime: until the job ends, then `redis.resultTtlMs`.
 pub(super) fn record(shard: u16, job: impl Display) -> String {

@@ -142,8 +142,13 @@ impl Engine {
         image: &str,
         token: CancellationToken,
     ) -> Result<Self, EngineError> {
-        remove_leftovers(&docker, &options.owner, worker).await?;
-        let info = docker.info().await?;
+        let (leftovers, info, volume) = tokio::join!(
+            remove_leftovers(&docker, &options.owner, worker),
+            docker.info(),
+            volume::ensure(&docker, image),
+        );
+        leftovers?;
+        let info = info?;
         let seccomp = (options.seccomp && info.has_seccomp).then(|| SECCOMP_STRICT.to_owned());
         if seccomp.is_none() {
             tracing::warn!(
@@ -151,8 +156,7 @@ impl Engine {
                 "sandboxes run WITHOUT a system-call filter"
             );
         }
-        let volume = volume::ensure(&docker, image).await?;
-        let origin = Origin { owner: options.owner, worker, volume, seccomp };
+        let origin = Origin { owner: options.owner, worker, volume: volume?, seccomp };
         let settings = pool::Settings {
             strategy: options.strategy,
             clean: options.clean,

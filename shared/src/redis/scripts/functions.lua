@@ -35,7 +35,7 @@ end
 -- entry and wakes the gateway. An ending over `publish_limit` bytes is announced by the id alone.
 -- `ended_by` is the worker whose ending it is, '' if it is the queue's own.
 local function commit(stream, group, entry, record, id, ended_by, ending, ttl_ms, channel, publish_limit)
-  redis.call('HSET', record, 'state', 'finished', 'result', ending, 'ended_by', ended_by, 'finished_us', text(now_us()))
+  redis.call('HSET', record, 'state', 'finished', 'result', ending, 'ended_by', ended_by)
   redis.call('HDEL', record, 'payload')
   redis.call('PEXPIRE', record, ttl_ms)
   drop(stream, group, entry)

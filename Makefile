@@ -1,0 +1,31 @@
+# Everything a person or CI does with this repository. `make demo` and `make test` start from a
+# bare Debian or Ubuntu machine.
+
+ISOL8 := ./target/release/isol8
+
+.PHONY: demo test build setup check unit end-to-end bench
+
+## Set everything up and run one program of each runtime through HTTP.
+demo: setup
+	sh examples/five-runtimes.sh $(ISOL8)
+
+## Set everything up and run all checks and tests.
+test: setup check
+	cargo build --package cli
+	cargo nextest run --workspace --all-targets --no-fail-fast
+
+## Build tools first: nothing else can be built without them.
+build:
+	sh deploy/bootstrap.sh
+	cargo build --release --locked --package cli --package loadtest
+
+setup: build
+	$(ISOL8) setup
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+## Measure: rewrites docs/performance/.
+bench: setup
+	sh loadtest/suite.sh

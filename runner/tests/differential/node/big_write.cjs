@@ -1,0 +1,1 @@
+process.stdout.write('x'.repeat(5_000_000) + '\n', () => process.exit(0));

@@ -1,0 +1,3 @@
+function inner() { throw new TypeError('broken'); }
+function outer() { inner(); }
+outer();

@@ -1,0 +1,2 @@
+function inner() { throw new TypeError('broken'); }
+inner();

@@ -1,0 +1,1 @@
+try { null.x; } catch (error) { throw new Error('outer', { cause: error }); }

@@ -1,0 +1,1 @@
+process.emitWarning('careful', 'CustomWarning'); Buffer.from("x");

@@ -1,0 +1,5 @@
+import sys
+seen = []
+sys.addaudithook(lambda event, arguments: seen.append(event))
+open("/dev/null").close()
+print(seen[0])

@@ -1,0 +1,3 @@
+import builtins
+print("x")
+builtins.hasattr = builtins.len = builtins.type = None

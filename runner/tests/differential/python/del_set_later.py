@@ -1,0 +1,6 @@
+class Quiet:
+    pass
+
+
+kept = Quiet()
+Quiet.__del__ = lambda self: print("del", __name__)

@@ -1,0 +1,8 @@
+class Loud:
+    __slots__ = ()
+
+    def __del__(self):
+        print("del")
+
+
+kept = Loud()

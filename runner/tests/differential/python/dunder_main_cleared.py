@@ -1,0 +1,3 @@
+import sys
+print("x")
+sys.modules["__main__"].__dict__.clear()

@@ -1,0 +1,5 @@
+async def work():
+    pass
+
+
+coroutine = work()

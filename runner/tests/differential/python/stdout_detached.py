@@ -1,0 +1,3 @@
+import sys
+raw = sys.stdout.detach()
+raw.write(b"raw bytes\n")

@@ -1,0 +1,3 @@
+import os
+print("text")
+os.close(1)

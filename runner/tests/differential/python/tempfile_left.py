@@ -1,0 +1,4 @@
+import tempfile
+kept = tempfile.NamedTemporaryFile()
+directory = tempfile.TemporaryDirectory()
+kept.write(b"x")

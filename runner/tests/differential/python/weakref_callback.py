@@ -1,0 +1,9 @@
+import weakref
+
+
+class Thing:
+    pass
+
+
+thing = Thing()
+reference = weakref.ref(thing, lambda _: print("thing is gone"))
