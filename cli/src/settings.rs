@@ -15,8 +15,14 @@ use shared::runtime::Runtime;
 use crate::args::{ListenArgs, QueueArgs, RunArgs, SlotArgs};
 
 /// Directories that `--files` leaves out (contract section 4.3).
-const SKIPPED_DIRECTORIES: [&str; 6] =
-    [".git", "node_modules", "__pycache__", ".venv", "venv", ".tox"];
+const SKIPPED_DIRECTORIES: [&str; 6] = [
+    ".git",
+    "node_modules",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".tox",
+];
 
 /// The user's home directory.
 pub(crate) fn home() -> Option<PathBuf> {
@@ -36,7 +42,9 @@ fn variable(name: &str) -> Option<String> {
 
 /// Applies the server flags to `config`.
 pub(crate) fn apply_queue(config: &mut Config, args: QueueArgs) {
-    config.redis.url = args.redis_url.or(config.redis.url.take());
+    if args.redis_url.is_some() {
+        config.redis.url = args.redis_url;
+    }
 }
 
 /// Applies the worker flags to `config`.
@@ -49,7 +57,10 @@ pub(crate) fn apply_slots(config: &mut Config, args: &SlotArgs) -> anyhow::Resul
 /// Applies the listening flags to `config` and finds the master key.
 pub(crate) fn apply_listen(config: &mut Config, args: ListenArgs) -> anyhow::Result<String> {
     let ListenArgs { port, listen, key } = args;
-    if let Some(port) = port.or_else(|| variable("ISOL8_PORT")).or_else(|| variable("PORT")) {
+    if let Some(port) = port
+        .or_else(|| variable("ISOL8_PORT"))
+        .or_else(|| variable("PORT"))
+    {
         config.gateway.port = port
             .parse()
             .ok()
@@ -80,7 +91,12 @@ pub(crate) fn envelope(args: &RunArgs, config: &Config) -> anyhow::Result<Execut
         timeout_ms: Some(timeout_ms),
         env: pairs(&args.env),
         stdin: args.stdin.clone(),
-        files: args.files.as_deref().map(read_directory).transpose()?.unwrap_or_default(),
+        files: args
+            .files
+            .as_deref()
+            .map(read_directory)
+            .transpose()?
+            .unwrap_or_default(),
         setup_script: setup_script(&args.setup)?,
         workdir: args.workdir.clone(),
         ..ExecutionRequest::default()
@@ -88,7 +104,9 @@ pub(crate) fn envelope(args: &RunArgs, config: &Config) -> anyhow::Result<Execut
     let options = ExecutionOptions {
         network: network(args, config)?,
         memory_limit: Some(
-            args.memory.clone().unwrap_or_else(|| config.defaults.memory_limit.clone()),
+            args.memory
+                .clone()
+                .unwrap_or_else(|| config.defaults.memory_limit.clone()),
         ),
         cpu_limit: Some(args.cpu.unwrap_or(config.defaults.cpu_limit)),
         pids_limit: args.pids_limit,
@@ -100,7 +118,11 @@ pub(crate) fn envelope(args: &RunArgs, config: &Config) -> anyhow::Result<Execut
         tmp_size: args.tmp_size.clone(),
         ..ExecutionOptions::default()
     };
-    Ok(ExecuteEnvelope { request, options, session_id: None })
+    Ok(ExecuteEnvelope {
+        request,
+        options,
+        session_id: None,
+    })
 }
 
 /// The program as given in one of five ways (contract section 4.1).
@@ -117,7 +139,11 @@ fn program(args: &RunArgs) -> anyhow::Result<Program> {
         if args.file.is_some() || args.eval.is_some() {
             bail!("--cmd cannot be combined with a file or --eval");
         }
-        return Ok(Program { runtime: or(Runtime::Bash), code: None, extension: None });
+        return Ok(Program {
+            runtime: or(Runtime::Bash),
+            code: None,
+            extension: None,
+        });
     }
     if let Some(code) = args.eval.as_ref().filter(|code| !code.is_empty()) {
         return Ok(Program {
@@ -130,8 +156,14 @@ fn program(args: &RunArgs) -> anyhow::Result<Program> {
         return program_file(file, given);
     }
     let mut code = String::new();
-    std::io::stdin().read_to_string(&mut code).context("cannot read the program from stdin")?;
-    Ok(Program { runtime: or(Runtime::Python), code: Some(code), extension: None })
+    std::io::stdin()
+        .read_to_string(&mut code)
+        .context("cannot read the program from stdin")?;
+    Ok(Program {
+        runtime: or(Runtime::Python),
+        code: Some(code),
+        extension: None,
+    })
 }
 
 fn program_file(file: &Path, runtime: Option<String>) -> anyhow::Result<Program> {
@@ -149,13 +181,20 @@ fn program_file(file: &Path, runtime: Option<String>) -> anyhow::Result<Program>
             .name()
             .to_owned(),
     };
-    let extension =
-        file.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
-    Ok(Program { runtime, code: Some(code), extension })
+    let extension = file
+        .extension()
+        .map(|extension| format!(".{}", extension.to_string_lossy()));
+    Ok(Program {
+        runtime,
+        code: Some(code),
+        extension,
+    })
 }
 
 fn network(args: &RunArgs, config: &Config) -> anyhow::Result<Option<Network>> {
-    let Some(name) = &args.net else { return Ok(Some(config.defaults.network)) };
+    let Some(name) = &args.net else {
+        return Ok(Some(config.defaults.network));
+    };
     let network = serde_json::from_value(serde_json::Value::String(name.clone()))
         .with_context(|| format!("unknown network mode \"{name}\": use none or host"))?;
     Ok(Some(network))
@@ -242,10 +281,21 @@ mod tests {
     #[test]
     fn sources_are_resolved_in_the_contracts_order() {
         let inline = request(&["-e", "print(1)"]).unwrap().request;
-        assert_eq!((inline.runtime.as_str(), inline.code.as_deref()), ("python", Some("print(1)")));
+        assert_eq!(
+            (inline.runtime.as_str(), inline.code.as_deref()),
+            ("python", Some("print(1)"))
+        );
         let command = request(&["--cmd", "ls -l"]).unwrap().request;
-        assert_eq!((command.runtime.as_str(), command.cmd.as_deref()), ("bash", Some("ls -l")));
-        assert!(request(&["--cmd", "ls", "-e", "1"]).unwrap_err().to_string().contains("--cmd"));
+        assert_eq!(
+            (command.runtime.as_str(), command.cmd.as_deref()),
+            ("bash", Some("ls -l"))
+        );
+        assert!(
+            request(&["--cmd", "ls", "-e", "1"])
+                .unwrap_err()
+                .to_string()
+                .contains("--cmd")
+        );
         let missing = request(&["/no/such.py"]).unwrap_err().to_string();
         assert!(missing.contains("File not found: /no/such.py"));
     }
@@ -256,7 +306,10 @@ mod tests {
         let file = directory.path().join("a.cjs");
         std::fs::write(&file, "1").unwrap();
         let found = request(&[file.to_str().unwrap()]).unwrap().request;
-        assert_eq!((found.runtime.as_str(), found.file_extension.as_deref()), ("node", Some(".cjs")));
+        assert_eq!(
+            (found.runtime.as_str(), found.file_extension.as_deref()),
+            ("node", Some(".cjs"))
+        );
         let odd = directory.path().join("a.xyz");
         std::fs::write(&odd, "1").unwrap();
         let refused = request(&[odd.to_str().unwrap()]).unwrap_err().to_string();
@@ -279,6 +332,9 @@ mod tests {
     #[test]
     fn secrets_are_split_at_the_first_equals_sign() {
         let found = request(&["-e", "1", "--secret", "A=b=c", "--secret", "=x"]).unwrap();
-        assert_eq!(found.options.secrets, BTreeMap::from([("A".into(), "b=c".into())]));
+        assert_eq!(
+            found.options.secrets,
+            BTreeMap::from([("A".into(), "b=c".into())])
+        );
     }
 }

@@ -64,10 +64,16 @@
     const script = require('path').resolve(job.argv[1]);
     const Module = require('module');
     const native = Module.runMain;
-    Module.runMain = function runMain() {
-      Module.runMain = native;
-      return native.call(Module, script);
-    };
+    const { configurable, enumerable, writable } = Object.getOwnPropertyDescriptor(Module, 'runMain');
+    // Read once, by node itself: undoes itself and yields a bound function, which has no stack frame.
+    Object.defineProperty(Module, 'runMain', {
+      configurable: true,
+      enumerable,
+      get() {
+        Object.defineProperty(Module, 'runMain', { configurable, enumerable, writable, value: native });
+        return native.bind(Module, script);
+      },
+    });
     process.argv[1] = script;
     if (process._preload_modules) process._preload_modules.length = 0;
     fs.writeSync(CONTROL, 'S');

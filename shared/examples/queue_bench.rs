@@ -25,10 +25,6 @@ const WINDOW: usize = 512;
 const BATCH: usize = 64;
 const BLOCK: Duration = Duration::from_secs(1);
 
-/// What `serve` gives its own Redis: entries leave a work stream one by one, and finding one in a
-/// node of the default 100 costs more than all other commands of a job.
-const REDIS_SETTINGS: [&str; 2] = ["--stream-node-max-entries", "16"];
-
 struct Server(Child);
 
 impl Drop for Server {
@@ -56,7 +52,6 @@ async fn main() -> Outcome {
                 "no",
                 "--unixsocket",
             ])
-            .args(REDIS_SETTINGS)
             .arg(&socket)
             .stdout(Stdio::null())
             .spawn()?,
@@ -66,10 +61,12 @@ async fn main() -> Outcome {
         url,
         ..config::Redis::default()
     };
+    let deadline = Instant::now() + Duration::from_secs(5);
     let queue = loop {
         match Queue::connect(&config).await {
             Ok(queue) => break queue,
-            Err(error) if error.code() == ErrorCode::QueueUnavailable => {}
+            Err(error)
+                if error.code() == ErrorCode::QueueUnavailable && Instant::now() < deadline => {}
             Err(error) => return Err(error.into()),
         }
     };

@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Harness of the end-to-end tests: real `isol8` processes on real Docker and real Redis, each
+//! stack with a directory, a configuration and a queue of its own, and a check that nothing of it
+//! is left behind.
+
+pub mod api;
+pub mod binary;
+pub mod case;
+pub mod docker;
+pub mod node;
+pub mod queue;
+pub mod stack;
+
+pub use api::{Api, Reply, code, command};
+pub use case::{Case, Findings, run_cases};
+pub use stack::Stack;

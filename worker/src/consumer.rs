@@ -33,7 +33,9 @@ pub(crate) async fn consume(
     let mut reclaimed_at = Instant::now();
     let mut pause = FIRST_PAUSE;
     while !token.is_cancelled() {
-        let Some(mut free) = free_slots(&slots, token).await else { return };
+        let Some(mut free) = free_slots(&slots, token).await else {
+            return;
+        };
         let is_reclaim_due = reclaimed_at.elapsed() >= reclaim_period;
         match claim(context, &mut consumer, free.len(), is_reclaim_due).await {
             Ok(claimed) => {
@@ -70,7 +72,9 @@ async fn free_slots(
     };
     let mut free = vec![first];
     while free.len() < CLAIM_BATCH {
-        let Ok(permit) = Arc::clone(slots).try_acquire_owned() else { break };
+        let Ok(permit) = Arc::clone(slots).try_acquire_owned() else {
+            break;
+        };
         free.push(permit);
     }
     Some(free)
@@ -90,7 +94,10 @@ async fn claim(
         let reclaimed = context.queue.reclaim(consumer, max).await?;
         metrics::jobs_reclaimed(reclaimed.len());
         if !reclaimed.is_empty() {
-            tracing::warn!(jobs = reclaimed.len(), "took over jobs of a worker that went silent");
+            tracing::warn!(
+                jobs = reclaimed.len(),
+                "took over jobs of a worker that went silent"
+            );
             return Ok(reclaimed);
         }
     }

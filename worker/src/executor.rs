@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 
 /// Runs jobs.
+#[expect(clippy::large_enum_variant, reason = "one per process")]
 pub enum Executor {
     /// In sandboxes.
     Sandbox(Engine),

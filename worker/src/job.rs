@@ -20,6 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be told to the queue.
+#[expect(clippy::large_enum_variant, reason = "one per job, never stored in bulk")]
 enum Verdict {
     Finish(Ending),
     GiveBack(GiveBack),
@@ -33,7 +34,12 @@ pub(crate) async fn run(context: Arc<Context>, claimed: Claimed, slot: OwnedSema
     let held = context.leases.hold(&claimed.lease, &context.abort);
     let outcome = context
         .executor
-        .execute(claimed.lease.job, &claimed.tenant, &claimed.job, held.cancel())
+        .execute(
+            claimed.lease.job,
+            &claimed.tenant,
+            &claimed.job,
+            held.cancel(),
+        )
         .await;
     let verdict = if held.is_lost() {
         Verdict::Drop
@@ -86,10 +92,16 @@ async fn commit(context: &Context, claimed: &Claimed, verdict: Verdict) -> &'sta
     loop {
         let told = match &verdict {
             Verdict::Finish(ending) => {
-                context.queue.finish(context.worker, &claimed.lease, ending).await
+                context
+                    .queue
+                    .finish(context.worker, &claimed.lease, ending)
+                    .await
             }
             Verdict::GiveBack(why) => {
-                context.queue.give_back(context.worker, &claimed.lease, why.clone()).await
+                context
+                    .queue
+                    .give_back(context.worker, &claimed.lease, why.clone())
+                    .await
             }
             Verdict::Drop => Ok(Commit::Fenced),
         };

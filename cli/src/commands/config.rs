@@ -45,11 +45,17 @@ fn text(loaded: &Loaded) -> Vec<String> {
         policy,
         ..
     } = &loaded.config;
-    let source = loaded
-        .source
-        .as_ref()
-        .map_or_else(|| "defaults (no config file found)".into(), |path| path.display().to_string());
-    let list = |items: &[String]| if items.is_empty() { "(none)".into() } else { items.join(", ") };
+    let source = loaded.source.as_ref().map_or_else(
+        || "defaults (no config file found)".into(),
+        |path| path.display().to_string(),
+    );
+    let list = |items: &[String]| {
+        if items.is_empty() {
+            "(none)".into()
+        } else {
+            items.join(", ")
+        }
+    };
     vec![
         "Isol8 Configuration".into(),
         format!("Source: {source}"),
@@ -89,7 +95,14 @@ fn text(loaded: &Loaded) -> Vec<String> {
         format!("  Dirty:           {}", pool_size.dirty),
         String::new(),
         "Fleet".into(),
-        format!("  Redis:           {}", if redis.url.is_some() { "(given)" } else { "(own server)" }),
+        format!(
+            "  Redis:           {}",
+            if redis.url.is_some() {
+                "(given)"
+            } else {
+                "(own server)"
+            }
+        ),
         format!("  Listen:          {}:{}", gateway.host, gateway.port),
         format!("  Prebuilt images: {}", prebuilt_images.len()),
         String::new(),

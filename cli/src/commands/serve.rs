@@ -49,13 +49,20 @@ async fn serve_until(
     master_key: String,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(queue) = roles::connect_queue(&config, stop).await? else { return Ok(()) };
+    let Some(queue) = roles::connect_queue(&config, stop).await? else {
+        return Ok(());
+    };
     // The worker outlives the gateway, so that open requests still get their answers.
     let stop_worker = CancellationToken::new();
     let worker = roles::build_worker(&config, &stop_worker).await?;
     let listener = roles::bind(&config).await?;
     roles::announce(&listener)?;
-    let options = gateway::Options { config, listener, queue: queue.clone(), master_key };
+    let options = gateway::Options {
+        config,
+        listener,
+        queue: queue.clone(),
+        master_key,
+    };
     let (gateway, worker) = tokio::join!(
         async {
             let outcome = gateway::run(options, stop.clone()).await;

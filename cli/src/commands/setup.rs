@@ -72,6 +72,17 @@ impl SetupArgs {
 /// # Errors
 /// One message that says what is in the way and what to do about it.
 pub(crate) async fn run(args: SetupArgs) -> anyhow::Result<()> {
+    tokio::select! {
+        result = Box::pin(prepare(args)) => result,
+        // Leaving this way drops what is under way, which ends its processes and removes its files.
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("waiting for an interrupt")?;
+            anyhow::bail!("interrupted; run `isol8 setup` again to go on")
+        }
+    }
+}
+
+async fn prepare(args: SetupArgs) -> anyhow::Result<()> {
     // Before anything is changed: a typing mistake should cost nothing.
     let wanted_packages = args.packages()?;
     let screen = Screen::new();

@@ -12,7 +12,10 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut config = settings::load()?.config;
     settings::apply_queue(&mut config, args.queue);
     settings::apply_slots(&mut config, &args.slots)?;
-    ensure!(config.redis.url.is_some(), "a worker needs the fleet's queue: give --redis URL");
+    ensure!(
+        config.redis.url.is_some(),
+        "a worker needs the fleet's queue: give --redis URL"
+    );
 
     let stop = CancellationToken::new();
     let working = async {

@@ -93,7 +93,7 @@ pub(crate) async fn start(privilege: Privilege, tell: Tell<'_>) -> anyhow::Resul
         run(&mut command, "start the Docker service", START_LIMIT)
             .await
             .context(NOT_RUNNING)?;
-        return wait(None, async || Ok(connect().await?))
+        return wait(|| false, &async || Ok(connect().await?))
             .await
             .context(NOT_RUNNING);
     }
@@ -114,15 +114,24 @@ pub(crate) async fn launch<T>(
     connect: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if let Some(pid) = running(&daemon.pid_files, "dockerd") {
-        // It may be starting up this very moment.
-        return wait(None, connect).await.with_context(|| {
-            format!("dockerd runs as process {pid} but does not answer: stop it and try again")
-        });
+        // It may be starting up this very moment, or on its way out.
+        let is_gone = || running(&daemon.pid_files, "dockerd") != Some(pid);
+        match wait(is_gone, &connect).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) if is_gone() => tracing::debug!("dockerd {pid} has ended: {error:#}"),
+            Err(error) => {
+                return Err(error.context(format!(
+                    "dockerd runs as process {pid} but does not answer: stop it and try again"
+                )));
+            }
+        }
     }
     clear_leftovers(daemon, privilege).await?;
     let log_start = std::fs::metadata(&daemon.log).map_or(0, |meta| meta.len());
-    let child = spawn(daemon, privilege)?;
-    wait(Some(child), connect).await.with_context(|| {
+    let mut child = spawn(daemon, privilege)?;
+    // An error here is as good as an end: either way nothing is known to be running.
+    let has_ended = || child.try_wait().map_or(true, |status| status.is_some());
+    wait(has_ended, &connect).await.with_context(|| {
         format!(
             "dockerd did not come up; the end of its log, {}:\n{}",
             daemon.log.display(),
@@ -131,7 +140,7 @@ pub(crate) async fn launch<T>(
     })
 }
 
-/// A process that the files name, that lives, and that is what the file says. After a hard stop a
+/// A process that the files name, that lives, and that is what the file says it is. After a hard stop a
 /// file may name a process that is gone, or whose number another program has since been given.
 fn running(pid_files: &[(&'static str, PathBuf)], name: &str) -> Option<u32> {
     pid_files
@@ -139,8 +148,11 @@ fn running(pid_files: &[(&'static str, PathBuf)], name: &str) -> Option<u32> {
         .filter(|(process, _)| *process == name)
         .find_map(|(process, file)| {
             let pid: u32 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
-            let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-            (command.trim() == *process).then_some(pid)
+            let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // `pid (name) state …`; the name may hold anything, so the last bracket counts. One that has
+            // ended stays listed as a zombie until its parent looks.
+            let (name, rest) = status.split_once('(')?.1.rsplit_once(')')?;
+            (name == *process && !rest.trim_start().starts_with('Z')).then_some(pid)
         })
 }
 
@@ -194,10 +206,10 @@ fn search_path() -> String {
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 }
 
-/// Tries until it answers, its process ends, or time is up.
+/// Tries until it answers, has ended, or time is up.
 async fn wait<T>(
-    mut child: Option<Child>,
-    connect: impl AsyncFn() -> anyhow::Result<T>,
+    mut has_ended: impl FnMut() -> bool,
+    connect: &impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
@@ -205,10 +217,8 @@ async fn wait<T>(
             Ok(connected) => return Ok(connected),
             Err(error) => error,
         };
-        if let Some(child) = &mut child
-            && let Some(status) = child.try_wait()?
-        {
-            return Err(error.context(format!("dockerd ended with {status}")));
+        if has_ended() {
+            return Err(error.context("its process has ended"));
         }
         if Instant::now() > deadline {
             return Err(error.context(format!("no answer within {} s", START_LIMIT.as_secs())));

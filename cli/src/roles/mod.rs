@@ -34,7 +34,9 @@ pub(crate) async fn connect_queue(
     token: &CancellationToken,
 ) -> anyhow::Result<Option<Queue>> {
     loop {
-        let attempt = token.run_until_cancelled(Queue::connect(&config.redis)).await;
+        let attempt = token
+            .run_until_cancelled(Queue::connect(&config.redis))
+            .await;
         match attempt {
             None => return Ok(None),
             Some(Ok(queue)) => return Ok(Some(queue)),
@@ -43,7 +45,11 @@ pub(crate) async fn connect_queue(
             }
             Some(Err(error)) => return Err(error).context("cannot use the queue"),
         }
-        if token.run_until_cancelled(tokio::time::sleep(CONNECT_PAUSE)).await.is_none() {
+        if token
+            .run_until_cancelled(tokio::time::sleep(CONNECT_PAUSE))
+            .await
+            .is_none()
+        {
             return Ok(None);
         }
     }
@@ -56,7 +62,9 @@ pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             printer::warning(format!("Port {port} is in use; taking a free one instead"));
-            TcpListener::bind((host, 0)).await.with_context(|| format!("cannot listen on {host}"))
+            TcpListener::bind((host, 0))
+                .await
+                .with_context(|| format!("cannot listen on {host}"))
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {host}:{port}")),
     }
@@ -64,8 +72,13 @@ pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
 
 /// Tells the user, and whoever started us, that requests are taken.
 pub(crate) fn announce(listener: &TcpListener) -> anyhow::Result<()> {
-    let port = listener.local_addr().context("cannot read our own address")?.port();
-    printer::line(format!("[INFO] isol8 server v{VERSION} listening on http://localhost:{port}"));
+    let port = listener
+        .local_addr()
+        .context("cannot read our own address")?
+        .port();
+    printer::line(format!(
+        "[INFO] isol8 server v{VERSION} listening on http://localhost:{port}"
+    ));
     Ok(())
 }
 
@@ -115,8 +128,12 @@ impl Worker {
 
 fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
     let admission = Admission::new(config)?;
-    let prewarm: Result<Vec<Job>, _> =
-        config.worker.prewarm.iter().map(|runtime| admission.admit(nothing(*runtime))).collect();
+    let prewarm: Result<Vec<Job>, _> = config
+        .worker
+        .prewarm
+        .iter()
+        .map(|runtime| admission.admit(nothing(*runtime)))
+        .collect();
     let max_containers = match config.worker.max_containers {
         0 => config.max_concurrent * 4,
         given => given,

@@ -144,6 +144,7 @@ pub(crate) async fn wait(
             Ok(JobState::Queued | JobState::Running) => unknown_in_a_row = 0,
             Ok(JobState::Unknown) if unknown_in_a_row > 0 => return Err(lost(job)),
             Ok(JobState::Unknown) => unknown_in_a_row += 1,
+            Err(error) if error.code() != ErrorCode::QueueUnavailable => return Err(error),
             Err(error) if queued.elapsed() >= patience => return Err(unreachable(job, error)),
             Err(_) => {}
         }

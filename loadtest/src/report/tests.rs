@@ -95,6 +95,26 @@ fn a_goal_is_never_met_by_a_run_with_failures() {
 }
 
 #[test]
+fn warm_answers_to_cold_requests_void_the_row() {
+    let mut document = document();
+    let mut cold = summary(200, 10);
+    cold.cold = 7;
+    document.runs.push(Run {
+        scenario: "cold-python".into(),
+        offered: "one at a time".into(),
+        summary: cold,
+    });
+    let markdown = document.markdown();
+    assert!(
+        row(&markdown, "| 7 |").ends_with("| **void**, 3 answers not known to be cold |"),
+        "{markdown}"
+    );
+    let all_cold = &mut document.runs.last_mut().unwrap().summary;
+    all_cold.cold = all_cold.completed;
+    assert!(row(&document.markdown(), "| 7 |").ends_with("| met |"));
+}
+
+#[test]
 fn stored_documents_render_the_same_again() {
     let folder = tempfile::tempdir().unwrap();
     let document = document();

@@ -16,7 +16,20 @@ def _serve():
 
     control = 3
     here = "/isol8/prepared/python"
-    plain_modules = set(sys.modules)
+    path_finder = sys.modules["_frozen_importlib_external"].PathFinder
+
+    # --- what the image itself would have run at this point ------------------------------------
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+    sys.path_importer_cache.pop(here, None)
+    own_spec = path_finder.find_spec("sitecustomize", sys.path)
+    own_code = None
+    if own_spec is not None:
+        own_code = own_spec.loader.get_code("sitecustomize")
+        if set(own_code.co_names) <= {"apport_python_hook", "install", "ImportError"}:
+            # Debian's, which does nothing but look for a module that sandboxes do not have.
+            if path_finder.find_spec("apport_python_hook", sys.path) is None:
+                own_code = None
+    plain_modules, plain_finders = set(sys.modules), set(sys.path_importer_cache)
 
     import _socket
     import array
@@ -25,24 +38,13 @@ def _serve():
     import gc
     import io
     import os
+    import resource  # noqa: F401 - what `wait4` would import behind our back
     import site
     import types
 
     def last_words(reason):
         posix.write(control, ("E" + reason)[:900].encode("utf-8", "replace"))
         posix._exit(1)
-
-    # --- what the image itself would have run at this point ------------------------------------
-    def own_sitecustomize():
-        import importlib.machinery
-
-        rest = [entry for entry in sys.path if entry != here]
-        spec = importlib.machinery.PathFinder.find_spec("sitecustomize", rest)
-        if spec is None or spec.loader is None:
-            return None, None
-        return spec, spec.loader.get_code("sitecustomize")
-
-    own_spec, own_code = own_sitecustomize()
 
     # Set by the interpreter itself when the locale is "C" (PEP 538); a job must see it too.
     with open("/proc/self/environ", "rb") as file:
@@ -51,35 +53,53 @@ def _serve():
 
     # --- leaving without the interpreter's full finalisation -----------------------------------
     native = ctypes.PyDLL(None)
+    prctl = native.prctl
     frames = (ctypes.c_void_p * 64)()
 
-    class Symbol(ctypes.Structure):
-        _fields_ = [
-            ("file", ctypes.c_char_p), ("base", ctypes.c_void_p),
-            ("name", ctypes.c_char_p), ("address", ctypes.c_void_p),
-        ]
+    def code_range(name):
+        """Where a function of the interpreter lies in memory."""
+        entry = ctypes.cast(getattr(native, name), ctypes.c_void_p).value
+        information, symbol = (ctypes.c_void_p * 4)(), ctypes.c_void_p()
+        locate = native.dladdr1
+        locate.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int]
+        if not locate(entry, information, ctypes.byref(symbol), 1) or not symbol.value:
+            raise AttributeError(name)
+        size = ctypes.c_uint64.from_address(symbol.value + 16).value
+        return range(entry, entry + size)
 
-    symbol = Symbol()
-    symbol_pointer = ctypes.byref(symbol)
     try:
-        backtrace, dladdr, leave = native.backtrace, native.dladdr, native.exit
+        backtrace, leave = native.backtrace, native.exit
         backtrace.argtypes = [ctypes.c_void_p, ctypes.c_int]
-        dladdr.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         leave.argtypes = [ctypes.c_int]
-        backtrace(frames, 64)  # loads the unwinder
+        # Compilers move parts of functions elsewhere, hence three, and the trial below.
+        outermost = [code_range(name) for name in ("Py_RunMain", "Py_BytesMain", "Py_Main")]
+        early_exit = [code_range("Py_Exit")]
     except AttributeError:
-        backtrace = None
-    prctl = native.prctl
+        backtrace = None  # another C library: exits cannot be told apart
 
-    def callers():
-        names = set()
+    def is_called_from(functions):
         for address in frames[: backtrace(frames, 64)]:
-            if address and dladdr(address, symbol_pointer) and symbol.name:
-                names.add(symbol.name)
-        return names
+            for function in functions:
+                if address is not None and address in function:
+                    return True
+        return False
 
-    if backtrace is not None and not callers() & {b"Py_RunMain", b"Py_BytesMain", b"Py_Main"}:
-        backtrace = None  # stripped or statically hidden: exits cannot be told apart
+    def early_exit_is_recognised():
+        """Tries it, in a child of its own."""
+        read_end, write_end = posix.pipe()
+        pid = posix.fork()
+        if pid == 0:
+            atexit.register(lambda: posix.write(write_end, b"%d" % is_called_from(early_exit)))
+            native.Py_Exit(0)
+        posix.close(write_end)
+        answer = posix.read(read_end, 1)
+        posix.close(read_end)
+        posix.waitpid(pid, 0)
+        return answer == b"1"
+
+    if backtrace is not None:
+        if not is_called_from(outermost) or not early_exit_is_recognised():
+            backtrace = None
 
     library = os.path.dirname(os.__file__) + "/"
     dynload = library + "lib-dynload/"
@@ -106,7 +126,7 @@ def _serve():
     weakref_type = __import__("_weakref").ref
     function_type = types.FunctionType
     builtin_type = types.BuiltinFunctionType
-    getpid = posix.getpid
+    getpid, unfreeze = posix.getpid, gc.unfreeze
     standard = (sys.stdin, sys.stdout, sys.stderr)
     excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
 
@@ -174,32 +194,36 @@ def _serve():
                 return False
         return True
 
-    def leave_fast(pid, known_modules):
+    def may_leave(pid, known_modules):
+        if (
+            backtrace is None
+            or getpid() != pid
+            or hasattr(sys, "last_type")
+            or hasattr(sys, "last_exc")
+            or sys.excepthook is not excepthook
+            or sys.unraisablehook is not unraisablehook
+            or (sys.stdin, sys.stdout, sys.stderr) != standard
+            or sys.gettrace() is not None
+            or sys.getprofile() is not None
+            or len(sys._current_frames()) != 1
+        ):
+            return False
+        if not is_called_from(outermost) or is_called_from(early_exit):
+            return False
+        return nothing_would_notice(known_modules)
+
+    def at_exit(pid, known_modules):
         # The last of the exit handlers: threads are joined and the program's own handlers have run.
         # Returning is always right; leaving is only done where nobody could tell.
         try:
-            if (
-                getpid() != pid
-                or hasattr(sys, "last_type")
-                or hasattr(sys, "last_exc")
-                or sys.excepthook is not excepthook
-                or sys.unraisablehook is not unraisablehook
-                or (sys.stdin, sys.stdout, sys.stderr) != standard
-                or sys.gettrace() is not None
-                or sys.getprofile() is not None
-                or len(sys._current_frames()) != 1
-            ):
-                return
-            names = callers()
-            if b"Py_Exit" in names or not names & {b"Py_RunMain", b"Py_BytesMain", b"Py_Main"}:
-                return
-            if not nothing_would_notice(known_modules):
-                return
-            standard[1].flush()
-            standard[2].flush()
+            if may_leave(pid, known_modules):
+                standard[1].flush()
+                standard[2].flush()
+                leave(0)
         except BaseException:
-            return
-        leave(0)
+            pass
+        # Without this the collector would not break the cycles through `__main__`.
+        unfreeze()
 
     # --- one child -----------------------------------------------------------------------------
     def fail(channel, stage, error, path):
@@ -247,24 +271,41 @@ def _serve():
             fail(channel, "file", error, path.decode("utf-8", "replace"))
         posix.close(descriptor)
 
+    # The rest of the server's own environment must be gone before a job's is set.
+    os.environ.clear()
+    posix.environ.clear()
+    environment, initial_environment = os.environ._data, posix.environ
+
     def set_environment(fields):
-        environment = dict(zip(fields[::2], fields[1::2]))
+        given = dict(zip(fields[::2], fields[1::2]))
         for key, value in added:
-            environment.setdefault(key, value)
-        os.environ.clear()
-        posix.environ.clear()
-        posix.environ.update(environment)
-        store = os.environ._data
-        for key, value in environment.items():
-            store[key] = value
+            given.setdefault(key, value)
+        initial_environment.update(given)
+        environment.update(given)
+        for key, value in given.items():
             posix.putenv(key, value)
 
-    def add_user_packages():
-        # What `site` does at start, which the server did with another home and no such directory.
-        if not site.ENABLE_USER_SITE:
-            return
+    # What `site` does at start, which the server did for another home and without packages in it.
+    user_suffix = None
+    if site.ENABLE_USER_SITE:
+        os.environ["HOME"] = "/home"
         site.USER_BASE = site.USER_SITE = None
-        directory = site.getusersitepackages()
+        user_suffix = site.getusersitepackages()[len(site.getuserbase()):]
+        os.environ.clear()
+
+    def add_user_packages():
+        if user_suffix is None:
+            return
+        if b"HOME" in environment and b"PYTHONUSERBASE" not in environment:
+            site.USER_BASE = os.environ["HOME"].rstrip("/") + "/.local"
+            site.USER_SITE = directory = site.USER_BASE + user_suffix
+        else:
+            site.USER_BASE = site.USER_SITE = None
+            directory = site.getusersitepackages()
+        try:
+            posix.stat(directory)
+        except OSError:
+            return
         if os.path.isdir(directory) and directory not in sys.path:
             before = list(sys.path)
             site.addsitedir(directory, site._init_pathinfo())
@@ -273,11 +314,13 @@ def _serve():
             place = min(places, default=len(before))
             sys.path[:] = before[:place] + fresh + before[place:]
 
-    traces = [name for name in sys.modules if name not in plain_modules]
+    # The server goes on without an import, so that these are all traces there will be.
+    for name in list(sys.modules):
+        if name not in plain_modules and name != "resource":
+            del sys.modules[name]
     for path in list(sys.path_importer_cache):
-        if path == here:
+        if path not in plain_finders:
             del sys.path_importer_cache[path]
-    sys.path[:] = [entry for entry in sys.path if entry != here]
 
     def become_job(channel):
         channel.send(b"R")
@@ -291,23 +334,24 @@ def _serve():
             posix.chdir(directory)
         except OSError as error:
             fail(channel, "cwd", error, directory.decode("utf-8", "replace"))
-        for name in traces:
-            sys.modules.pop(name, None)
+        sys.modules.pop("resource", None)
         add_user_packages()
-        if backtrace is not None:
-            atexit.register(leave_fast, getpid(), frozenset(sys.modules))
+        atexit.register(at_exit, getpid(), frozenset(sys.modules))
         channel.send(b"S")
         channel.close()
         sys.modules.pop("sitecustomize", None)
         if own_spec is None:
             # To `site` this means that there is no such file, which is the truth.
             raise ImportError("No module named 'sitecustomize'", name="sitecustomize")
-        module = type(sys)("sitecustomize")
+        module = module_type("sitecustomize")
         module.__spec__, module.__loader__ = own_spec, own_spec.loader
         module.__file__, module.__cached__ = own_spec.origin, own_spec.cached
         module.__package__ = ""
         sys.modules["sitecustomize"] = module
-        exec(own_code, module.__dict__)
+        if own_code is None:
+            module.__builtins__ = sys.modules["builtins"].__dict__
+        else:
+            exec(own_code, module.__dict__)
 
     def drop_to_sandbox(descriptors):
         posix.setsid()

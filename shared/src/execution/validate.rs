@@ -88,7 +88,7 @@ impl Admission {
         at_least("tmpSize", tmp_bytes, 4096, "bytes")?;
         at_most("tmpSize", tmp_bytes, self.max_disk_bytes, "bytes")?;
 
-        let pids = options.pids_limit.unwrap_or(i64::from(DEFAULT_PIDS));
+        let pids = options.pids_limit.unwrap_or_else(|| DEFAULT_PIDS.into());
         let pids = u32::try_from(pids)
             .map_err(|_| Error::invalid(format!("pidsLimit must be at least {MIN_PIDS}")))?;
         at_least("pidsLimit", pids.into(), MIN_PIDS.into(), "processes")?;

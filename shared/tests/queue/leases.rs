@@ -310,3 +310,42 @@ async fn consumers_of_dead_workers_do_not_pile_up() {
     );
     assert_eq!(names(), [fleet.worker.to_string()]);
 }
+
+#[tokio::test]
+async fn an_entry_taken_over_but_not_yet_started_fences_its_former_owner() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let id = fleet.enqueue().await;
+    let lease = fleet.claim_one().await.lease;
+    let entry: String = redis.run(&["HGET", &format!("v1:{{s0}}:job:{id}"), "entry"]);
+    // What another worker's reclaim does first; it dies before its second step.
+    let taken: Vec<String> = redis.run(&[
+        "XCLAIM",
+        "v1:{s0}:jobs",
+        "workers",
+        "other",
+        "0",
+        &entry,
+        "JUSTID",
+    ]);
+    assert_eq!(taken, [entry]);
+    let lost = fleet
+        .queue
+        .renew(fleet.worker, std::slice::from_ref(&lease))
+        .await
+        .unwrap();
+    assert_eq!(lost, [lease.clone()]);
+    let refused = fleet
+        .queue
+        .finish(fleet.worker, &lease, &ending("late"))
+        .await
+        .unwrap();
+    assert_eq!(refused, Commit::Fenced);
+    let refused = fleet
+        .queue
+        .give_back(fleet.worker, &lease, GiveBack::Shutdown)
+        .await
+        .unwrap();
+    assert_eq!(refused, Commit::Fenced);
+    assert!(matches!(fleet.state(id).await, JobState::Running));
+}

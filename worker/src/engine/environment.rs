@@ -37,14 +37,21 @@ pub(super) const INLINE_CODE_BYTES: usize = 256 << 10;
 
 /// Environment without anything of the job's own.
 pub(super) fn standard() -> BTreeMap<String, String> {
-    STANDARD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    STANDARD
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 /// Environment of the main program of `job`.
 pub(super) fn of_job(job: &Job) -> BTreeMap<String, String> {
     let mut environment = standard();
     for source in [&job.secrets, &job.env] {
-        environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));
+        environment.extend(
+            source
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
     }
     environment
 }
@@ -64,19 +71,28 @@ pub(super) fn prepare(runtime: Runtime) -> Option<Prepare> {
         Runtime::Bun | Runtime::Bash => return None,
     };
     let argv = runtime.command(&code_path(runtime.default_extension()));
-    Some(Prepare { interpreter, argv, env: standard() })
+    Some(Prepare {
+        interpreter,
+        argv,
+        env: standard(),
+    })
 }
 
 /// Whether the waiting interpreter would behave exactly as a fresh one for this job.
 pub(super) fn fits_prepared(job: &Job) -> bool {
-    let Source::Code { text, extension } = &job.source else { return false };
+    let Source::Code { text, extension } = &job.source else {
+        return false;
+    };
     let fits_path = match job.runtime {
         Runtime::Node => matches!(extension.as_str(), ".js" | ".cjs" | ".mjs"),
         runtime => extension == runtime.default_extension(),
     };
     // A setup script may have installed what an interpreter looks for only while it starts.
     let fits_files = job.setup_script.is_none()
-        && !job.files.iter().any(|file| file.path.starts_with("/sandbox/."));
+        && !job
+            .files
+            .iter()
+            .any(|file| file.path.starts_with("/sandbox/."));
     let mut names = job.env.keys().chain(job.secrets.keys());
     fits_path
         && fits_files

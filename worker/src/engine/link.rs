@@ -66,7 +66,7 @@ impl Link {
         }
     }
 
-    /// Queues bytes that are whole frames; `flush` or `next` send them.
+    /// Queues bytes that are whole frames; `next` sends them.
     pub(super) fn queue(&mut self, frames: Vec<u8>) {
         if !frames.is_empty() {
             self.unsent.push_back(frames.into());
@@ -90,11 +90,6 @@ impl Link {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         put_frame(&mut out, kind, &[]);
         self.queue(out);
-    }
-
-    /// Whether everything queued has been handed to the engine.
-    pub(super) fn is_flushed(&self) -> bool {
-        self.unsent.is_empty()
     }
 
     /// Whether the link is open and nothing has arrived on it: the state of a sandbox that waits.
@@ -122,16 +117,6 @@ impl Link {
         }
     }
 
-    /// Sends everything queued. For moments when the runner has nothing to say.
-    pub(super) async fn flush(&mut self) -> Result<(), LinkError> {
-        while !self.unsent.is_empty() {
-            let sent = send_some(&mut self.input, &self.unsent).await?;
-            self.mark_sent(sent);
-        }
-        self.input.flush().await?;
-        Ok(())
-    }
-
     fn mark_sent(&mut self, sent: usize) {
         if let Some(front) = self.unsent.front_mut() {
             front.advance(sent);
@@ -147,7 +132,8 @@ impl Link {
         };
         let Header { kind, length } = Header::parse(*header)?;
         if self.received.len() < HEADER_BYTES + length {
-            self.received.reserve(HEADER_BYTES + length - self.received.len());
+            self.received
+                .reserve(HEADER_BYTES + length - self.received.len());
             return Ok(None);
         }
         self.received.advance(HEADER_BYTES);
@@ -171,7 +157,9 @@ async fn send_some(
     input: &mut Pin<Box<dyn AsyncWrite + Send>>,
     unsent: &VecDeque<Bytes>,
 ) -> io::Result<usize> {
-    let Some(front) = unsent.front() else { return Ok(0) };
+    let Some(front) = unsent.front() else {
+        return Ok(0);
+    };
     let sent = input.write(front).await?;
     if sent == 0 {
         return Err(io::ErrorKind::WriteZero.into());

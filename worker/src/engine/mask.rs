@@ -35,7 +35,10 @@ impl Masker {
                 .build(&patterns)
                 .expect("a request's secrets are far below the automaton's size limit")
         });
-        Self { automaton, longest_bytes }
+        Self {
+            automaton,
+            longest_bytes,
+        }
     }
 
     /// Length of the longest text that is masked. Output must be cut only after masking, so this
@@ -46,7 +49,9 @@ impl Masker {
 
     /// `data` with every secret replaced.
     pub(super) fn mask(&self, data: Vec<u8>) -> Vec<u8> {
-        let Some(automaton) = &self.automaton else { return data };
+        let Some(automaton) = &self.automaton else {
+            return data;
+        };
         if automaton.find(&data).is_none() {
             return data;
         }
@@ -71,12 +76,17 @@ pub(super) struct LiveMasker<'a> {
 
 impl<'a> LiveMasker<'a> {
     pub(super) fn new(masker: &'a Masker) -> Self {
-        Self { masker, held: Vec::new() }
+        Self {
+            masker,
+            held: Vec::new(),
+        }
     }
 
     /// Takes a chunk and returns what can be shown now.
     pub(super) fn feed(&mut self, chunk: &[u8]) -> Vec<u8> {
-        let Some(automaton) = &self.masker.automaton else { return chunk.to_vec() };
+        let Some(automaton) = &self.masker.automaton else {
+            return chunk.to_vec();
+        };
         self.held.extend_from_slice(chunk);
         // Any match that starts before this point is complete in the buffer.
         let safe = (self.held.len() + 1).saturating_sub(self.masker.longest_bytes);
@@ -169,8 +179,10 @@ mod tests {
         let whole = masker.mask(text.to_vec());
         for size in 1..text.len() {
             let mut live = LiveMasker::new(&masker);
-            let mut shown: Vec<u8> =
-                text.chunks(size).flat_map(|chunk| live.feed(chunk)).collect();
+            let mut shown: Vec<u8> = text
+                .chunks(size)
+                .flat_map(|chunk| live.feed(chunk))
+                .collect();
             shown.extend(live.end());
             assert_eq!(shown, whole, "chunks of {size}");
         }

@@ -28,7 +28,10 @@ impl Collected {
         let mut data = masker.mask(self.data);
         if is_cut {
             // The last bytes may be the beginning of a secret whose end was not forwarded.
-            data.truncate(data.len().saturating_sub(masker.longest_bytes().saturating_sub(1)));
+            data.truncate(
+                data.len()
+                    .saturating_sub(masker.longest_bytes().saturating_sub(1)),
+            );
         }
         let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         let truncated = total_bytes > limit_bytes || data.len() > limit;
@@ -55,7 +58,10 @@ fn floor_char_boundary(data: &[u8], limit: usize) -> usize {
         return data.len();
     }
     let is_continuation = |at: usize| data[at] & 0b1100_0000 == 0b1000_0000;
-    (limit.saturating_sub(3)..=limit).rev().find(|&at| !is_continuation(at)).unwrap_or(limit)
+    (limit.saturating_sub(3)..=limit)
+        .rev()
+        .find(|&at| !is_continuation(at))
+        .unwrap_or(limit)
 }
 
 #[cfg(test)]
@@ -84,7 +90,10 @@ mod tests {
     fn long_output_is_cut_and_says_how_much_there_was() {
         let text = finish(&["0123456789"], 4, "");
         assert!(text.truncated);
-        assert_eq!(text.text, "0123\n\n--- OUTPUT TRUNCATED (10 bytes, limit: 4) ---");
+        assert_eq!(
+            text.text,
+            "0123\n\n--- OUTPUT TRUNCATED (10 bytes, limit: 4) ---"
+        );
     }
 
     #[test]

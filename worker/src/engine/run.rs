@@ -65,7 +65,10 @@ pub(super) async fn run(
 
     let started = Instant::now();
     let start = program_start(sandbox, job, &masker)?;
-    let stdin = job.stdin.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let stdin = job
+        .stdin
+        .as_ref()
+        .map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let ended = drive(sandbox, start, stdin, Phase::Code, &masker, live, cancel).await?;
     let run = started.elapsed();
 
@@ -74,8 +77,12 @@ pub(super) async fn run(
     let collect = started.elapsed();
 
     let limit = job.limits.max_output_bytes;
-    let stdout = ended.stdout.finish(&masker, limit, ended.exited.stdout_bytes);
-    let mut stderr = ended.stderr.finish(&masker, limit, ended.exited.stderr_bytes);
+    let stdout = ended
+        .stdout
+        .finish(&masker, limit, ended.exited.stdout_bytes);
+    let mut stderr = ended
+        .stderr
+        .finish(&masker, limit, ended.exited.stderr_bytes);
     if ended.exited.timed_out {
         stderr.text.push_str(TIMEOUT_MARKER);
     }
@@ -104,7 +111,11 @@ fn queue_file(
     mode: u32,
     content: &[u8],
 ) -> Result<(), LinkError> {
-    let begin = FileBegin { path: path.to_owned(), mode, size_bytes: content.len() as u64 };
+    let begin = FileBegin {
+        path: path.to_owned(),
+        mode,
+        size_bytes: content.len() as u64,
+    };
     sandbox.link.queue_message(Kind::FileBegin, &begin)?;
     let mut data = Vec::with_capacity(content.len() + content.len() / 4096 + 64);
     put_data(&mut data, Kind::FileData, content);
@@ -142,9 +153,14 @@ async fn run_setup(
     Err(EngineError::Job(if exited.killed {
         JobError::Cancelled
     } else if exited.timed_out {
-        JobError::SetupTimedOut { timeout_ms: job.timeout_ms }
+        JobError::SetupTimedOut {
+            timeout_ms: job.timeout_ms,
+        }
     } else {
-        JobError::SetupFailed { exit_code: exited.exit_code, stderr }
+        JobError::SetupFailed {
+            exit_code: exited.exit_code,
+            stderr,
+        }
     }))
 }
 
@@ -174,7 +190,9 @@ pub enum JobError {
         reason: String,
     },
     /// The working directory cannot be entered.
-    #[error("Working directory {path} cannot be entered: {reason}. Create it with `files` or a setup script.")]
+    #[error(
+        "Working directory {path} cannot be entered: {reason}. Create it with `files` or a setup script."
+    )]
     Workdir {
         /// Its path.
         path: String,
@@ -190,7 +208,9 @@ pub enum JobError {
         reason: String,
     },
     /// The limits leave no room to start anything.
-    #[error("The program cannot be started within its limits: {reason}. Raise pidsLimit or memoryLimit.")]
+    #[error(
+        "The program cannot be started within its limits: {reason}. Raise pidsLimit or memoryLimit."
+    )]
     Limits {
         /// The operating system's words.
         reason: String,
@@ -202,11 +222,19 @@ pub enum JobError {
 
 impl From<Failed> for JobError {
     fn from(failed: Failed) -> Self {
-        let Failed { stage, path, message: reason, .. } = failed;
+        let Failed {
+            stage,
+            path,
+            message: reason,
+            ..
+        } = failed;
         match stage {
             Stage::File => Self::FileWrite { path, reason },
             Stage::Cwd => Self::Workdir { path, reason },
-            Stage::Exec => Self::Exec { program: path, reason },
+            Stage::Exec => Self::Exec {
+                program: path,
+                reason,
+            },
             Stage::Fork => Self::Limits { reason },
         }
     }
@@ -215,7 +243,9 @@ impl From<Failed> for JobError {
 /// The runner forwards this much of each stream: the limit, and as much more as a secret across
 /// the cut needs to be recognised.
 fn forwarded_bytes(job: &Job, masker: &Masker) -> u64 {
-    job.limits.max_output_bytes.saturating_add(masker.longest_bytes() as u64)
+    job.limits
+        .max_output_bytes
+        .saturating_add(masker.longest_bytes() as u64)
 }
 
 fn program_start(sandbox: &mut Sandbox, job: &Job, masker: &Masker) -> Result<Start, LinkError> {
@@ -225,7 +255,13 @@ fn program_start(sandbox: &mut Sandbox, job: &Job, masker: &Masker) -> Result<St
             let path = environment::code_path(extension);
             let argv = job.runtime.command(&path);
             if text.len() <= environment::INLINE_CODE_BYTES {
-                (argv, Some(CodeFile { path, text: text.clone() }))
+                (
+                    argv,
+                    Some(CodeFile {
+                        path,
+                        text: text.clone(),
+                    }),
+                )
             } else {
                 queue_file(sandbox, &path, 0o644, text.as_bytes())?;
                 (argv, None)
@@ -297,7 +333,11 @@ async fn drive(
             Kind::Exited => {
                 let exited = parse(&frame)?;
                 let (stdout, stderr) = output.end();
-                return Ok(Ended { exited, stdout, stderr });
+                return Ok(Ended {
+                    exited,
+                    stdout,
+                    stderr,
+                });
             }
             Kind::Failed => {
                 let failed: Failed = parse(&frame)?;
@@ -316,7 +356,10 @@ struct Input {
 
 impl Input {
     fn new(text: Option<Bytes>) -> Self {
-        Self { rest: text, window: STDIN_WINDOW_BYTES }
+        Self {
+            rest: text,
+            window: STDIN_WINDOW_BYTES,
+        }
     }
 
     fn credit(&mut self, bytes: u64) {
@@ -367,7 +410,13 @@ impl<'a> Output<'a> {
     }
 
     fn push(&mut self, stream: Stream, chunk: &Bytes) {
-        if let Some(Watched { live, phase, stdout, stderr }) = &mut self.live {
+        if let Some(Watched {
+            live,
+            phase,
+            stdout,
+            stderr,
+        }) = &mut self.live
+        {
             let masker = match stream {
                 Stream::Stdout => stdout,
                 Stream::Stderr => stderr,
@@ -384,7 +433,13 @@ impl<'a> Output<'a> {
     }
 
     fn end(self) -> (Collected, Collected) {
-        if let Some(Watched { live, phase, stdout, stderr }) = self.live {
+        if let Some(Watched {
+            live,
+            phase,
+            stdout,
+            stderr,
+        }) = self.live
+        {
             for (stream, masker) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
                 let shown = masker.end();
                 if !shown.is_empty() {
@@ -402,13 +457,18 @@ async fn collect_files(
     sandbox: &mut Sandbox,
     job: &Job,
 ) -> Result<Option<BTreeMap<String, String>>, EngineError> {
-    let Some(paths) = &job.output_paths else { return Ok(None) };
+    let Some(paths) = &job.output_paths else {
+        return Ok(None);
+    };
     let mut files = BTreeMap::new();
     for path in paths {
-        let read = ReadFile { path: path.clone(), max_bytes: MAX_OUTPUT_FILE_BYTES };
+        let read = ReadFile {
+            path: path.clone(),
+            max_bytes: MAX_OUTPUT_FILE_BYTES,
+        };
         sandbox.link.queue_message(Kind::ReadFile, &read)?;
         let fetched = tokio::time::timeout(READ_TIMEOUT, receive_file(sandbox)).await;
-        match fetched.unwrap_or_else(|_| Err(LinkError::Silent("reading a file")))? {
+        match fetched.unwrap_or(Err(LinkError::Silent("reading a file")))? {
             Ok(content) => {
                 files.insert(path.clone(), STANDARD.encode(content));
             }

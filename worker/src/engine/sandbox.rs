@@ -106,9 +106,17 @@ impl Sandbox {
         origin: &Origin,
         profile: Profile,
     ) -> Result<Self, EngineError> {
-        let id = docker.create_container(container_spec(origin, &profile)).await?;
+        let id = docker
+            .create_container(container_spec(origin, &profile))
+            .await?;
         match Self::bring_up(docker, &id).await {
-            Ok(link) => Ok(Self { id, profile, tenant: None, link, prepared: false }),
+            Ok(link) => Ok(Self {
+                id,
+                profile,
+                tenant: None,
+                link,
+                prepared: false,
+            }),
             Err(error) => {
                 // Created but useless: without this it would stay behind for good.
                 if let Err(error) = docker.remove_container(&id).await {
@@ -126,9 +134,14 @@ impl Sandbox {
         expect(&hello, Kind::Hello)?;
         let hello: Hello = parse_message(&hello.payload).map_err(LinkError::from)?;
         if hello.protocol != PROTOCOL_VERSION {
-            return Err(EngineError::Incompatible { protocol: hello.protocol });
+            return Err(EngineError::Incompatible {
+                protocol: hello.protocol,
+            });
         }
-        expect(&within(HELLO_TIMEOUT, "starting", link.next()).await?, Kind::Ready)?;
+        expect(
+            &within(HELLO_TIMEOUT, "starting", link.next()).await?,
+            Kind::Ready,
+        )?;
         Ok(link)
     }
 
@@ -149,14 +162,20 @@ impl Sandbox {
         expect(&frame, Kind::ResetDone)?;
         let done: ResetDone = parse_message(&frame.payload).map_err(LinkError::from)?;
         if !done.verified {
-            return Err(EngineError::Unclean { detail: done.detail.unwrap_or_default() });
+            return Err(EngineError::Unclean {
+                detail: done.detail.unwrap_or_default(),
+            });
         }
         self.await_ready().await
     }
 
     async fn await_ready(&mut self) -> Result<(), EngineError> {
-        let frame =
-            within(PREPARE_TIMEOUT, "starting an interpreter ahead", self.link.next()).await?;
+        let frame = within(
+            PREPARE_TIMEOUT,
+            "starting an interpreter ahead",
+            self.link.next(),
+        )
+        .await?;
         expect(&frame, Kind::Ready)?;
         let ready: Ready = parse_message(&frame.payload).map_err(LinkError::from)?;
         self.prepared = ready.prepared;
@@ -173,11 +192,17 @@ pub(super) async fn within(
     doing: &'static str,
     next: impl Future<Output = Result<Frame, LinkError>>,
 ) -> Result<Frame, LinkError> {
-    tokio::time::timeout(limit, next).await.unwrap_or(Err(LinkError::Silent(doing)))
+    tokio::time::timeout(limit, next)
+        .await
+        .unwrap_or(Err(LinkError::Silent(doing)))
 }
 
 pub(super) fn expect(frame: &Frame, kind: Kind) -> Result<(), LinkError> {
-    if frame.kind == kind { Ok(()) } else { Err(LinkError::OutOfTurn(frame.kind)) }
+    if frame.kind == kind {
+        Ok(())
+    } else {
+        Err(LinkError::OutOfTurn(frame.kind))
+    }
 }
 
 fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
@@ -191,7 +216,10 @@ fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
         },
         Tmpfs {
             path: "/tmp",
-            options: format!("rw,noexec,nosuid,nodev,size={},mode=1777", profile.tmp_bytes),
+            options: format!(
+                "rw,noexec,nosuid,nodev,size={},mode=1777",
+                profile.tmp_bytes
+            ),
         },
     ];
     let labels = HashMap::from([

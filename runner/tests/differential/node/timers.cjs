@@ -1,4 +1,4 @@
-setTimeout(() => console.log('timeout'), 5);
+setTimeout(() => console.log('timeout'), 100);
 setImmediate(() => console.log('immediate'));
 process.nextTick(() => console.log('tick'));
 Promise.resolve().then(() => console.log('micro'));

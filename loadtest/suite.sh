@@ -1,0 +1,34 @@
+#!/bin/sh
+# Starts a server with sandboxes and one without, measures both beside the machine's own floors,
+# and writes docs/performance/. Usage: loadtest/suite.sh [OUT]
+set -eu
+cd "$(dirname "$0")/.."
+
+out=${1:-docs/performance}
+directory=$(mktemp -d)
+ISOL8_API_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+export ISOL8_API_KEY
+servers=
+# Only what is measured is kept warm.
+trap 'for server in $servers; do kill "$server" 2>/dev/null || :; done; wait; rm -rf "$directory"' EXIT
+
+# start NAME FLAGS...: starts a server and sets url.
+start() {
+    name=$1
+    shift
+    ./target/release/isol8 serve --listen 127.0.0.1 --data-dir "$directory/$name" "$@" \
+        >"$directory/$name.out" 2>"$directory/$name.log" &
+    servers="$servers $!"
+    until url=$(sed -n 's/.*listening on //p' "$directory/$name.out") && [ -n "$url" ]; do
+        kill -0 "$!" 2>/dev/null || { cat "$directory/$name.log" >&2; exit 1; }
+        sleep 0.1
+    done
+}
+
+start sandboxes --port 3950 --max-concurrent 16
+sandboxes=$url
+start no-op --port 3951 --max-concurrent 256 --no-op
+no_op=$url
+mkdir -p "$out"
+./target/release/loadtest suite --url "$sandboxes" --noop-url "$no_op" --out "$out"
+cat "$out/table.md"

@@ -1,0 +1,73 @@
+//! A look at the Docker engine from outside, by way of its own command line.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The engine's own removal of a container whose worker was killed takes a moment.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(100);
+
+/// Runs `docker` with `arguments` and returns its output; bounded in time.
+///
+/// # Panics
+/// If it fails.
+#[must_use]
+pub fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("timeout")
+        .args(["-s", "KILL", "60", "docker"])
+        .args(arguments)
+        .output()
+        .expect("docker can be started");
+    assert!(
+        output.status.success(),
+        "docker {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Containers, running or not, that carry `label`.
+#[must_use]
+pub fn containers(label: &str) -> Vec<String> {
+    let filter = format!("label={label}");
+    let listed = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
+    listed.lines().map(str::to_owned).collect()
+}
+
+/// Containers of a worker that are still there although they should not be. Waits for removals
+/// under way.
+#[must_use]
+pub fn leftovers(worker: &str) -> Vec<String> {
+    let deadline = Instant::now() + REMOVAL_TIMEOUT;
+    loop {
+        let found = containers(&format!("isol8.worker={worker}"));
+        if found.is_empty() || Instant::now() > deadline {
+            return found;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Everything the engine knows about a container.
+///
+/// # Panics
+/// If it does not exist.
+#[must_use]
+pub fn inspect(container: &str) -> Value {
+    let all: Value = serde_json::from_str(&docker(&["inspect", container])).expect("it is JSON");
+    all[0].clone()
+}
+
+/// Removes what a test that failed has left.
+pub fn remove(containers: &[String]) {
+    if containers.is_empty() {
+        return;
+    }
+    // They may be going by themselves; that it is tried is all that can be done here.
+    let _ = Command::new("timeout")
+        .args(["-s", "KILL", "60", "docker", "rm", "--force", "--volumes"])
+        .args(containers)
+        .output();
+}

@@ -1,0 +1,179 @@
+//! The Redis of a stack: a server of the test's own, and a look at what the queue keeps in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::node::Node;
+
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the queue may take to come to rest once all answers are in.
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+/// The one stream there is with the one shard that the tests configure.
+const JOBS: &str = "v1:{s0}:jobs";
+
+/// A view of a Redis behind the queue's back.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    socket: PathBuf,
+}
+
+impl Queue {
+    /// The one on `socket`.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// How processes under test reach it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket.display())
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// If Redis cannot be reached or refuses.
+    pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut connection = redis::Client::open(self.url())?.get_connection()?;
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
+    }
+
+    /// The process number of the server.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn server_pid(&self) -> u32 {
+        let info: String = self.run(&["INFO", "server"]).expect("redis answers");
+        let pid = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+        pid.and_then(|pid| pid.trim().parse().ok()).expect("redis knows its own number")
+    }
+
+    /// Field of the record of a job, if there.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    #[must_use]
+    pub fn job_field(&self, job: &str, field: &str) -> Option<String> {
+        self.run(&["HGET", &format!("v1:{{s0}}:job:{job}"), field]).expect("redis answers")
+    }
+
+    /// Jobs that a worker holds right now.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.run::<(u64, redis::Value, redis::Value, redis::Value)>(&["XPENDING", JOBS, "workers"])
+            .map_or(0, |summary| summary.0)
+    }
+
+    /// Waits until `count` jobs are held by workers.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    pub fn await_pending(&self, count: u64) {
+        let deadline = Instant::now() + REST_TIMEOUT;
+        while self.pending() != count {
+            assert!(Instant::now() < deadline, "{} jobs pending, not {count}", self.pending());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// What is left that should not be, once every job has its answer. Waits for the last commits.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let deadline = Instant::now() + REST_TIMEOUT;
+        loop {
+            let found = self.look().unwrap_or_else(|error| vec![format!("redis: {error}")]);
+            if found.is_empty() || Instant::now() > deadline {
+                return found;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn look(&self) -> redis::RedisResult<Vec<String>> {
+        let mut found = Vec::new();
+        for key in self.run::<Vec<String>>(&["KEYS", "*"])? {
+            let lives_ms: i64 = self.run(&["PTTL", &key])?;
+            // Gone meanwhile, temporary, or one of the two that are there for good.
+            if lives_ms != -1 || key == "v1:fleet" {
+                continue;
+            }
+            if key != JOBS {
+                found.push(format!("key {key} never expires"));
+                continue;
+            }
+            let length: u64 = self.run(&["XLEN", JOBS])?;
+            if length > 0 || self.pending() > 0 {
+                found.push(format!("{length} jobs in the queue, {} pending", self.pending()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Workers that have not signed off.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    #[must_use]
+    pub fn consumers(&self) -> usize {
+        let listed: redis::RedisResult<Vec<redis::Value>> =
+            self.run(&["XINFO", "CONSUMERS", JOBS, "workers"]);
+        listed.map_or(0, |consumers| consumers.len())
+    }
+}
+
+/// A `redis-server` of the test's own, which keeps its data over restarts.
+pub struct RedisServer {
+    directory: PathBuf,
+    node: Option<Node>,
+}
+
+impl RedisServer {
+    /// Starts one with its files in `directory`.
+    #[must_use]
+    pub fn start(directory: &Path) -> Self {
+        let mut server = Self { directory: directory.to_owned(), node: None };
+        server.start_again();
+        server
+    }
+
+    /// A view of it.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        Queue::new(self.directory.join("queue.sock"))
+    }
+
+    /// Starts it (again) on the data it has.
+    ///
+    /// # Panics
+    /// If it does not answer soon.
+    pub fn start_again(&mut self) {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+            .args(["--unixsocketperm", "700", "--loglevel", "warning"])
+            .arg("--unixsocket")
+            .arg(self.directory.join("queue.sock"))
+            .arg("--dir")
+            .arg(&self.directory);
+        self.node = Some(Node::start("redis-server", command));
+        let deadline = Instant::now() + START_TIMEOUT;
+        while self.queue().run::<String>(&["PING"]).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not answer");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Stops it; its data stays.
+    ///
+    /// # Panics
+    /// If it does not stop.
+    pub fn stop(&mut self) {
+        if let Some(mut node) = self.node.take() {
+            node.stop().expect("redis-server stops when asked to");
+        }
+    }
+}

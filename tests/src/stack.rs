@@ -1,0 +1,269 @@
+//! A whole system under test: its processes, its queue, its directory. [`Stack::finish`] stops it
+//! and checks that nothing is left; dropped in a failing test, it is taken down all the same.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::api::{Api, KEY};
+use crate::binary;
+use crate::docker;
+use crate::node::{Node, START_TIMEOUT, free_port};
+use crate::queue::{Queue, RedisServer};
+
+/// A running system.
+pub struct Stack {
+    // Dropped in this order: processes first, the directory they work in last.
+    nodes: Vec<Node>,
+    redis: Option<RedisServer>,
+    /// The Redis that `serve` started for itself.
+    own_redis: Option<u32>,
+    queue: Queue,
+    environment: Vec<(String, String)>,
+    is_finished: bool,
+    directory: TempDir,
+}
+
+/// Settings that suit tests: a few warm sandboxes, short leases.
+fn configuration(changes: &Value) -> Value {
+    let mut config = json!({
+        "maxConcurrent": 4,
+        "worker": {"prewarm": ["bash"], "shutdownGraceMs": 10_000},
+        "gateway": {"host": "127.0.0.1", "shutdownGraceMs": 10_000},
+        "redis": {"leaseMs": 3000, "renewMs": 500},
+    });
+    merge(&mut config, changes);
+    config
+}
+
+fn merge(base: &mut Value, changes: &Value) {
+    match (base, changes) {
+        (Value::Object(base), Value::Object(changes)) => {
+            for (key, value) in changes {
+                merge(base.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, changes) => *base = changes.clone(),
+    }
+}
+
+impl Stack {
+    fn prepare(config: &Value) -> Self {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let config = configuration(config).to_string();
+        std::fs::write(directory.path().join("isol8.config.json"), config)
+            .expect("the directory is writable");
+        Self {
+            nodes: Vec::new(),
+            redis: None,
+            own_redis: None,
+            queue: Queue::new(directory.path().join("data/redis.sock")),
+            environment: Vec::new(),
+            is_finished: false,
+            directory,
+        }
+    }
+
+    /// `isol8 serve` with a Redis of its own, ready to take requests. `config` is merged into the
+    /// tests' defaults.
+    #[must_use]
+    pub fn serve(config: &Value) -> (Self, Api) {
+        Self::serve_with(config, &[])
+    }
+
+    /// The same with more environment variables.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn serve_with(config: &Value, environment: &[(&str, &str)]) -> (Self, Api) {
+        let mut stack = Self::prepare(config);
+        for (name, value) in environment {
+            stack.environment.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        let api = stack.serve_again();
+        (stack, api)
+    }
+
+    /// Starts `isol8 serve` once more, on the data it has.
+    pub fn serve_again(&mut self) -> Api {
+        let port = free_port().to_string();
+        let index = self.launch("serve", &["--port", &port, "--key", KEY, "--data-dir", "data"]);
+        let port = self.nodes[index].await_port();
+        self.own_redis = Some(self.queue.server_pid());
+        Api::new(port)
+    }
+
+    /// A fleet without members yet; its Redis runs.
+    #[must_use]
+    pub fn fleet(config: &Value) -> Self {
+        let mut stack = Self::prepare(config);
+        let redis = RedisServer::start(stack.directory.path());
+        stack.queue = redis.queue();
+        stack.redis = Some(redis);
+        stack
+    }
+
+    /// Adds a gateway and waits until it listens.
+    pub fn gateway(&mut self) -> Api {
+        let index = self.launch_gateway();
+        Api::new(self.nodes[index].await_port())
+    }
+
+    /// Adds a gateway that may have to wait before it can listen; returns its index.
+    pub fn launch_gateway(&mut self) -> usize {
+        let (port, url) = (free_port().to_string(), self.queue.url());
+        self.launch("gateway", &["--port", &port, "--key", KEY, "--redis", &url])
+    }
+
+    /// Adds a worker and waits until it is ready; returns its index.
+    pub fn worker(&mut self) -> usize {
+        let index = self.launch_worker();
+        self.nodes[index].await_line("isol8 worker ready", START_TIMEOUT);
+        index
+    }
+
+    /// Adds a worker that may have to wait before it is ready; returns its index.
+    pub fn launch_worker(&mut self) -> usize {
+        let url = self.queue.url();
+        self.launch("worker", &["--redis", &url])
+    }
+
+    fn launch(&mut self, role: &str, arguments: &[&str]) -> usize {
+        let mut command = self.isol8();
+        command.arg(role).args(arguments);
+        let name = format!("{role}-{}", self.nodes.len());
+        self.nodes.push(Node::start(&name, command));
+        self.nodes.len() - 1
+    }
+
+    /// The `isol8` command with this stack's configuration.
+    #[must_use]
+    pub fn isol8(&self) -> Command {
+        let mut command = binary::command(self.path());
+        command.envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path in its directory.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// One of its processes, in the order in which they were added.
+    pub fn node(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
+
+    /// Identifier of the worker in one of its processes.
+    ///
+    /// # Panics
+    /// If no worker got ready there.
+    #[must_use]
+    pub fn worker_id(&self, index: usize) -> String {
+        self.nodes[index].worker_id().expect("its worker got ready")
+    }
+
+    /// Which worker's log tells of taking something, by the number of its process.
+    #[must_use]
+    pub fn who_said(&self, text: &str) -> Vec<usize> {
+        let said = |index: &usize| !self.nodes[*index].log().find(text).is_empty();
+        (0..self.nodes.len()).filter(said).collect()
+    }
+
+    /// A look into its queue.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Its own Redis server.
+    ///
+    /// # Panics
+    /// If it is not a fleet.
+    pub fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("a fleet has its own redis")
+    }
+
+    /// Stops everything and checks that all ended well and that nothing is left behind.
+    ///
+    /// # Panics
+    /// With all that is.
+    pub fn finish(mut self) {
+        let mut wrong = self.queue.leftovers();
+        // In the order of a rolling shutdown: who takes requests first, who runs them last.
+        self.nodes.sort_by_key(|node| node.name().starts_with("worker"));
+        for node in &mut self.nodes {
+            wrong.extend(node.stop().err().map(|error| format!("{error}:\n{}", node.log().text())));
+        }
+        for node in &self.nodes {
+            let panics = node.log().find("panicked at");
+            wrong.extend(panics.into_iter().map(|line| format!("{}: {line}", node.name())));
+        }
+        if let Some(redis) = &mut self.redis {
+            let killed = self.nodes.iter_mut().filter(|node| was_killed(node)).count();
+            let consumers = self.queue.consumers();
+            if consumers > killed {
+                wrong.push(format!("{consumers} workers have not signed off"));
+            }
+            redis.stop();
+        }
+        wrong.extend(self.own_redis.filter(|pid| self.is_our_redis(*pid)).map(|pid| {
+            format!("the server's own redis-server, process {pid}, still runs")
+        }));
+        for worker in self.nodes.iter().filter_map(Node::worker_id) {
+            let left = docker::leftovers(&worker);
+            if !left.is_empty() {
+                wrong.push(format!("containers of worker {worker}: {left:?}"));
+                docker::remove(&left);
+            }
+        }
+        self.is_finished = wrong.is_empty();
+        assert!(wrong.is_empty(), "left behind:\n- {}", wrong.join("\n- "));
+    }
+
+    /// Whether a process is the Redis that worked in our directory.
+    fn is_our_redis(&self, pid: u32) -> bool {
+        std::fs::read_link(format!("/proc/{pid}/cwd"))
+            .is_ok_and(|directory| directory.starts_with(self.path()))
+    }
+
+    fn show_logs(&self) {
+        #![expect(clippy::print_stderr, reason = "read by whoever looks into a failed test")]
+        for node in &self.nodes {
+            eprintln!("--- log of {} ---\n{}", node.name(), node.log().text());
+        }
+    }
+}
+
+fn was_killed(node: &mut Node) -> bool {
+    node.try_wait().is_some_and(|status| status.code().is_none())
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        self.show_logs();
+        let workers: Vec<String> = self.nodes.iter().filter_map(Node::worker_id).collect();
+        self.nodes.clear();
+        if let Some(pid) = self.own_redis.filter(|pid| self.is_our_redis(*pid)) {
+            let pid = i32::try_from(pid).expect("process numbers fit");
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        for worker in workers {
+            docker::remove(&docker::containers(&format!("isol8.worker={worker}")));
+        }
+    }
+}
