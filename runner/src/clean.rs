@@ -22,10 +22,17 @@ use crate::sys::{self, Ipc};
 pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
     // Both fail where the root is not the sandbox user's, who then cannot have changed it either.
     sys::remove_attributes(root);
-    let _ = fchmodat(AT_FDCWD, root, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink);
+    let _ = fchmodat(
+        AT_FDCWD,
+        root,
+        Mode::from_bits_truncate(mode),
+        FchmodatFlags::FollowSymlink,
+    );
     let mut number = 0_u64;
     while Instant::now() < deadline {
-        let Ok(mut directory) = open_directory(AT_FDCWD, root) else { return };
+        let Ok(mut directory) = open_directory(AT_FDCWD, root) else {
+            return;
+        };
         let before = number;
         let mut removed = false;
         for name in names_in(&mut directory) {
@@ -40,12 +47,7 @@ pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
 
 /// Removes one entry of the root, moving up what a non-empty directory holds. Tells whether
 /// something was removed.
-fn remove_entry(
-    root: BorrowedFd<'_>,
-    name: &CStr,
-    number: &mut u64,
-    deadline: Instant,
-) -> bool {
+fn remove_entry(root: BorrowedFd<'_>, name: &CStr, number: &mut u64, deadline: Instant) -> bool {
     if unlinkat(root, name, UnlinkatFlags::NoRemoveDir).is_ok()
         || unlinkat(root, name, UnlinkatFlags::RemoveDir).is_ok()
     {
@@ -55,7 +57,9 @@ fn remove_entry(
         return false;
     }
     make_accessible(root, name);
-    let Ok(mut directory) = open_directory(root, name) else { return false };
+    let Ok(mut directory) = open_directory(root, name) else {
+        return false;
+    };
     let mut removed = false;
     for inner in names_in(&mut directory) {
         let parent = directory.as_fd();
@@ -82,7 +86,13 @@ fn move_up(parent: BorrowedFd<'_>, name: &CStr, root: BorrowedFd<'_>, number: &m
     for _ in 0..100 {
         *number += 1;
         let target = format!(".isol8-removing-{number}");
-        match renameat2(parent, name, root, target.as_str(), RenameFlags::RENAME_NOREPLACE) {
+        match renameat2(
+            parent,
+            name,
+            root,
+            target.as_str(),
+            RenameFlags::RENAME_NOREPLACE,
+        ) {
             Err(Errno::EEXIST) => {}
             _ => return,
         }
@@ -122,7 +132,11 @@ pub(crate) fn remove_message_queues() {
         return;
     };
     for name in names_in(&mut directory) {
-        let _ = unlinkat(directory.as_fd(), name.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(
+            directory.as_fd(),
+            name.as_c_str(),
+            UnlinkatFlags::NoRemoveDir,
+        );
     }
 }
 
@@ -134,7 +148,10 @@ pub(crate) fn remove_system_v() {
         ("/proc/sysvipc/msg", Ipc::Messages),
     ] {
         let text = std::fs::read_to_string(table).unwrap_or_default();
-        let ids = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+        let ids = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(1));
         for id in ids.filter_map(|id| id.parse().ok()) {
             sys::remove_ipc(kind, id);
         }

@@ -40,12 +40,20 @@ struct Helper {
 impl Helper {
     /// Forks; the child runs `work` on its end of the socket and ends.
     fn fork(work: impl FnOnce(File)) -> io::Result<Self> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
         match sys::fork()? {
             Fork::Parent(pid) => {
                 fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                Ok(Self { pid, socket: ours, progress_at: Instant::now() })
+                Ok(Self {
+                    pid,
+                    socket: ours,
+                    progress_at: Instant::now(),
+                })
             }
             Fork::Child => {
                 // Descriptor 3 alone stays: the link and other programs' pipes are not its business.
@@ -207,7 +215,10 @@ fn read_frame(socket: &mut File) -> Option<Frame> {
     let header = Header::parse(header).ok()?;
     let mut payload = vec![0; header.length];
     socket.read_exact(&mut payload).ok()?;
-    Some(Frame { kind: header.kind, payload })
+    Some(Frame {
+        kind: header.kind,
+        payload,
+    })
 }
 
 fn write_frame(
@@ -217,7 +228,10 @@ fn write_frame(
     match frame.kind {
         Kind::FileBegin => {
             let begin: FileBegin = parse_message(&frame.payload).map_err(|error| {
-                (PathBuf::new(), io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+                (
+                    PathBuf::new(),
+                    io::Error::new(io::ErrorKind::InvalidData, error.to_string()),
+                )
             })?;
             let path = Path::new("/sandbox").join(&begin.path);
             let file = create(&path, begin.mode).map_err(|error| (path.clone(), error))?;
@@ -225,7 +239,8 @@ fn write_frame(
         }
         Kind::FileData => {
             if let Some((file, path)) = current {
-                file.write_all(&frame.payload).map_err(|error| (path.clone(), error))?;
+                file.write_all(&frame.payload)
+                    .map_err(|error| (path.clone(), error))?;
             }
         }
         _ => *current = None,
@@ -240,7 +255,12 @@ fn create(path: &Path, mode: u32) -> io::Result<File> {
     // Not blocking, so that a FIFO in the way is an error rather than a hang.
     let open = || {
         let flags = libc::O_NONBLOCK;
-        OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(flags)
+            .open(path)
     };
     let file = open().or_else(|error| match error.kind() {
         // A file left without write permission is ours to replace.
@@ -276,7 +296,11 @@ impl Reader {
     pub(crate) fn new(request: ReadFile) -> io::Result<Self> {
         let path = request.path.clone();
         let helper = Helper::fork(move |socket| read_file(socket, &request))?;
-        Ok(Self { helper, path, inbox: Vec::new() })
+        Ok(Self {
+            helper,
+            path,
+            inbox: Vec::new(),
+        })
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
@@ -331,7 +355,11 @@ impl Reader {
     }
 
     fn error(&self, message: &str, errno: Errno) -> FileError {
-        FileError { path: self.path.clone(), message: message.to_owned(), errno: errno as i32 }
+        FileError {
+            path: self.path.clone(),
+            message: message.to_owned(),
+            errno: errno as i32,
+        }
     }
 }
 
@@ -359,8 +387,10 @@ fn read_file(mut socket: File, request: &ReadFile) {
 
 fn stream_file(socket: &mut File, request: &ReadFile, out: &mut Vec<u8>) -> io::Result<()> {
     let path = Path::new("/sandbox").join(&request.path);
-    let mut file =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(io::Error::from_raw_os_error(Errno::EISDIR as i32));
@@ -373,7 +403,11 @@ fn stream_file(socket: &mut File, request: &ReadFile, out: &mut Vec<u8>) -> io::
         return Err(io::Error::from_raw_os_error(Errno::EFBIG as i32));
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    let begin = FileBegin { path: request.path.clone(), mode, size_bytes };
+    let begin = FileBegin {
+        path: request.path.clone(),
+        mode,
+        size_bytes,
+    };
     put_message(out, Kind::FileBegin, &begin).map_err(io::Error::other)?;
     let mut chunk = vec![0; DATA_CHUNK_BYTES];
     // Exactly the announced number of bytes, should the file change meanwhile.

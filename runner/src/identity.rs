@@ -65,7 +65,9 @@ pub(crate) fn kill_sandbox_processes() -> io::Result<()> {
 /// The owner of `/proc/PID` is not asked: a process can hide behind root by making itself
 /// undumpable. Its status file tells the truth.
 pub(crate) fn sandbox_processes(known: &[i32]) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
@@ -74,9 +76,14 @@ pub(crate) fn sandbox_processes(known: &[i32]) -> Vec<i32> {
 }
 
 fn runs_as_sandbox(pid: i32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return false;
+    };
     status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))
-        .is_none_or(|ids| ids.split_whitespace().any(|id| id.parse() == Ok(SANDBOX_UID)))
+        .is_none_or(|ids| {
+            ids.split_whitespace()
+                .any(|id| id.parse() == Ok(SANDBOX_UID))
+        })
 }

@@ -26,21 +26,6 @@ const LARGE_PIPE_BYTES: i32 = 256 << 10;
 /// Output taken after the end of a program whose background processes may live on.
 const BACKGROUND_DRAIN_BYTES: u64 = 1 << 20;
 
-/// One output stream.
-pub(crate) struct Output {
-    pub(crate) pipe: Option<OwnedFd>,
-    kind: Kind,
-    total_bytes: u64,
-    large: bool,
-}
-
-/// Standard input on its way to the program.
-pub(crate) struct Input {
-    pub(crate) pipe: Option<OwnedFd>,
-    buffer: Vec<u8>,
-    ended: bool,
-}
-
 /// Where a starting program stands.
 pub(crate) enum Starting {
     /// Still between fork and exec, or in its start-up file; what it has said so far.
@@ -90,8 +75,17 @@ impl Job {
         kills_before: u64,
         started_at: Instant,
     ) -> Self {
-        let output = |kind, pipe| Output { pipe: Some(pipe), kind, total_bytes: 0, large: false };
-        let mut stdin = Input { pipe: Some(pipes.stdin), buffer: Vec::new(), ended: false };
+        let output = |kind, pipe| Output {
+            pipe: Some(pipe),
+            kind,
+            total_bytes: 0,
+            large: false,
+        };
+        let mut stdin = Input {
+            pipe: Some(pipes.stdin),
+            buffer: Vec::new(),
+            ended: false,
+        };
         if !start.stdin {
             stdin.pipe = None;
         }
@@ -99,7 +93,10 @@ impl Job {
             pid,
             starting: Starting::Pending(report, Vec::new()),
             stdin,
-            outputs: [output(Kind::Stdout, pipes.stdout), output(Kind::Stderr, pipes.stderr)],
+            outputs: [
+                output(Kind::Stdout, pipes.stdout),
+                output(Kind::Stderr, pipes.stderr),
+            ],
             prepared,
             started_at,
             ended: None,
@@ -148,13 +145,21 @@ impl Job {
 
     /// When the job wants to be looked at although nothing happened.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        let limit = (self.ended.is_none() && !self.timed_out).then(|| self.deadline()).flatten();
-        [limit, self.kill_at, self.give_up_at].into_iter().flatten().min()
+        let limit = (self.ended.is_none() && !self.timed_out)
+            .then(|| self.deadline())
+            .flatten();
+        [limit, self.kill_at, self.give_up_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn deadline(&self) -> Option<Instant> {
         (self.start.timeout_ms > 0)
-            .then(|| self.started_at.checked_add(Duration::from_millis(self.start.timeout_ms)))
+            .then(|| {
+                self.started_at
+                    .checked_add(Duration::from_millis(self.start.timeout_ms))
+            })
             .flatten()
     }
 
@@ -197,7 +202,10 @@ impl Job {
         self.starting = Starting::Done;
         let expected = if self.prepared { STARTED } else { b"" };
         if said == expected {
-            let started = Started { pid: self.pid, prepared: self.prepared };
+            let started = Started {
+                pid: self.pid,
+                prepared: self.prepared,
+            };
             link.send_message(Kind::Started, &started);
             StartOutcome::Running
         } else if said.is_empty() {
@@ -279,7 +287,7 @@ impl Job {
     ) -> Option<Exited> {
         let now = Instant::now();
         let gave_up = self.give_up_at.is_some_and(|at| now >= at);
-        if !self.has_started() && !gave_up || self.ended.is_none() && !gave_up {
+        if !gave_up && (!self.has_started() || self.ended.is_none()) {
             return None;
         }
         let before = self.total_bytes();
@@ -311,7 +319,9 @@ impl Job {
 
     /// The closing message as of now.
     pub(crate) fn exited(&self, now: Instant, out_of_memory: bool) -> Exited {
-        let (ended, at) = self.ended.unwrap_or((Ended { status: 9, ..Ended::default() }, now));
+        // Without a report the program was killed and will not die: what 137 says.
+        let unreported = || (Ended { status: 9, ..Ended::default() }, now);
+        let (ended, at) = self.ended.unwrap_or_else(unreported);
         let signal = libc::WIFSIGNALED(ended.status).then(|| libc::WTERMSIG(ended.status));
         let exit_code = match signal {
             _ if self.timed_out || self.killed => 137,
@@ -335,37 +345,3 @@ impl Job {
     }
 }
 
-impl Output {
-    fn pump(&mut self, limit: u64, link: &mut Link, scratch: &mut [u8]) {
-        // A few reads a turn: enough for speed, few enough that control frames are not kept waiting.
-        for _ in 0..8 {
-            let Some(pipe) = &self.pipe else { return };
-            if !link.has_room() {
-                return;
-            }
-            match read(pipe, &mut scratch[..DATA_CHUNK_BYTES]) {
-                Ok(0) => self.pipe = None,
-                Ok(count) => {
-                    if count == DATA_CHUNK_BYTES && !self.large {
-                        self.large = true;
-                        grow_pipe(pipe.as_fd(), LARGE_PIPE_BYTES);
-                    }
-                    let room = limit.saturating_sub(self.total_bytes);
-                    let passed = usize::try_from(room).unwrap_or(usize::MAX).min(count);
-                    if passed > 0 {
-                        link.send(self.kind, &scratch[..passed]);
-                    }
-                    self.total_bytes += count as u64;
-                }
-                Err(Errno::EAGAIN | Errno::EINTR) => return,
-                Err(_) => self.pipe = None,
-            }
-        }
-    }
-}
-
-fn acknowledge(link: &mut Link, bytes: usize) {
-    if bytes > 0 {
-        link.send_message(Kind::StdinAck, &StdinAck { bytes: bytes as u64 });
-    }
-}

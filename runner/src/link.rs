@@ -113,12 +113,17 @@ impl Link {
     /// The next whole frame, if it has arrived.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, LinkError> {
         let rest = &self.inbox[self.taken..];
-        let Some(header) = rest.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
         let header = Header::parse(*header).map_err(LinkError::Malformed)?;
         let Some(payload) = rest.get(HEADER_BYTES..HEADER_BYTES + header.length) else {
             return Ok(None);
         };
-        let frame = Frame { kind: header.kind, payload: payload.to_vec() };
+        let frame = Frame {
+            kind: header.kind,
+            payload: payload.to_vec(),
+        };
         self.taken += HEADER_BYTES + header.length;
         if self.taken == self.inbox.len() {
             self.inbox.clear();
@@ -137,7 +142,10 @@ impl Link {
     pub(crate) fn send_message<M: Serialize>(&mut self, kind: Kind, message: &M) {
         if put_message(&mut self.outbox, kind, message).is_err() {
             // Only a message with text from outside can be too long, and all of ours are cut.
-            self.send(Kind::Fatal, br#"{"message":"a message was too long to send"}"#);
+            self.send(
+                Kind::Fatal,
+                br#"{"message":"a message was too long to send"}"#,
+            );
         }
     }
 
@@ -169,7 +177,9 @@ impl Link {
         let deadline = Instant::now() + limit;
         while self.flush().is_ok() && self.has_output() {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(timeout) = PollTimeout::try_from(left) else { return };
+            let Ok(timeout) = PollTimeout::try_from(left) else {
+                return;
+            };
             let mut ready = [PollFd::new(self.output.as_fd(), PollFlags::POLLOUT)];
             if left.is_zero() || poll(&mut ready, timeout).is_err() {
                 return;

@@ -41,7 +41,9 @@ fn main() -> ExitCode {
     match end {
         End::Closed => ExitCode::SUCCESS,
         End::Broken(message) => {
-            supervisor.link.send_message(Kind::Fatal, &Fatal { message });
+            supervisor
+                .link
+                .send_message(Kind::Fatal, &Fatal { message });
             supervisor.link.flush_within(LAST_WORDS);
             ExitCode::FAILURE
         }

@@ -48,10 +48,17 @@ pub(crate) struct Baseline {
 impl Baseline {
     /// Records the present state.
     pub(crate) fn record(memory: &Memory) -> Self {
-        let tables = ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"];
+        let tables = [
+            "/proc/sysvipc/shm",
+            "/proc/sysvipc/sem",
+            "/proc/sysvipc/msg",
+        ];
         Self {
             usage: usage(),
-            ipc_tables: tables.iter().filter_map(|path| File::open(path).ok()).collect(),
+            ipc_tables: tables
+                .iter()
+                .filter_map(|path| File::open(path).ok())
+                .collect(),
             anonymous_bytes: memory.anonymous_bytes(),
         }
     }
@@ -91,7 +98,9 @@ impl Baseline {
 /// Asks about mount points only, which no program can replace.
 fn usage() -> [Usage; 3] {
     WRITABLE.map(|path| {
-        let Ok(status) = statfs(path) else { return Usage::default() };
+        let Ok(status) = statfs(path) else {
+            return Usage::default();
+        };
         Usage {
             blocks: status.blocks().saturating_sub(status.blocks_free()),
             inodes: status.files().saturating_sub(status.files_free()),
@@ -105,7 +114,11 @@ fn usage() -> [Usage; 3] {
 fn has_rows(table: &File) -> bool {
     let mut buffer = [0; 1024];
     let count = table.read_at(&mut buffer, 0).unwrap_or(0);
-    buffer[..count].iter().filter(|byte| **byte == b'\n').count() > 1
+    buffer[..count]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        > 1
 }
 
 fn has_message_queues() -> bool {

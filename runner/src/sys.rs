@@ -91,7 +91,11 @@ pub(crate) fn place(fd: RawFd, target: RawFd) -> io::Result<()> {
             libc::dup2(fd, target)
         }
     };
-    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if outcome < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Closes every descriptor from `first` up. Only for start-up and for children that never touch
@@ -149,7 +153,9 @@ pub(crate) fn remove_ipc(kind: Ipc, id: i32) {
 /// Names of the extended attributes of a file, separated by zero bytes. Empty where there are none
 /// or the file system has no such thing.
 pub(crate) fn attributes(path: &Path) -> Vec<u8> {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Vec::new() };
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return Vec::new();
+    };
     let mut names = vec![0_u8; 64 << 10];
     let pointer = names.as_mut_ptr().cast();
     // SAFETY: the path is terminated, and the buffer is as long as said.
@@ -161,7 +167,9 @@ pub(crate) fn attributes(path: &Path) -> Vec<u8> {
 /// Removes the extended attributes of a file, as far as this user may.
 pub(crate) fn remove_attributes(path: &Path) {
     let names = attributes(path);
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return };
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return;
+    };
     for name in names.split_inclusive(|byte| *byte == 0) {
         if let Ok(name) = CStr::from_bytes_with_nul(name) {
             // SAFETY: both strings are terminated.

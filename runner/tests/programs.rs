@@ -10,7 +10,8 @@ use runner::protocol::*;
 #[test]
 fn plain_program_runs_as_the_sandbox_user() {
     let mut sandbox = Sandbox::new("python");
-    let outcome = sandbox.shell("id -u; id -g; id -G; umask; ulimit -c; pwd; echo oops >&2; exit 3");
+    let outcome =
+        sandbox.shell("id -u; id -g; id -G; umask; ulimit -c; pwd; echo oops >&2; exit 3");
     assert_eq!(outcome.out(), "100\n101\n101\n0022\n0\n/sandbox\n");
     assert_eq!(outcome.err(), "oops\n");
     assert_eq!(outcome.exited.exit_code, 3);
@@ -23,10 +24,15 @@ fn plain_program_runs_as_the_sandbox_user() {
 fn prepared_python_runs_again_and_again() {
     let mut sandbox = Sandbox::prepared_python();
     for round in 0..5 {
-        let mut start = python(&format!("import os; print({round}, os.getuid(), os.getgroups())"));
+        let mut start = python(&format!(
+            "import os; print({round}, os.getuid(), os.getgroups())"
+        ));
         start.prepared = true;
         let outcome = sandbox.run(&start);
-        assert_eq!((outcome.out(), outcome.err()), (format!("{round} 100 []\n"), String::new()));
+        assert_eq!(
+            (outcome.out(), outcome.err()),
+            (format!("{round} 100 []\n"), String::new())
+        );
         assert_eq!(outcome.exited.exit_code, 0);
         assert!(outcome.started.expect("it started").prepared);
         assert!(sandbox.reset().prepared);
@@ -38,10 +44,17 @@ fn prepared_node_runs_again_and_again() {
     let mut sandbox = Sandbox::new("node");
     sandbox.prepare(Interpreter::Node, &["node", "/sandbox/main.mjs"]);
     for path in ["/sandbox/main.mjs", "/sandbox/main.cjs", "/sandbox/main.js"] {
-        let mut start = with_code(&["node", path], path, "console.log(process.argv[1], process.execArgv)");
+        let mut start = with_code(
+            &["node", path],
+            path,
+            "console.log(process.argv[1], process.execArgv)",
+        );
         start.prepared = true;
         let outcome = sandbox.run(&start);
-        assert_eq!((outcome.out(), outcome.err()), (format!("{path} []\n"), String::new()));
+        assert_eq!(
+            (outcome.out(), outcome.err()),
+            (format!("{path} []\n"), String::new())
+        );
         assert!(outcome.started.expect("it started").prepared);
         assert!(sandbox.reset().prepared);
     }
@@ -50,7 +63,10 @@ fn prepared_node_runs_again_and_again() {
 #[test]
 fn unfit_jobs_are_started_plainly() {
     let mut sandbox = Sandbox::prepared_python();
-    let outcome = sandbox.run(&Start { prepared: true, ..shell("echo plain") });
+    let outcome = sandbox.run(&Start {
+        prepared: true,
+        ..shell("echo plain")
+    });
     assert_eq!(outcome.out(), "plain\n");
     assert!(!outcome.started.expect("it started").prepared);
     assert!(sandbox.reset().prepared);
@@ -65,10 +81,16 @@ fn failed_starts_name_the_step() {
     assert_eq!(missing.message, "No such file or directory");
     let denied = failed(sandbox.run(&start(&["/etc/passwd"])));
     assert_eq!((denied.stage, denied.errno), (Stage::Exec, 13));
-    let cwd = failed(sandbox.run(&Start { cwd: "/nowhere".to_owned(), ..shell("true") }));
+    let cwd = failed(sandbox.run(&Start {
+        cwd: "/nowhere".to_owned(),
+        ..shell("true")
+    }));
     assert_eq!((cwd.stage, cwd.path.as_str()), (Stage::Cwd, "/nowhere"));
     let code = failed(sandbox.run(&with_code(&["sh"], "/etc/x/main", "")));
-    assert_eq!((code.stage, code.path.as_str()), (Stage::File, "/etc/x/main"));
+    assert_eq!(
+        (code.stage, code.path.as_str()),
+        (Stage::File, "/etc/x/main")
+    );
     assert_eq!(sandbox.shell("echo fine").out(), "fine\n");
 }
 
@@ -82,7 +104,10 @@ fn failed_prepared_starts_name_the_step() {
         let mut start = with_code(&["python3", "/sandbox/main.py"], path, "print(1)");
         start.cwd = cwd.to_owned();
         start.prepared = true;
-        assert_eq!(sandbox.run(&start).failed.expect("it cannot start").stage, stage);
+        assert_eq!(
+            sandbox.run(&start).failed.expect("it cannot start").stage,
+            stage
+        );
         assert!(sandbox.reset().prepared);
     }
 }
@@ -91,12 +116,21 @@ fn failed_prepared_starts_name_the_step() {
 fn signal_exit_is_reported() {
     let mut sandbox = Sandbox::new("python");
     let outcome = sandbox.shell("kill -TERM $$");
-    assert_eq!((outcome.exited.exit_code, outcome.exited.signal), (143, Some(15)));
-    sandbox.send(Kind::Start, &shell("trap 'echo got it; exit 7' USR1; echo up; while :; do sleep 0.05; done"));
+    assert_eq!(
+        (outcome.exited.exit_code, outcome.exited.signal),
+        (143, Some(15))
+    );
+    sandbox.send(
+        Kind::Start,
+        &shell("trap 'echo got it; exit 7' USR1; echo up; while :; do sleep 0.05; done"),
+    );
     while sandbox.next().kind != Kind::Stdout {}
     sandbox.send(Kind::Signal, &Signal { number: 10 });
     let outcome = sandbox.collect();
-    assert_eq!((outcome.out().as_str(), outcome.exited.exit_code), ("got it\n", 7));
+    assert_eq!(
+        (outcome.out().as_str(), outcome.exited.exit_code),
+        ("got it\n", 7)
+    );
 }
 
 #[test]
@@ -117,7 +151,13 @@ fn hundred_megabytes_are_counted_but_cut() {
 #[test]
 fn stdin_reaches_the_program_within_its_window() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("wc -c") });
+    sandbox.send(
+        Kind::Start,
+        &Start {
+            stdin: true,
+            ..shell("wc -c")
+        },
+    );
     let mut credit = STDIN_WINDOW_BYTES as u64;
     let chunk = vec![7; DATA_CHUNK_BYTES];
     for _ in 0..64 {
@@ -131,13 +171,22 @@ fn stdin_reaches_the_program_within_its_window() {
         sandbox.send_data(Kind::Stdin, &chunk);
     }
     sandbox.send_data(Kind::StdinEnd, b"");
-    assert_eq!(sandbox.collect().out().trim(), (64 * DATA_CHUNK_BYTES).to_string());
+    assert_eq!(
+        sandbox.collect().out().trim(),
+        (64 * DATA_CHUNK_BYTES).to_string()
+    );
 }
 
 #[test]
 fn closed_stdin_is_discarded_and_acknowledged() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("exec 0<&-; sleep 0.5; echo end") });
+    sandbox.send(
+        Kind::Start,
+        &Start {
+            stdin: true,
+            ..shell("exec 0<&-; sleep 0.5; echo end")
+        },
+    );
     let mut acknowledged = 0;
     for _ in 0..4 {
         sandbox.send_data(Kind::Stdin, &vec![1; DATA_CHUNK_BYTES]);
@@ -160,7 +209,13 @@ fn no_stdin_reads_as_end_of_file() {
 #[test]
 fn kill_is_not_stuck_behind_unread_stdin() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("sleep 60") });
+    sandbox.send(
+        Kind::Start,
+        &Start {
+            stdin: true,
+            ..shell("sleep 60")
+        },
+    );
     sandbox.send_data(Kind::Stdin, &vec![1; STDIN_WINDOW_BYTES]);
     sandbox.send_data(Kind::Kill, b"");
     let exited = sandbox.collect().exited;
@@ -172,9 +227,17 @@ fn usage_is_the_kernels_own() {
     let mut sandbox = Sandbox::prepared_python();
     let text = "x = bytearray(50 << 20)\nn = 0\nfor i in range(3000000): n += i";
     for prepared in [true, false] {
-        let exited = sandbox.run(&Start { prepared, ..python(text) }).exited;
+        let exited = sandbox
+            .run(&Start {
+                prepared,
+                ..python(text)
+            })
+            .exited;
         assert!(exited.peak_memory_bytes > 50 << 20, "{exited:?}");
-        assert!(exited.cpu_user_us > 50_000 && exited.wall_us >= exited.cpu_user_us / 2, "{exited:?}");
+        assert!(
+            exited.cpu_user_us > 50_000 && exited.wall_us >= exited.cpu_user_us / 2,
+            "{exited:?}"
+        );
         sandbox.reset();
     }
 }

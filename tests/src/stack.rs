@@ -210,7 +210,8 @@ impl Stack {
             wrong.extend(panics.into_iter().map(|line| format!("{}: {line}", node.name())));
         }
         if let Some(redis) = &mut self.redis {
-            let killed = self.nodes.iter_mut().filter(|node| was_killed(node)).count();
+            let killed: usize =
+                self.nodes.iter_mut().map(|node| usize::from(was_killed(node))).sum();
             let consumers = self.queue.consumers();
             if consumers > killed {
                 wrong.push(format!("{consumers} workers have not signed off"));

@@ -107,16 +107,23 @@ impl Prepared {
 
     /// Why none waits.
     pub(crate) fn detail(&self) -> Option<String> {
-        if self.is_waiting() { None } else { self.detail.clone() }
+        if self.is_waiting() {
+            None
+        } else {
+            self.detail.clone()
+        }
     }
 
     /// Whether `start` is what the waiting interpreter stands in for.
     pub(crate) fn fits(&self, start: &Start) -> bool {
-        let Some(request) = &self.request else { return false };
+        let Some(request) = &self.request else {
+            return false;
+        };
         let same = match request.interpreter {
             Interpreter::Python => start.argv == request.argv,
             _ => {
-                let script = |argv: &[String]| argv.get(1).is_some_and(|path| !path.starts_with('-'));
+                let script =
+                    |argv: &[String]| argv.get(1).is_some_and(|path| !path.starts_with('-'));
                 script(&start.argv)
                     && script(&request.argv)
                     && start.argv.len() == request.argv.len()
@@ -171,7 +178,10 @@ impl Prepared {
 
     /// Gives up an interpreter that takes too long.
     pub(crate) fn check_deadline(&mut self) {
-        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+        if self
+            .deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
             self.discard();
             self.detail = Some("the interpreter did not start in time".to_owned());
         }
@@ -179,7 +189,9 @@ impl Prepared {
 
     /// The waiting interpreter said something: that it waits, or, by closing, that it died.
     pub(crate) fn on_control(&mut self) {
-        let Some(waiting) = &mut self.waiting else { return };
+        let Some(waiting) = &mut self.waiting else {
+            return;
+        };
         let mut byte = [0];
         match read(&waiting.control, &mut byte) {
             Ok(1) => waiting.ready = true,
@@ -259,7 +271,13 @@ fn fork_python(server: &ForkServer) -> Result<Waiting, String> {
     let (control, theirs) = control_pair()?;
     let (pipes, ends) = make_pipes().map_err(|error| format!("cannot make pipes: {error}"))?;
     server.ask_for_child(&theirs, &ends)?;
-    Ok(Waiting { pid: 0, control, pipes, ready: false, since: Instant::now() })
+    Ok(Waiting {
+        pid: 0,
+        control,
+        pipes,
+        ready: false,
+        since: Instant::now(),
+    })
 }
 
 /// Starts a node that stops in its preload script.
@@ -272,15 +290,31 @@ fn spawn_node(request: &Prepare) -> Result<Waiting, String> {
         None => NODE_HOOK.to_owned(),
     };
     env.insert("NODE_OPTIONS".to_owned(), options);
-    let program =
-        Program { argv: &request.argv, env: &env, cwd: "/sandbox", code: None, as_root: false };
+    let program = Program {
+        argv: &request.argv,
+        env: &env,
+        cwd: "/sandbox",
+        code: None,
+        as_root: false,
+    };
     let pid = spawn(&program, &ends, &theirs, Some(CONTROL_FD)).map_err(|error| error.message)?;
-    Ok(Waiting { pid, control, pipes, ready: false, since: Instant::now() })
+    Ok(Waiting {
+        pid,
+        control,
+        pipes,
+        ready: false,
+        since: Instant::now(),
+    })
 }
 
 /// A stream socket pair whose first end does not block.
 fn control_pair() -> Result<(OwnedFd, OwnedFd), String> {
-    let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
+    let pair = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    );
     let (ours, theirs) = pair.map_err(|error| format!("cannot make a socket: {error}"))?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map_err(|error| format!("cannot set up a socket: {error}"))?;

@@ -50,7 +50,9 @@ impl Supervisor {
                 self.take_frame(frame)?;
                 continue;
             }
-            let Some(frame) = self.link.next_frame()? else { return Ok(()) };
+            let Some(frame) = self.link.next_frame()? else {
+                return Ok(());
+            };
             self.take_frame(frame)?;
         }
         self.more_frames = true;
@@ -69,7 +71,8 @@ impl Supervisor {
             Kind::Start => self.start(parse_message(&frame.payload)?)?,
             Kind::ReadFile => self.read_file(parse_message(&frame.payload)?),
             Kind::Prepare => {
-                self.prepared.configure(parse_message::<Prepare>(&frame.payload)?);
+                self.prepared
+                    .configure(parse_message::<Prepare>(&frame.payload)?);
                 self.ready_due = true;
             }
             Kind::Stdin => {
@@ -121,7 +124,11 @@ impl Supervisor {
             return;
         }
         let message = "too many files asked for at once".to_owned();
-        let error = FileError { path: request.path, message, errno: Errno::EBUSY as i32 };
+        let error = FileError {
+            path: request.path,
+            message,
+            errno: Errno::EBUSY as i32,
+        };
         self.link.send_message(Kind::FileError, &error);
     }
 
@@ -146,7 +153,12 @@ impl Supervisor {
         let started_at = Instant::now();
         let kills_before = self.memory.kills();
         if self.prepared.fits(&start)
-            && let Some(Waiting { pid, control, pipes, .. }) = self.prepared.hand_over(&start)
+            && let Some(Waiting {
+                pid,
+                control,
+                pipes,
+                ..
+            }) = self.prepared.hand_over(&start)
         {
             let job = Job::new(start, pid, pipes, control, true, kills_before, started_at);
             self.job = Some(job);
@@ -163,8 +175,9 @@ impl Supervisor {
             match spawn_program(&start) {
                 Ok((pid, pipes, report)) => {
                     let kills = self.memory.kills();
-                    self.job =
-                        Some(Job::new(start, pid, pipes, report, false, kills, started_at));
+                    self.job = Some(Job::new(
+                        start, pid, pipes, report, false, kills, started_at,
+                    ));
                     return;
                 }
                 Err(failure) if failure.stage == Stage::Fork && attempt < FORK_ATTEMPTS => {
@@ -203,7 +216,13 @@ impl Supervisor {
             Err(error) => Err(format!("cannot kill the sandbox's processes: {error}")),
         };
         let verified = outcome.is_ok();
-        self.link.send_message(Kind::ResetDone, &ResetDone { verified, detail: outcome.err() });
+        self.link.send_message(
+            Kind::ResetDone,
+            &ResetDone {
+                verified,
+                detail: outcome.err(),
+            },
+        );
         if verified {
             self.prepared.make_next();
             self.ready_due = true;

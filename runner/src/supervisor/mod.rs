@@ -110,7 +110,13 @@ impl Supervisor {
     /// Runs until the link ends.
     pub(crate) fn run(&mut self) -> End {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.link.send_message(Kind::Hello, &Hello { protocol: PROTOCOL_VERSION, version });
+        self.link.send_message(
+            Kind::Hello,
+            &Hello {
+                protocol: PROTOCOL_VERSION,
+                version,
+            },
+        );
         loop {
             if let Err(end) = self.turn() {
                 return end;
@@ -188,7 +194,11 @@ impl Supervisor {
                 add(Source::Report, report.as_fd(), input);
             }
             if let Some(pipe) = &job.stdin.pipe {
-                add(Source::Stdin, pipe.as_fd(), if job.has_stdin() { output } else { error });
+                add(
+                    Source::Stdin,
+                    pipe.as_fd(),
+                    if job.has_stdin() { output } else { error },
+                );
             }
             if job.has_started() && self.link.has_room() {
                 for pipe in job.outputs.iter().filter_map(|output| output.pipe.as_ref()) {
@@ -197,7 +207,11 @@ impl Supervisor {
             }
         }
         if let Some(writer) = &self.writer {
-            add(Source::Writer, writer.socket(), if writer.is_full() { output } else { input });
+            add(
+                Source::Writer,
+                writer.socket(),
+                if writer.is_full() { output } else { input },
+            );
         }
         if let Some(reader) = &self.reader
             && self.link.has_room()
@@ -213,11 +227,16 @@ impl Supervisor {
         if self.more_frames {
             return PollTimeout::ZERO;
         }
-        let files = (self.writer.is_some() || self.reader.is_some())
-            .then(|| Instant::now() + STALL_CHECK);
+        let files =
+            (self.writer.is_some() || self.reader.is_some()).then(|| Instant::now() + STALL_CHECK);
         let job = self.job.as_ref().and_then(Job::next_timer);
-        let next = [files, job, self.prepared.deadline()].into_iter().flatten().min();
-        let Some(next) = next else { return PollTimeout::NONE };
+        let next = [files, job, self.prepared.deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        let Some(next) = next else {
+            return PollTimeout::NONE;
+        };
         let left = next.saturating_duration_since(Instant::now());
         // Rounded up, so that the loop does not spin through the last millisecond.
         PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
@@ -258,7 +277,10 @@ impl Supervisor {
         if prepared && self.job.is_none() {
             self.baseline.raise_memory(&self.memory);
         }
-        let ready = Ready { prepared, detail: self.prepared.detail() };
+        let ready = Ready {
+            prepared,
+            detail: self.prepared.detail(),
+        };
         self.link.send_message(Kind::Ready, &ready);
     }
 
@@ -283,7 +305,11 @@ impl Supervisor {
     fn step_job(&mut self, stdin: bool, output: bool) {
         let Some(job) = &mut self.job else { return };
         if stdin {
-            if job.has_stdin() { job.feed_stdin(&mut self.link) } else { job.drop_stdin(&mut self.link) }
+            if job.has_stdin() {
+                job.feed_stdin(&mut self.link)
+            } else {
+                job.drop_stdin(&mut self.link)
+            }
         }
         if output {
             job.pump(&mut self.link, &mut self.scratch);
@@ -309,14 +335,17 @@ impl Supervisor {
     fn keep_streams(&mut self) {
         let Some(job) = self.job.take() else { return };
         if job.start.keep_background {
-            self.orphans.extend(job.outputs.into_iter().filter_map(|output| output.pipe));
+            self.orphans
+                .extend(job.outputs.into_iter().filter_map(|output| output.pipe));
             let excess = self.orphans.len().saturating_sub(ORPHAN_STREAMS);
             self.orphans.drain(..excess);
         }
     }
 
     fn drain_orphan(&mut self, index: usize) {
-        let Some(pipe) = self.orphans.get(index) else { return };
+        let Some(pipe) = self.orphans.get(index) else {
+            return;
+        };
         if let Ok(0) = read(pipe, &mut self.scratch) {
             self.orphans.remove(index);
         }
@@ -342,7 +371,9 @@ impl Supervisor {
                 Err(error) => self.refuse_read(path, &error),
             }
         }
-        let Some(reader) = &mut self.reader else { return };
+        let Some(reader) = &mut self.reader else {
+            return;
+        };
         loop {
             if !self.link.has_room() {
                 return reader.excuse_wait();
@@ -365,6 +396,13 @@ impl Supervisor {
     fn refuse_read(&mut self, path: String, error: &std::io::Error) {
         let message = describe(error);
         let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
-        self.link.send_message(Kind::FileError, &FileError { path, message, errno });
+        self.link.send_message(
+            Kind::FileError,
+            &FileError {
+                path,
+                message,
+                errno,
+            },
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! File content on the wire. isol8's clients send text as a string and bytes as the JSON form of a
-//! Node `Buffer`; between gateway and worker it travels as base64.
+//! File content on the wire: text as a string, bytes as the JSON form of a Node `Buffer` (isol8's
+//! clients) or as base64 (ours).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -35,7 +35,10 @@ impl Serialize for FileContent {
         struct Base64 {
             base64: String,
         }
-        Base64 { base64: STANDARD.encode(&self.0) }.serialize(serializer)
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => text.serialize(serializer),
+            Err(_) => Base64 { base64: STANDARD.encode(&self.0) }.serialize(serializer),
+        }
     }
 }
 
@@ -69,7 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn arbitrary_bytes_survive_our_own_form() {
+    fn text_and_arbitrary_bytes_survive_our_own_form() {
+        let text = FileContent("é\n".as_bytes().to_vec().into());
+        assert_eq!(serde_json::to_string(&text).unwrap(), "\"é\\n\"");
         let content = FileContent((0..=255).collect::<Vec<u8>>().into());
         let json = serde_json::to_string(&content).unwrap();
         assert_eq!(serde_json::from_str::<FileContent>(&json).unwrap(), content);

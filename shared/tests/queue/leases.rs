@@ -95,7 +95,7 @@ async fn a_worker_that_takes_its_own_job_over_is_fenced_from_its_former_self() {
         .queue
         .renew(fleet.worker, &[former.clone(), again.lease.clone()])
         .await;
-    assert_eq!(lost.unwrap(), [former.clone()]);
+    assert_eq!(lost.unwrap(), std::slice::from_ref(&former));
     let refused = fleet
         .queue
         .finish(fleet.worker, &former, &ending("former"))
@@ -140,7 +140,7 @@ async fn renewing_keeps_a_lease() {
     assert_eq!(taken[0].lease.job, leases[2].job);
 
     let lost = fleet.queue.renew(fleet.worker, &leases).await.unwrap();
-    assert_eq!(lost, [leases[2].clone()]);
+    assert_eq!(lost, std::slice::from_ref(&leases[2]));
 }
 
 #[tokio::test]
@@ -334,7 +334,7 @@ async fn an_entry_taken_over_but_not_yet_started_fences_its_former_owner() {
         .renew(fleet.worker, std::slice::from_ref(&lease))
         .await
         .unwrap();
-    assert_eq!(lost, [lease.clone()]);
+    assert_eq!(lost, std::slice::from_ref(&lease));
     let refused = fleet
         .queue
         .finish(fleet.worker, &lease, &ending("late"))
