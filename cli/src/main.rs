@@ -21,10 +21,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     start_log(&cli);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             printer::error(format!("cannot start: {error}"));
@@ -70,18 +67,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn start_log(cli: &Cli) {
-    let is_server = matches!(
-        cli.command,
-        Command::Serve(_) | Command::Gateway(_) | Command::Worker(_)
-    );
+    let is_server =
+        matches!(cli.command, Command::Serve(_) | Command::Gateway(_) | Command::Worker(_));
     let default = match (cli.debug, is_server) {
         (true, _) => "debug,bollard=info,hyper=info,h2=info",
         (false, true) => "info",
         (false, false) => "warn",
     };
     let filter = EnvFilter::try_from_env("ISOL8_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

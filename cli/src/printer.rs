@@ -1,10 +1,6 @@
 //! The only place that writes to the terminal: data to standard output, all else to standard error.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is what the module is for"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the module is for")]
 
 use std::io::{self, Write as _};
 

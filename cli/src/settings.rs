@@ -15,14 +15,8 @@ use shared::runtime::Runtime;
 use crate::args::{ListenArgs, QueueArgs, RunArgs, SlotArgs};
 
 /// Directories that `--files` leaves out (contract section 4.3).
-const SKIPPED_DIRECTORIES: [&str; 6] = [
-    ".git",
-    "node_modules",
-    "__pycache__",
-    ".venv",
-    "venv",
-    ".tox",
-];
+const SKIPPED_DIRECTORIES: [&str; 6] =
+    [".git", "node_modules", "__pycache__", ".venv", "venv", ".tox"];
 
 /// The user's home directory.
 pub(crate) fn home() -> Option<PathBuf> {
@@ -57,15 +51,11 @@ pub(crate) fn apply_slots(config: &mut Config, args: &SlotArgs) -> anyhow::Resul
 /// Applies the listening flags to `config` and finds the master key.
 pub(crate) fn apply_listen(config: &mut Config, args: ListenArgs) -> anyhow::Result<String> {
     let ListenArgs { port, listen, key } = args;
-    if let Some(port) = port
-        .or_else(|| variable("ISOL8_PORT"))
-        .or_else(|| variable("PORT"))
-    {
-        config.gateway.port = port
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .with_context(|| format!("\"{port}\" is not a port: give a number from 1 to 65535"))?;
+    if let Some(port) = port.or_else(|| variable("ISOL8_PORT")).or_else(|| variable("PORT")) {
+        config.gateway.port =
+            port.parse().ok().filter(|port| *port != 0).with_context(|| {
+                format!("\"{port}\" is not a port: give a number from 1 to 65535")
+            })?;
     }
     config.gateway.host = listen.unwrap_or_else(|| config.gateway.host.clone());
     key.or_else(|| variable("ISOL8_API_KEY"))
@@ -91,12 +81,7 @@ pub(crate) fn envelope(args: &RunArgs, config: &Config) -> anyhow::Result<Execut
         timeout_ms: Some(timeout_ms),
         env: pairs(&args.env),
         stdin: args.stdin.clone(),
-        files: args
-            .files
-            .as_deref()
-            .map(read_directory)
-            .transpose()?
-            .unwrap_or_default(),
+        files: args.files.as_deref().map(read_directory).transpose()?.unwrap_or_default(),
         setup_script: setup_script(&args.setup)?,
         workdir: args.workdir.clone(),
         ..ExecutionRequest::default()
@@ -104,9 +89,7 @@ pub(crate) fn envelope(args: &RunArgs, config: &Config) -> anyhow::Result<Execut
     let options = ExecutionOptions {
         network: network(args, config)?,
         memory_limit: Some(
-            args.memory
-                .clone()
-                .unwrap_or_else(|| config.defaults.memory_limit.clone()),
+            args.memory.clone().unwrap_or_else(|| config.defaults.memory_limit.clone()),
         ),
         cpu_limit: Some(args.cpu.unwrap_or(config.defaults.cpu_limit)),
         pids_limit: args.pids_limit,
@@ -118,11 +101,7 @@ pub(crate) fn envelope(args: &RunArgs, config: &Config) -> anyhow::Result<Execut
         tmp_size: args.tmp_size.clone(),
         ..ExecutionOptions::default()
     };
-    Ok(ExecuteEnvelope {
-        request,
-        options,
-        session_id: None,
-    })
+    Ok(ExecuteEnvelope { request, options, session_id: None })
 }
 
 /// The program as given in one of five ways (contract section 4.1).
@@ -139,11 +118,7 @@ fn program(args: &RunArgs) -> anyhow::Result<Program> {
         if args.file.is_some() || args.eval.is_some() {
             bail!("--cmd cannot be combined with a file or --eval");
         }
-        return Ok(Program {
-            runtime: or(Runtime::Bash),
-            code: None,
-            extension: None,
-        });
+        return Ok(Program { runtime: or(Runtime::Bash), code: None, extension: None });
     }
     if let Some(code) = args.eval.as_ref().filter(|code| !code.is_empty()) {
         return Ok(Program {
@@ -156,14 +131,8 @@ fn program(args: &RunArgs) -> anyhow::Result<Program> {
         return program_file(file, given);
     }
     let mut code = String::new();
-    std::io::stdin()
-        .read_to_string(&mut code)
-        .context("cannot read the program from stdin")?;
-    Ok(Program {
-        runtime: or(Runtime::Python),
-        code: Some(code),
-        extension: None,
-    })
+    std::io::stdin().read_to_string(&mut code).context("cannot read the program from stdin")?;
+    Ok(Program { runtime: or(Runtime::Python), code: Some(code), extension: None })
 }
 
 fn program_file(file: &Path, runtime: Option<String>) -> anyhow::Result<Program> {
@@ -181,14 +150,8 @@ fn program_file(file: &Path, runtime: Option<String>) -> anyhow::Result<Program>
             .name()
             .to_owned(),
     };
-    let extension = file
-        .extension()
-        .map(|extension| format!(".{}", extension.to_string_lossy()));
-    Ok(Program {
-        runtime,
-        code: Some(code),
-        extension,
-    })
+    let extension = file.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
+    Ok(Program { runtime, code: Some(code), extension })
 }
 
 fn network(args: &RunArgs, config: &Config) -> anyhow::Result<Option<Network>> {
@@ -281,21 +244,10 @@ mod tests {
     #[test]
     fn sources_are_resolved_in_the_contracts_order() {
         let inline = request(&["-e", "print(1)"]).unwrap().request;
-        assert_eq!(
-            (inline.runtime.as_str(), inline.code.as_deref()),
-            ("python", Some("print(1)"))
-        );
+        assert_eq!((inline.runtime.as_str(), inline.code.as_deref()), ("python", Some("print(1)")));
         let command = request(&["--cmd", "ls -l"]).unwrap().request;
-        assert_eq!(
-            (command.runtime.as_str(), command.cmd.as_deref()),
-            ("bash", Some("ls -l"))
-        );
-        assert!(
-            request(&["--cmd", "ls", "-e", "1"])
-                .unwrap_err()
-                .to_string()
-                .contains("--cmd")
-        );
+        assert_eq!((command.runtime.as_str(), command.cmd.as_deref()), ("bash", Some("ls -l")));
+        assert!(request(&["--cmd", "ls", "-e", "1"]).unwrap_err().to_string().contains("--cmd"));
         let missing = request(&["/no/such.py"]).unwrap_err().to_string();
         assert!(missing.contains("File not found: /no/such.py"));
     }
@@ -332,9 +284,6 @@ mod tests {
     #[test]
     fn secrets_are_split_at_the_first_equals_sign() {
         let found = request(&["-e", "1", "--secret", "A=b=c", "--secret", "=x"]).unwrap();
-        assert_eq!(
-            found.options.secrets,
-            BTreeMap::from([("A".into(), "b=c".into())])
-        );
+        assert_eq!(found.options.secrets, BTreeMap::from([("A".into(), "b=c".into())]));
     }
 }

@@ -22,12 +22,7 @@ use crate::sys::{self, Ipc};
 pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
     // Both fail where the root is not the sandbox user's, who then cannot have changed it either.
     sys::remove_attributes(root);
-    let _ = fchmodat(
-        AT_FDCWD,
-        root,
-        Mode::from_bits_truncate(mode),
-        FchmodatFlags::FollowSymlink,
-    );
+    let _ = fchmodat(AT_FDCWD, root, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink);
     let mut number = 0_u64;
     while Instant::now() < deadline {
         let Ok(mut directory) = open_directory(AT_FDCWD, root) else {
@@ -86,13 +81,7 @@ fn move_up(parent: BorrowedFd<'_>, name: &CStr, root: BorrowedFd<'_>, number: &m
     for _ in 0..100 {
         *number += 1;
         let target = format!(".isol8-removing-{number}");
-        match renameat2(
-            parent,
-            name,
-            root,
-            target.as_str(),
-            RenameFlags::RENAME_NOREPLACE,
-        ) {
+        match renameat2(parent, name, root, target.as_str(), RenameFlags::RENAME_NOREPLACE) {
             Err(Errno::EEXIST) => {}
             _ => return,
         }
@@ -132,11 +121,7 @@ pub(crate) fn remove_message_queues() {
         return;
     };
     for name in names_in(&mut directory) {
-        let _ = unlinkat(
-            directory.as_fd(),
-            name.as_c_str(),
-            UnlinkatFlags::NoRemoveDir,
-        );
+        let _ = unlinkat(directory.as_fd(), name.as_c_str(), UnlinkatFlags::NoRemoveDir);
     }
 }
 
@@ -148,10 +133,7 @@ pub(crate) fn remove_system_v() {
         ("/proc/sysvipc/msg", Ipc::Messages),
     ] {
         let text = std::fs::read_to_string(table).unwrap_or_default();
-        let ids = text
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split_whitespace().nth(1));
+        let ids = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
         for id in ids.filter_map(|id| id.parse().ok()) {
             sys::remove_ipc(kind, id);
         }

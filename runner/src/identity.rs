@@ -82,8 +82,5 @@ fn runs_as_sandbox(pid: i32) -> bool {
     status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))
-        .is_none_or(|ids| {
-            ids.split_whitespace()
-                .any(|id| id.parse() == Ok(SANDBOX_UID))
-        })
+        .is_none_or(|ids| ids.split_whitespace().any(|id| id.parse() == Ok(SANDBOX_UID)))
 }

@@ -1,19 +1,18 @@
 //! The one running program: its streams, its limits, its end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::{read, write};
+use nix::unistd::read;
 
-use runner::protocol::{
-    DATA_CHUNK_BYTES, Exited, Failed, Kind, STDIN_WINDOW_BYTES, Start, Started, StdinAck,
-};
+use runner::protocol::{Exited, Failed, Kind, Start, Started};
 
 use crate::identity::kill_sandbox_processes;
 use crate::link::Link;
 use crate::spawn::{Pipes, decode_failure};
-use crate::sys::{Ended, grow_pipe};
+use crate::streams::{Input, Output};
+use crate::sys::Ended;
 
 /// What a prepared interpreter says when it goes on to the program.
 const STARTED: &[u8] = b"S";
@@ -21,8 +20,6 @@ const STARTED: &[u8] = b"S";
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 /// Longest wait, after the end of the program or its killing, for its streams to close.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
-/// Pipe size for a program that writes a lot.
-const LARGE_PIPE_BYTES: i32 = 256 << 10;
 /// Output taken after the end of a program whose background processes may live on.
 const BACKGROUND_DRAIN_BYTES: u64 = 1 << 20;
 
@@ -75,27 +72,13 @@ impl Job {
         kills_before: u64,
         started_at: Instant,
     ) -> Self {
-        let output = |kind, pipe| Output {
-            pipe: Some(pipe),
-            kind,
-            total_bytes: 0,
-            large: false,
-        };
-        let mut stdin = Input {
-            pipe: Some(pipes.stdin),
-            buffer: Vec::new(),
-            ended: false,
-        };
-        if !start.stdin {
-            stdin.pipe = None;
-        }
         Self {
             pid,
             starting: Starting::Pending(report, Vec::new()),
-            stdin,
+            stdin: Input::new(start.stdin.then_some(pipes.stdin)),
             outputs: [
-                output(Kind::Stdout, pipes.stdout),
-                output(Kind::Stderr, pipes.stderr),
+                Output::new(Kind::Stdout, pipes.stdout),
+                Output::new(Kind::Stderr, pipes.stderr),
             ],
             prepared,
             started_at,
@@ -145,21 +128,13 @@ impl Job {
 
     /// When the job wants to be looked at although nothing happened.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        let limit = (self.ended.is_none() && !self.timed_out)
-            .then(|| self.deadline())
-            .flatten();
-        [limit, self.kill_at, self.give_up_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let limit = (self.ended.is_none() && !self.timed_out).then(|| self.deadline()).flatten();
+        [limit, self.kill_at, self.give_up_at].into_iter().flatten().min()
     }
 
     fn deadline(&self) -> Option<Instant> {
         (self.start.timeout_ms > 0)
-            .then(|| {
-                self.started_at
-                    .checked_add(Duration::from_millis(self.start.timeout_ms))
-            })
+            .then(|| self.started_at.checked_add(Duration::from_millis(self.start.timeout_ms)))
             .flatten()
     }
 
@@ -202,10 +177,7 @@ impl Job {
         self.starting = Starting::Done;
         let expected = if self.prepared { STARTED } else { b"" };
         if said == expected {
-            let started = Started {
-                pid: self.pid,
-                prepared: self.prepared,
-            };
+            let started = Started { pid: self.pid, prepared: self.prepared };
             link.send_message(Kind::Started, &started);
             StartOutcome::Running
         } else if said.is_empty() {
@@ -213,61 +185,6 @@ impl Job {
         } else {
             StartOutcome::Failed(decode_failure(&said))
         }
-    }
-
-    /// Takes a `Stdin` frame.
-    ///
-    /// # Errors
-    /// If the worker sends more than it has credit for.
-    pub(crate) fn push_stdin(&mut self, payload: &[u8], link: &mut Link) -> Result<(), ()> {
-        if self.stdin.pipe.is_none() || self.stdin.ended {
-            acknowledge(link, payload.len());
-            return Ok(());
-        }
-        if self.stdin.buffer.len() + payload.len() > STDIN_WINDOW_BYTES {
-            return Err(());
-        }
-        self.stdin.buffer.extend_from_slice(payload);
-        self.feed_stdin(link);
-        Ok(())
-    }
-
-    /// Takes the `StdinEnd` frame.
-    pub(crate) fn end_stdin(&mut self, link: &mut Link) {
-        self.stdin.ended = true;
-        self.feed_stdin(link);
-    }
-
-    /// Whether input waits for the program to read.
-    pub(crate) fn has_stdin(&self) -> bool {
-        !self.stdin.buffer.is_empty()
-    }
-
-    /// Writes what the program takes now.
-    pub(crate) fn feed_stdin(&mut self, link: &mut Link) {
-        let Some(pipe) = &self.stdin.pipe else { return };
-        let buffer = &mut self.stdin.buffer;
-        let taken = match write(pipe, buffer) {
-            _ if buffer.is_empty() => 0,
-            Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => 0,
-            Err(_) => {
-                self.stdin.pipe = None;
-                buffer.len()
-            }
-        };
-        buffer.drain(..taken);
-        acknowledge(link, taken);
-        if self.stdin.ended && self.stdin.buffer.is_empty() {
-            self.stdin.pipe = None;
-        }
-    }
-
-    /// The program closed its input: what comes is discarded.
-    pub(crate) fn drop_stdin(&mut self, link: &mut Link) {
-        self.stdin.pipe = None;
-        acknowledge(link, self.stdin.buffer.len());
-        self.stdin.buffer.clear();
     }
 
     /// Passes on what the program wrote.
@@ -314,7 +231,7 @@ impl Job {
     }
 
     fn total_bytes(&self) -> u64 {
-        self.outputs.iter().map(|output| output.total_bytes).sum()
+        self.outputs.iter().map(|output| output.total_bytes()).sum()
     }
 
     /// The closing message as of now.
@@ -339,9 +256,8 @@ impl Job {
             cpu_user_us: ended.user_us,
             cpu_system_us: ended.system_us,
             peak_memory_bytes: ended.peak_kib << 10,
-            stdout_bytes: self.outputs[0].total_bytes,
-            stderr_bytes: self.outputs[1].total_bytes,
+            stdout_bytes: self.outputs[0].total_bytes(),
+            stderr_bytes: self.outputs[1].total_bytes(),
         }
     }
 }
-

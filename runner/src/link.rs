@@ -120,10 +120,7 @@ impl Link {
         let Some(payload) = rest.get(HEADER_BYTES..HEADER_BYTES + header.length) else {
             return Ok(None);
         };
-        let frame = Frame {
-            kind: header.kind,
-            payload: payload.to_vec(),
-        };
+        let frame = Frame { kind: header.kind, payload: payload.to_vec() };
         self.taken += HEADER_BYTES + header.length;
         if self.taken == self.inbox.len() {
             self.inbox.clear();
@@ -142,10 +139,7 @@ impl Link {
     pub(crate) fn send_message<M: Serialize>(&mut self, kind: Kind, message: &M) {
         if put_message(&mut self.outbox, kind, message).is_err() {
             // Only a message with text from outside can be too long, and all of ours are cut.
-            self.send(
-                Kind::Fatal,
-                br#"{"message":"a message was too long to send"}"#,
-            );
+            self.send(Kind::Fatal, br#"{"message":"a message was too long to send"}"#);
         }
     }
 

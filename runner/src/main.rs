@@ -13,6 +13,7 @@ mod prepared;
 mod reset;
 mod spawn;
 mod startup;
+mod streams;
 mod supervisor;
 mod sys;
 
@@ -41,9 +42,7 @@ fn main() -> ExitCode {
     match end {
         End::Closed => ExitCode::SUCCESS,
         End::Broken(message) => {
-            supervisor
-                .link
-                .send_message(Kind::Fatal, &Fatal { message });
+            supervisor.link.send_message(Kind::Fatal, &Fatal { message });
             supervisor.link.flush_within(LAST_WORDS);
             ExitCode::FAILURE
         }

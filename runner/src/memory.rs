@@ -45,6 +45,5 @@ fn field(file: Option<&File>, key: &str) -> Option<u64> {
     let mut buffer = [0; 4096];
     let count = file?.read_at(&mut buffer, 0).ok()?;
     let text = std::str::from_utf8(&buffer[..count]).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
 }

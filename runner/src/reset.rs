@@ -48,17 +48,10 @@ pub(crate) struct Baseline {
 impl Baseline {
     /// Records the present state.
     pub(crate) fn record(memory: &Memory) -> Self {
-        let tables = [
-            "/proc/sysvipc/shm",
-            "/proc/sysvipc/sem",
-            "/proc/sysvipc/msg",
-        ];
+        let tables = ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"];
         Self {
             usage: usage(),
-            ipc_tables: tables
-                .iter()
-                .filter_map(|path| File::open(path).ok())
-                .collect(),
+            ipc_tables: tables.iter().filter_map(|path| File::open(path).ok()).collect(),
             anonymous_bytes: memory.anonymous_bytes(),
         }
     }
@@ -114,11 +107,7 @@ fn usage() -> [Usage; 3] {
 fn has_rows(table: &File) -> bool {
     let mut buffer = [0; 1024];
     let count = table.read_at(&mut buffer, 0).unwrap_or(0);
-    buffer[..count]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        > 1
+    buffer[..count].iter().filter(|byte| **byte == b'\n').count() > 1
 }
 
 fn has_message_queues() -> bool {

@@ -50,14 +50,7 @@ pub(crate) fn make_pipes() -> nix::Result<(Pipes, Ends)> {
     for fd in [&stdin, &stdout, &stderr] {
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    Ok((
-        Pipes {
-            stdin,
-            stdout,
-            stderr,
-        },
-        [child_in, child_out, child_err],
-    ))
+    Ok((Pipes { stdin, stdout, stderr }, [child_in, child_out, child_err]))
 }
 
 /// Forks a child that becomes the program.
@@ -74,10 +67,7 @@ pub(crate) fn spawn(
     control: Option<RawFd>,
 ) -> Result<i32, Failed> {
     let argv = c_strings(program.argv.iter().cloned(), program.argv.first())?;
-    let environment = program
-        .env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
+    let environment = program.env.iter().map(|(name, value)| format!("{name}={value}"));
     let environment = c_strings(environment, program.argv.first())?;
     match sys::fork() {
         Ok(Fork::Parent(pid)) => Ok(pid),
@@ -111,12 +101,7 @@ fn become_program(
         return failed(Stage::Cwd, program.cwd, &error.into());
     }
     let name = program.argv.first().map_or("", String::as_str);
-    let error = execute(
-        name,
-        program.env.get("PATH").map(String::as_str),
-        argv,
-        environment,
-    );
+    let error = execute(name, program.env.get("PATH").map(String::as_str), argv, environment);
     failed(Stage::Exec, name, &error.into())
 }
 
@@ -194,12 +179,7 @@ fn c_strings(
 /// A failure in the operating system's words.
 pub(crate) fn failed(stage: Stage, path: &str, error: &io::Error) -> Failed {
     let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
-    Failed {
-        stage,
-        path: path.to_owned(),
-        message: describe(error),
-        errno,
-    }
+    Failed { stage, path: path.to_owned(), message: describe(error), errno }
 }
 
 /// The operating system's words for an error, without the number that `io::Error` appends.
@@ -233,10 +213,7 @@ pub(crate) fn decode_failure(bytes: &[u8]) -> Failed {
         Some("exec") => Stage::Exec,
         _ => Stage::Fork,
     };
-    let errno = parts
-        .next()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(Errno::EIO as i32);
+    let errno = parts.next().and_then(|text| text.parse().ok()).unwrap_or(Errno::EIO as i32);
     let path = parts.next().unwrap_or_default();
     failed(stage, path, &io::Error::from_raw_os_error(errno))
 }

@@ -42,10 +42,7 @@ fn take_link() -> io::Result<(OwnedFd, OwnedFd)> {
     for fd in [&input, &output] {
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    let null = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     sys::place(null.as_raw_fd(), 0)?;
     sys::place(null.as_raw_fd(), 1)?;
     Ok((input, output))

@@ -85,17 +85,9 @@ pub(crate) fn place(fd: RawFd, target: RawFd) -> io::Result<()> {
     // SAFETY: duplicates or changes descriptors by number; a bad number is an error, and callers
     // only name targets that no owned descriptor of this process uses afterwards.
     let outcome = unsafe {
-        if fd == target {
-            libc::fcntl(fd, libc::F_SETFD, 0)
-        } else {
-            libc::dup2(fd, target)
-        }
+        if fd == target { libc::fcntl(fd, libc::F_SETFD, 0) } else { libc::dup2(fd, target) }
     };
-    if outcome < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Closes every descriptor from `first` up. Only for start-up and for children that never touch

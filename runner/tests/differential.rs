@@ -21,9 +21,7 @@ struct Observed {
 }
 
 fn programs(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/differential")
-        .join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential").join(folder);
     let only = std::env::var("ISOL8_TEST_PROGRAM").unwrap_or_default();
     let mut found: Vec<_> = std::fs::read_dir(folder)
         .expect("the programs are there")
@@ -41,17 +39,9 @@ fn observe(sandbox: &mut Sandbox, program: &Start) -> Observed {
     sandbox.send_data(Kind::StdinEnd, b"");
     let outcome = sandbox.collect();
     assert!(outcome.failed.is_none(), "{:?}", outcome.failed);
-    assert!(
-        !outcome.exited.timed_out,
-        "timed out: {} {}",
-        outcome.out(),
-        outcome.err()
-    );
+    assert!(!outcome.exited.timed_out, "timed out: {} {}", outcome.out(), outcome.err());
     let started = outcome.started.as_ref().expect("it started");
-    assert_eq!(
-        started.prepared, program.prepared,
-        "the comparison must not be vacuous"
-    );
+    assert_eq!(started.prepared, program.prepared, "the comparison must not be vacuous");
     let ready = sandbox.reset();
     assert!(ready.prepared || !program.prepared);
     Observed {
@@ -66,10 +56,8 @@ fn observe(sandbox: &mut Sandbox, program: &Start) -> Observed {
 fn without_chance(text: &str) -> String {
     let mut rest = text;
     let mut kept = String::with_capacity(text.len());
-    while let Some((at, mark)) = ["0x7f", "(node:"]
-        .iter()
-        .filter_map(|mark| Some((rest.find(mark)?, *mark)))
-        .min()
+    while let Some((at, mark)) =
+        ["0x7f", "(node:"].iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min()
     {
         let after = at + mark.len();
         kept.push_str(&rest[..after]);
@@ -89,11 +77,7 @@ fn compare(folder: &str, plain: &mut Sandbox, prepared: &mut Sandbox, interprete
     let mut different = Vec::new();
     for path in programs(folder) {
         let text = std::fs::read_to_string(&path).expect("a readable program");
-        let extension = path
-            .extension()
-            .expect("an extension")
-            .to_string_lossy()
-            .into_owned();
+        let extension = path.extension().expect("an extension").to_string_lossy().into_owned();
         let main = format!("/sandbox/main.{extension}");
         let mut start = with_code(&[interpreter, &main], &main, &text);
         (start.stdin, start.env) = (true, environment_of_a_job());
@@ -101,18 +85,11 @@ fn compare(folder: &str, plain: &mut Sandbox, prepared: &mut Sandbox, interprete
         start.prepared = true;
         let waiting = observe(prepared, &start);
         if fresh != waiting {
-            different.push(format!(
-                "{}\n plain    {fresh:?}\n prepared {waiting:?}",
-                path.display()
-            ));
+            different
+                .push(format!("{}\n plain    {fresh:?}\n prepared {waiting:?}", path.display()));
         }
     }
-    assert!(
-        different.is_empty(),
-        "{} differ:\n{}",
-        different.len(),
-        different.join("\n")
-    );
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
 }
 
 #[test]
@@ -135,10 +112,7 @@ fn files_left_open_are_flushed() {
     let text = "file = open('/sandbox/left', 'w')\nfile.write('complete')\n";
     let mut sandbox = Sandbox::prepared_python();
     for prepared in [true, false] {
-        let outcome = sandbox.run(&Start {
-            prepared,
-            ..python(text)
-        });
+        let outcome = sandbox.run(&Start { prepared, ..python(text) });
         assert_eq!(outcome.started.expect("it started").prepared, prepared);
         assert_eq!(sandbox.get_file("left").expect("it is there"), b"complete");
         sandbox.reset();

@@ -10,15 +10,8 @@ use runner::protocol::*;
 /// Runs a program with a limit of one second, which must hold.
 fn run_limited(sandbox: &mut Sandbox, script: &str) -> Outcome {
     let began = Instant::now();
-    let outcome = sandbox.run(&Start {
-        timeout_ms: 1000,
-        ..shell(script)
-    });
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "{script} took {:?}",
-        began.elapsed()
-    );
+    let outcome = sandbox.run(&Start { timeout_ms: 1000, ..shell(script) });
+    assert!(began.elapsed() < Duration::from_secs(4), "{script} took {:?}", began.elapsed());
     outcome
 }
 
@@ -35,10 +28,7 @@ fn nothing_outlasts_its_time() {
         "python3 -c 'import ctypes,time; ctypes.CDLL(None).prctl(4,0,0,0,0); time.sleep(60)'",
     ] {
         let exited = run_limited(&mut sandbox, script).exited;
-        assert!(
-            exited.timed_out && exited.exit_code == 137,
-            "{script}: {exited:?}"
-        );
+        assert!(exited.timed_out && exited.exit_code == 137, "{script}: {exited:?}");
         sandbox.reset();
     }
 }
@@ -46,17 +36,12 @@ fn nothing_outlasts_its_time() {
 #[test]
 fn background_holders_of_the_pipes_are_killed_when_the_program_ends() {
     let mut sandbox = Sandbox::new("python");
-    for script in [
-        "sleep 60 & echo hi",
-        "(setsid setsid sleep 60 &); echo hi",
-        "yes >/dev/stderr & echo hi",
-    ] {
+    for script in
+        ["sleep 60 & echo hi", "(setsid setsid sleep 60 &); echo hi", "yes >/dev/stderr & echo hi"]
+    {
         let began = Instant::now();
         let outcome = sandbox.shell(script);
-        assert_eq!(
-            (outcome.out().as_str(), outcome.exited.exit_code),
-            ("hi\n", 0)
-        );
+        assert_eq!((outcome.out().as_str(), outcome.exited.exit_code), ("hi\n", 0));
         assert!(!outcome.exited.killed && !outcome.exited.timed_out);
         assert!(began.elapsed() < Duration::from_secs(2), "{script}");
         sandbox.reset();
@@ -71,15 +56,8 @@ fn background_processes_live_on_where_wanted() {
     start.keep_background = true;
     assert!(sandbox.run(&start).out().starts_with("hi"));
     std::thread::sleep(Duration::from_millis(300));
-    let alive = sandbox.run(&Start {
-        keep_background: true,
-        ..shell("wc -l < /sandbox/log")
-    });
-    assert!(
-        alive.out().trim().parse::<u32>().expect("a count") >= 3,
-        "{:?}",
-        alive.out()
-    );
+    let alive = sandbox.run(&Start { keep_background: true, ..shell("wc -l < /sandbox/log") });
+    assert!(alive.out().trim().parse::<u32>().expect("a count") >= 3, "{:?}", alive.out());
     sandbox.reset();
     assert_eq!(sandbox.shell("ls -A /sandbox").out(), "");
 }
@@ -104,20 +82,11 @@ fn a_lasting_fork_bomb_does_not_keep_the_next_program_out() {
     let mut sandbox = Sandbox::new("python");
     let bomb = "python3 -c 'import os\nfor _ in range(500):\n try:\n  if os.fork() == 0:\n   while 1:\n    \
                 try: os.fork()\n    except OSError: pass\n except OSError: pass' & sleep 0.3; echo started";
-    let outcome = sandbox.run(&Start {
-        keep_background: true,
-        ..shell(bomb)
-    });
+    let outcome = sandbox.run(&Start { keep_background: true, ..shell(bomb) });
     assert!(outcome.out().contains("started") || outcome.exited.exit_code != 0);
-    let next = sandbox.run(&Start {
-        keep_background: true,
-        ..start(&["/bin/echo", "fine"])
-    });
+    let next = sandbox.run(&Start { keep_background: true, ..start(&["/bin/echo", "fine"]) });
     let stage = next.failed.as_ref().map(|failed| failed.stage);
-    assert!(
-        next.out() == "fine\n" || stage == Some(Stage::Fork),
-        "{next:?}"
-    );
+    assert!(next.out() == "fine\n" || stage == Some(Stage::Fork), "{next:?}");
     sandbox.reset();
     assert_eq!(sandbox.shell("echo fine").out(), "fine\n");
 }
@@ -127,19 +96,11 @@ fn running_out_of_memory_is_told_and_survived() {
     let mut sandbox = Sandbox::prepared_python();
     for prepared in [true, false] {
         let text = "b = []\nwhile True: b.append(bytearray(16 << 20))";
-        let exited = sandbox
-            .run(&Start {
-                prepared,
-                ..python(text)
-            })
-            .exited;
+        let exited = sandbox.run(&Start { prepared, ..python(text) }).exited;
         assert!(exited.out_of_memory, "{exited:?}");
         assert_eq!((exited.exit_code, exited.signal), (137, Some(9)));
         assert!(sandbox.reset().prepared);
-        let outcome = sandbox.run(&Start {
-            prepared: true,
-            ..python("print('fine')")
-        });
+        let outcome = sandbox.run(&Start { prepared: true, ..python("print('fine')") });
         assert_eq!(outcome.out(), "fine\n");
         assert!(!outcome.exited.out_of_memory);
         assert!(outcome.started.expect("it started").prepared);
@@ -149,19 +110,11 @@ fn running_out_of_memory_is_told_and_survived() {
 
 #[test]
 fn a_full_disk_is_the_programs_problem_only() {
-    let mut sandbox = Sandbox::with(&Settings {
-        sandbox_size: "8m",
-        ..Settings::default()
-    });
+    let mut sandbox = Sandbox::with(&Settings { sandbox_size: "8m", ..Settings::default() });
     let outcome = sandbox.shell("head -c 20000000 /dev/zero > /sandbox/big; ls -s /sandbox/big");
     assert!(outcome.err().contains("No space left"), "{}", outcome.err());
-    let failed = sandbox
-        .run(&with_code(&["sh"], "/sandbox/main", &"x".repeat(100_000)))
-        .failed;
-    assert_eq!(
-        failed.map(|failed| (failed.stage, failed.errno)),
-        Some((Stage::File, 28))
-    );
+    let failed = sandbox.run(&with_code(&["sh"], "/sandbox/main", &"x".repeat(100_000))).failed;
+    assert_eq!(failed.map(|failed| (failed.stage, failed.errno)), Some((Stage::File, 28)));
     sandbox.put_file("more", &vec![0; 1 << 20]);
     let failed = sandbox.shell("true").failed.expect("the file did not fit");
     assert_eq!(
@@ -197,10 +150,7 @@ fn nasty_trees_are_removed() {
     sandbox.reset();
     let outcome = sandbox.run(&python("import os; print(os.listxattr('/sandbox'))"));
     assert_eq!(outcome.out(), "[]\n");
-    assert_eq!(
-        sandbox.shell("test -s /etc/passwd && echo intact").out(),
-        "intact\n"
-    );
+    assert_eq!(sandbox.shell("test -s /etc/passwd && echo intact").out(), "intact\n");
 }
 
 #[test]
@@ -229,10 +179,7 @@ fn the_sandbox_user_reaches_neither_the_runner_nor_the_fork_server() {
         let text = format!(
             "import os, subprocess; subprocess.run(['sh', '-c', {script:?}, '', str(os.getppid())])"
         );
-        let outcome = sandbox.run(&Start {
-            prepared,
-            ..python(&text)
-        });
+        let outcome = sandbox.run(&Start { prepared, ..python(&text) });
         assert_eq!(outcome.out(), "NoNewPrivs:\t1\n4\n", "prepared: {prepared}");
         assert_eq!(outcome.err(), "");
         assert!(sandbox.reset().prepared);
@@ -242,19 +189,10 @@ fn the_sandbox_user_reaches_neither_the_runner_nor_the_fork_server() {
 #[test]
 fn a_killed_waiting_interpreter_is_replaced() {
     let mut sandbox = Sandbox::prepared_python();
-    let outcome = sandbox.run(&Start {
-        keep_background: true,
-        ..shell("kill -9 -1")
-    });
-    assert!(
-        outcome.exited.exit_code == 137 || outcome.exited.exit_code == 0,
-        "{outcome:?}"
-    );
+    let outcome = sandbox.run(&Start { keep_background: true, ..shell("kill -9 -1") });
+    assert!(outcome.exited.exit_code == 137 || outcome.exited.exit_code == 0, "{outcome:?}");
     std::thread::sleep(Duration::from_millis(500));
-    let outcome = sandbox.run(&Start {
-        prepared: true,
-        ..python("print('fine')")
-    });
+    let outcome = sandbox.run(&Start { prepared: true, ..python("print('fine')") });
     assert_eq!(outcome.out(), "fine\n");
     assert!(outcome.started.expect("it started").prepared);
     assert!(sandbox.reset().prepared);
@@ -266,29 +204,40 @@ fn stopped_helpers_do_not_hang_the_runner() {
     let stopper = "python3 -c 'import os,signal\nme = {1, os.getpid(), os.getppid()}\nwhile 1:\n for p in \
                    os.listdir(\"/proc\"):\n  if p.isdigit() and int(p) not in me:\n   try: os.kill(int(p), 19)\n   \
                    except OSError: pass' & echo up";
-    assert_eq!(
-        sandbox
-            .run(&Start {
-                keep_background: true,
-                ..shell(stopper)
-            })
-            .out(),
-        "up\n"
-    );
+    assert_eq!(sandbox.run(&Start { keep_background: true, ..shell(stopper) }).out(), "up\n");
     let began = Instant::now();
     sandbox.put_file("f", &vec![0; 4 << 20]);
-    let start = Start {
-        timeout_ms: 2000,
-        keep_background: true,
-        ..shell("echo hi")
-    };
+    let start = Start { timeout_ms: 2000, keep_background: true, ..shell("echo hi") };
     let outcome = sandbox.run(&start);
     assert!(outcome.failed.is_some() || outcome.exited.timed_out || outcome.out() == "hi\n");
-    assert!(
-        began.elapsed() < Duration::from_secs(18),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(18), "{:?}", began.elapsed());
     sandbox.reset();
     assert_eq!(sandbox.shell("echo fine").out(), "fine\n");
+}
+
+#[test]
+fn nothing_a_user_sends_runs_as_root() {
+    let mut sandbox = Sandbox::new("python");
+    let prepare = Prepare {
+        interpreter: Interpreter::Python,
+        argv: strings(&["python3", "/sandbox/main.py"]),
+        env: environment(),
+    };
+    // All at once: the fork server must have finished reading start-up files before any of it lands.
+    sandbox.send(Kind::Prepare, &prepare);
+    let evil = b"import os, sys; print('as', os.getuid(), file=sys.stderr)\n";
+    for version in 8..15 {
+        let folder = format!("/sandbox/.local/lib/python3.{version}/site-packages");
+        sandbox.put_file(&format!("{folder}/evil.pth"), evil);
+    }
+    let outcome = sandbox.run(&Start { prepared: true, ..python("print('ran')") });
+    assert_eq!((outcome.out().as_str(), outcome.err().as_str()), ("ran\n", "as 100\n"));
+    sandbox.reset();
+
+    // And a server asked for later is refused.
+    let other = Prepare { argv: strings(&["python3", "/sandbox/other.py"]), ..prepare };
+    sandbox.send(Kind::Prepare, &other);
+    assert!(!sandbox.expect::<Ready>(Kind::Ready).prepared);
+    assert_eq!(sandbox.run(&python("print('plain')")).out(), "plain\n");
+    assert!(!sandbox.reset().prepared);
 }

@@ -10,6 +10,7 @@ use runner::protocol::*;
 const ROUNDS: usize = 200;
 
 /// Runs the program many times, resetting between; prints the middle and the tail.
+#[expect(clippy::print_stdout, reason = "the numbers are the point")]
 fn measure(name: &str, sandbox: &mut Sandbox, program: &Start) {
     let (mut runs, mut cycles) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -22,10 +23,7 @@ fn measure(name: &str, sandbox: &mut Sandbox, program: &Start) {
             "{}",
             outcome.err()
         );
-        assert_eq!(
-            outcome.started.expect("it started").prepared,
-            program.prepared
-        );
+        assert_eq!(outcome.started.expect("it started").prepared, program.prepared);
         sandbox.reset();
         cycles.push(began.elapsed());
     }
@@ -49,41 +47,21 @@ fn measure(name: &str, sandbox: &mut Sandbox, program: &Start) {
 fn latency() {
     for prepared in [true, false] {
         let mut sandbox = Sandbox::prepared_python();
-        let name = if prepared {
-            "python prepared"
-        } else {
-            "python plain"
-        };
-        measure(
-            name,
-            &mut sandbox,
-            &Start {
-                prepared,
-                ..python("print(6 * 7)")
-            },
-        );
+        let name = if prepared { "python prepared" } else { "python plain" };
+        measure(name, &mut sandbox, &Start { prepared, ..python("print(6 * 7)") });
     }
     for prepared in [true, false] {
         let mut sandbox = Sandbox::new("node");
         if prepared {
             sandbox.prepare(Interpreter::Node, &["node", "/sandbox/main.mjs"]);
         }
-        let name = if prepared {
-            "node prepared"
-        } else {
-            "node plain"
-        };
+        let name = if prepared { "node prepared" } else { "node plain" };
         let path = "/sandbox/main.mjs";
         let start = with_code(&["node", path], path, "console.log(6 * 7)");
         measure(name, &mut sandbox, &Start { prepared, ..start });
     }
     for (name, argv, path, text) in [
-        (
-            "bash plain",
-            &["bash", "/sandbox/main.sh"][..],
-            "/sandbox/main.sh",
-            "echo $((6 * 7))",
-        ),
+        ("bash plain", &["bash", "/sandbox/main.sh"][..], "/sandbox/main.sh", "echo $((6 * 7))"),
         (
             "bun plain",
             &["bun", "run", "/sandbox/main.ts"],
@@ -99,9 +77,7 @@ fn latency() {
     ] {
         let mut sandbox = Sandbox::new(name.split(' ').next().expect("a name"));
         let mut start = with_code(argv, path, text);
-        start
-            .env
-            .insert("DENO_DIR".to_owned(), "/tmp/deno".to_owned());
+        start.env.insert("DENO_DIR".to_owned(), "/tmp/deno".to_owned());
         measure(name, &mut sandbox, &start);
     }
 }

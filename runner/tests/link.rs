@@ -22,10 +22,7 @@ fn malformed_frames_end_the_runner() {
     assert_fatal(&[255; 8], false);
     assert_fatal(&[0, 0, 0, 0, 200, 0, 0, 0], false);
     assert_fatal(&[0, 0, 0, 0, Kind::Hello as u8, 0, 0, 0], false);
-    assert_fatal(
-        &[3, 0, 0, 0, Kind::Start as u8, 0, 0, 0, b'{', b'}', b'!'],
-        false,
-    );
+    assert_fatal(&[3, 0, 0, 0, Kind::Start as u8, 0, 0, 0, b'{', b'}', b'!'], false);
     assert_fatal(&[3, 0, 0, 0, Kind::Start as u8, 0, 0, 0, b'{'], true);
 }
 
@@ -81,29 +78,19 @@ fn a_job_in_one_burst() {
         "/sandbox/sub/main.sh",
         "cat /sandbox/data/in.txt /tmp/other; stat -c '%a %u %g' /sandbox/data/in.txt; cat",
     );
-    sandbox.send(
-        Kind::Start,
-        &Start {
-            stdin: true,
-            ..start
-        },
-    );
+    sandbox.send(Kind::Start, &Start { stdin: true, ..start });
     sandbox.send_data(Kind::Stdin, b"input");
     sandbox.send_data(Kind::StdinEnd, b"");
     assert_eq!(sandbox.collect().out(), "newermore644 100 101\ninput");
     sandbox.reset();
-    assert_eq!(
-        sandbox.shell("ls -A /sandbox /tmp").out(),
-        "/sandbox:\n\n/tmp:\n"
-    );
+    assert_eq!(sandbox.shell("ls -A /sandbox /tmp").out(), "/sandbox:\n\n/tmp:\n");
 }
 
 #[test]
 fn a_hundred_mebibytes_survive_the_round_trip() {
     let mut sandbox = Sandbox::new("python");
-    let content: Vec<u8> = (0..100_u32 << 18)
-        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect();
+    let content: Vec<u8> =
+        (0..100_u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     sandbox.put_file("big", &content);
     assert_eq!(sandbox.shell("stat -c %s big").out(), "104857600\n");
     assert!(sandbox.get_file("big").expect("it is there") == content);
@@ -127,19 +114,9 @@ fn only_regular_files_are_read_and_only_as_the_sandbox_user() {
         ("missing", 2),
         (".", 21),
     ] {
-        assert_eq!(
-            sandbox.get_file(path).expect_err(path).errno,
-            errno,
-            "{path}"
-        );
+        assert_eq!(sandbox.get_file(path).expect_err(path).errno, errno, "{path}");
     }
-    sandbox.send(
-        Kind::ReadFile,
-        &ReadFile {
-            path: "file".to_owned(),
-            max_bytes: 2,
-        },
-    );
+    sandbox.send(Kind::ReadFile, &ReadFile { path: "file".to_owned(), max_bytes: 2 });
     assert_eq!(sandbox.expect::<FileError>(Kind::FileError).errno, 27);
 }
 
@@ -148,12 +125,7 @@ fn files_are_written_as_the_sandbox_user() {
     let mut sandbox = Sandbox::new("python");
     sandbox.shell("ln -s /proc/1/oom_score_adj oom; mkfifo fifo; mkdir dir");
     sandbox.put_file("oom", b"1");
-    assert_eq!(
-        sandbox
-            .shell("cat oom /proc/1/oom_score_adj; test -L oom")
-            .out(),
-        "10\n"
-    );
+    assert_eq!(sandbox.shell("cat oom /proc/1/oom_score_adj; test -L oom").out(), "10\n");
     for path in ["fifo", "dir", "/etc/new", "/isol8/isol8-runner"] {
         sandbox.put_file(path, b"1");
         let failed = sandbox.shell("true").failed.expect(path);
@@ -166,10 +138,7 @@ fn files_are_written_as_the_sandbox_user() {
 #[test]
 fn a_file_can_be_read_while_a_program_runs() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(
-        Kind::Start,
-        &shell("echo text > file; echo up; exec sleep 1"),
-    );
+    sandbox.send(Kind::Start, &shell("echo text > file; echo up; exec sleep 1"));
     while sandbox.next().kind != Kind::Stdout {}
     assert_eq!(sandbox.get_file("file").unwrap(), b"text\n");
     assert_eq!(sandbox.collect().exited.exit_code, 0);

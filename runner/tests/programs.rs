@@ -24,15 +24,10 @@ fn plain_program_runs_as_the_sandbox_user() {
 fn prepared_python_runs_again_and_again() {
     let mut sandbox = Sandbox::prepared_python();
     for round in 0..5 {
-        let mut start = python(&format!(
-            "import os; print({round}, os.getuid(), os.getgroups())"
-        ));
+        let mut start = python(&format!("import os; print({round}, os.getuid(), os.getgroups())"));
         start.prepared = true;
         let outcome = sandbox.run(&start);
-        assert_eq!(
-            (outcome.out(), outcome.err()),
-            (format!("{round} 100 []\n"), String::new())
-        );
+        assert_eq!((outcome.out(), outcome.err()), (format!("{round} 100 []\n"), String::new()));
         assert_eq!(outcome.exited.exit_code, 0);
         assert!(outcome.started.expect("it started").prepared);
         assert!(sandbox.reset().prepared);
@@ -44,17 +39,11 @@ fn prepared_node_runs_again_and_again() {
     let mut sandbox = Sandbox::new("node");
     sandbox.prepare(Interpreter::Node, &["node", "/sandbox/main.mjs"]);
     for path in ["/sandbox/main.mjs", "/sandbox/main.cjs", "/sandbox/main.js"] {
-        let mut start = with_code(
-            &["node", path],
-            path,
-            "console.log(process.argv[1], process.execArgv)",
-        );
+        let mut start =
+            with_code(&["node", path], path, "console.log(process.argv[1], process.execArgv)");
         start.prepared = true;
         let outcome = sandbox.run(&start);
-        assert_eq!(
-            (outcome.out(), outcome.err()),
-            (format!("{path} []\n"), String::new())
-        );
+        assert_eq!((outcome.out(), outcome.err()), (format!("{path} []\n"), String::new()));
         assert!(outcome.started.expect("it started").prepared);
         assert!(sandbox.reset().prepared);
     }
@@ -63,10 +52,7 @@ fn prepared_node_runs_again_and_again() {
 #[test]
 fn unfit_jobs_are_started_plainly() {
     let mut sandbox = Sandbox::prepared_python();
-    let outcome = sandbox.run(&Start {
-        prepared: true,
-        ..shell("echo plain")
-    });
+    let outcome = sandbox.run(&Start { prepared: true, ..shell("echo plain") });
     assert_eq!(outcome.out(), "plain\n");
     assert!(!outcome.started.expect("it started").prepared);
     assert!(sandbox.reset().prepared);
@@ -81,33 +67,23 @@ fn failed_starts_name_the_step() {
     assert_eq!(missing.message, "No such file or directory");
     let denied = failed(sandbox.run(&start(&["/etc/passwd"])));
     assert_eq!((denied.stage, denied.errno), (Stage::Exec, 13));
-    let cwd = failed(sandbox.run(&Start {
-        cwd: "/nowhere".to_owned(),
-        ..shell("true")
-    }));
+    let cwd = failed(sandbox.run(&Start { cwd: "/nowhere".to_owned(), ..shell("true") }));
     assert_eq!((cwd.stage, cwd.path.as_str()), (Stage::Cwd, "/nowhere"));
     let code = failed(sandbox.run(&with_code(&["sh"], "/etc/x/main", "")));
-    assert_eq!(
-        (code.stage, code.path.as_str()),
-        (Stage::File, "/etc/x/main")
-    );
+    assert_eq!((code.stage, code.path.as_str()), (Stage::File, "/etc/x/main"));
     assert_eq!(sandbox.shell("echo fine").out(), "fine\n");
 }
 
 #[test]
 fn failed_prepared_starts_name_the_step() {
     let mut sandbox = Sandbox::prepared_python();
-    for (cwd, path, stage) in [
-        ("/nowhere", "/sandbox/main.py", Stage::Cwd),
-        ("/sandbox", "/etc/x/main.py", Stage::File),
-    ] {
+    for (cwd, path, stage) in
+        [("/nowhere", "/sandbox/main.py", Stage::Cwd), ("/sandbox", "/etc/x/main.py", Stage::File)]
+    {
         let mut start = with_code(&["python3", "/sandbox/main.py"], path, "print(1)");
         start.cwd = cwd.to_owned();
         start.prepared = true;
-        assert_eq!(
-            sandbox.run(&start).failed.expect("it cannot start").stage,
-            stage
-        );
+        assert_eq!(sandbox.run(&start).failed.expect("it cannot start").stage, stage);
         assert!(sandbox.reset().prepared);
     }
 }
@@ -116,10 +92,7 @@ fn failed_prepared_starts_name_the_step() {
 fn signal_exit_is_reported() {
     let mut sandbox = Sandbox::new("python");
     let outcome = sandbox.shell("kill -TERM $$");
-    assert_eq!(
-        (outcome.exited.exit_code, outcome.exited.signal),
-        (143, Some(15))
-    );
+    assert_eq!((outcome.exited.exit_code, outcome.exited.signal), (143, Some(15)));
     sandbox.send(
         Kind::Start,
         &shell("trap 'echo got it; exit 7' USR1; echo up; while :; do sleep 0.05; done"),
@@ -127,10 +100,7 @@ fn signal_exit_is_reported() {
     while sandbox.next().kind != Kind::Stdout {}
     sandbox.send(Kind::Signal, &Signal { number: 10 });
     let outcome = sandbox.collect();
-    assert_eq!(
-        (outcome.out().as_str(), outcome.exited.exit_code),
-        ("got it\n", 7)
-    );
+    assert_eq!((outcome.out().as_str(), outcome.exited.exit_code), ("got it\n", 7));
 }
 
 #[test]
@@ -151,13 +121,7 @@ fn hundred_megabytes_are_counted_but_cut() {
 #[test]
 fn stdin_reaches_the_program_within_its_window() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(
-        Kind::Start,
-        &Start {
-            stdin: true,
-            ..shell("wc -c")
-        },
-    );
+    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("wc -c") });
     let mut credit = STDIN_WINDOW_BYTES as u64;
     let chunk = vec![7; DATA_CHUNK_BYTES];
     for _ in 0..64 {
@@ -171,22 +135,13 @@ fn stdin_reaches_the_program_within_its_window() {
         sandbox.send_data(Kind::Stdin, &chunk);
     }
     sandbox.send_data(Kind::StdinEnd, b"");
-    assert_eq!(
-        sandbox.collect().out().trim(),
-        (64 * DATA_CHUNK_BYTES).to_string()
-    );
+    assert_eq!(sandbox.collect().out().trim(), (64 * DATA_CHUNK_BYTES).to_string());
 }
 
 #[test]
 fn closed_stdin_is_discarded_and_acknowledged() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(
-        Kind::Start,
-        &Start {
-            stdin: true,
-            ..shell("exec 0<&-; sleep 0.5; echo end")
-        },
-    );
+    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("exec 0<&-; sleep 0.5; echo end") });
     let mut acknowledged = 0;
     for _ in 0..4 {
         sandbox.send_data(Kind::Stdin, &vec![1; DATA_CHUNK_BYTES]);
@@ -209,13 +164,7 @@ fn no_stdin_reads_as_end_of_file() {
 #[test]
 fn kill_is_not_stuck_behind_unread_stdin() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(
-        Kind::Start,
-        &Start {
-            stdin: true,
-            ..shell("sleep 60")
-        },
-    );
+    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("sleep 60") });
     sandbox.send_data(Kind::Stdin, &vec![1; STDIN_WINDOW_BYTES]);
     sandbox.send_data(Kind::Kill, b"");
     let exited = sandbox.collect().exited;
@@ -227,12 +176,7 @@ fn usage_is_the_kernels_own() {
     let mut sandbox = Sandbox::prepared_python();
     let text = "x = bytearray(50 << 20)\nn = 0\nfor i in range(3000000): n += i";
     for prepared in [true, false] {
-        let exited = sandbox
-            .run(&Start {
-                prepared,
-                ..python(text)
-            })
-            .exited;
+        let exited = sandbox.run(&Start { prepared, ..python(text) }).exited;
         assert!(exited.peak_memory_bytes > 50 << 20, "{exited:?}");
         assert!(
             exited.cpu_user_us > 50_000 && exited.wall_us >= exited.cpu_user_us / 2,

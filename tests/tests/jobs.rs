@@ -29,7 +29,7 @@ fn options(mut body: Value, options: Value) -> Value {
 async fn programs_of_every_runtime() {
     let (stack, api) = Stack::serve(&json!({"worker": {"prewarm": RUNTIMES}}));
     let mut cases = Vec::new();
-    let mut row = |runtime: &str, what: &str, text: &str| {
+    let row = |runtime: &str, what: &str, text: &str| {
         Case::new(format!("{runtime}: {what}"), &code(runtime, text))
     };
     let unicode = "grüße, 世界 🌍";

@@ -16,6 +16,8 @@ use crate::{Context, Options, job, metrics};
 const CLAIM_BLOCK: Duration = Duration::from_millis(500);
 /// Most jobs taken in one go.
 const CLAIM_BATCH: usize = 64;
+/// How often the jobs of dead workers are looked for, at the least.
+const LONGEST_RECLAIM: Duration = Duration::from_millis(1500);
 /// Pauses between attempts while the queue cannot be reached.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -28,7 +30,7 @@ pub(crate) async fn consume(
     token: &CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(options.max_concurrent));
-    let reclaim_period = Duration::from_millis(options.redis.lease_ms / 3);
+    let reclaim_period = LONGEST_RECLAIM.min(Duration::from_millis(options.redis.lease_ms / 3));
     let mut consumer: Option<Consumer> = None;
     let mut reclaimed_at = Instant::now();
     let mut pause = FIRST_PAUSE;

@@ -14,11 +14,7 @@ pub(crate) async fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let docker = Docker::connect().await?;
     let containers = docker.list_containers(&[MANAGED.to_owned()]).await?;
     let images = if args.images {
-        let tags = docker
-            .list_images(&[])
-            .await?
-            .into_iter()
-            .flat_map(|image| image.tags);
+        let tags = docker.list_images(&[]).await?.into_iter().flat_map(|image| image.tags);
         tags.filter(|tag| tag.starts_with("isol8:")).collect()
     } else {
         Vec::new()

@@ -50,11 +50,7 @@ fn text(loaded: &Loaded) -> Vec<String> {
         |path| path.display().to_string(),
     );
     let list = |items: &[String]| {
-        if items.is_empty() {
-            "(none)".into()
-        } else {
-            items.join(", ")
-        }
+        if items.is_empty() { "(none)".into() } else { items.join(", ") }
     };
     vec![
         "Isol8 Configuration".into(),
@@ -97,11 +93,7 @@ fn text(loaded: &Loaded) -> Vec<String> {
         "Fleet".into(),
         format!(
             "  Redis:           {}",
-            if redis.url.is_some() {
-                "(given)"
-            } else {
-                "(own server)"
-            }
+            if redis.url.is_some() { "(given)" } else { "(own server)" }
         ),
         format!("  Listen:          {}:{}", gateway.host, gateway.port),
         format!("  Prebuilt images: {}", prebuilt_images.len()),

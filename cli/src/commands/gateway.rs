@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::GatewayArgs;
@@ -12,27 +13,22 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
     let mut config = settings::load()?.config;
     let master_key = settings::apply_listen(&mut config, args.listen)?;
     settings::apply_queue(&mut config, args.queue);
-    ensure!(
-        config.redis.url.is_some(),
-        "a gateway needs the fleet's queue: give --redis URL"
-    );
+    ensure!(config.redis.url.is_some(), "a gateway needs the fleet's queue: give --redis URL");
 
     let stop = CancellationToken::new();
     let serving = async {
-        if let Some(queue) = roles::connect_queue(&config, &stop).await? {
-            let listener = roles::bind(&config).await?;
-            roles::announce(&listener)?;
-            let options = gateway::Options {
-                config,
-                listener,
-                queue,
-                master_key,
-            };
-            gateway::run(options, stop.clone()).await?;
-        }
-        stop.cancel();
-        anyhow::Ok(())
+        let queue = Queue::open(&config.redis)?;
+        let listener = roles::bind(&config).await?;
+        roles::announce(&listener)?;
+        let options =
+            gateway::Options { config: config.clone(), listener, queue: queue.clone(), master_key };
+        let (served, usable) = tokio::join!(gateway::run(options, stop.clone()), async {
+            // Meanwhile requests are answered 503.
+            roles::await_queue(&queue, &stop).await.inspect_err(|_| stop.cancel())
+        });
+        usable?;
+        anyhow::Ok(served?)
     };
-    tokio::try_join!(serving, async { Ok(roles::until_signalled(&stop).await?) })?;
+    roles::run_until_signalled(serving, &stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -64,24 +64,13 @@ async fn run_here(
         prewarm: Vec::new(),
         seccomp: config.security.seccomp != "unconfined",
     };
-    let engine = Engine::start(
-        options,
-        docker,
-        WorkerId::generate(),
-        &job.image,
-        cancel.clone(),
-    )
-    .await?;
+    let engine =
+        Engine::start(options, docker, WorkerId::generate(), &job.image, cancel.clone()).await?;
     let mut terminal = Terminal::default();
-    let live: Option<&mut (dyn Live + '_)> = if args.no_stream {
-        None
-    } else {
-        Some(&mut terminal)
-    };
+    let live: Option<&mut (dyn Live + '_)> =
+        if args.no_stream { None } else { Some(&mut terminal) };
     let tenant = TenantId::master();
-    let result = engine
-        .execute(JobId::generate(), &tenant, &job, live, cancel)
-        .await?;
+    let result = engine.execute(JobId::generate(), &tenant, &job, live, cancel).await?;
     // Removal of the container goes on by itself: its link is closed, and the engine removes it
     // when it ends. Waiting for that would double the time of a short program.
     if args.no_stream {
@@ -112,10 +101,7 @@ fn unlimited(config: &Config) -> Config {
         images: vec!["*".into()],
         allow_writable_root: true,
     };
-    Config {
-        policy,
-        ..config.clone()
-    }
+    Config { policy, ..config.clone() }
 }
 
 /// Shows output as it comes.

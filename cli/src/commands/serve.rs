@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use shared::config::Config;
+use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
@@ -22,7 +24,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(redis) = &redis {
         config.redis.url = Some(redis.url());
     }
-    let served = Box::pin(serve(config, master_key)).await;
+    let stop = CancellationToken::new();
+    let served =
+        Box::pin(roles::run_until_signalled(serve(config, master_key, &stop), &stop)).await;
     // Also after a failed start: nothing of ours may stay behind.
     if let Some(redis) = redis {
         redis.stop().await?;
@@ -30,39 +34,14 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: shared::config::Config, master_key: String) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let (serving, ()) = tokio::try_join!(
-        async {
-            let outcome = Box::pin(serve_until(config, master_key, &stop)).await;
-            // Ends the wait for a signal when the servers ended by themselves.
-            stop.cancel();
-            Ok::<_, anyhow::Error>(outcome)
-        },
-        async { Ok(roles::until_signalled(&stop).await?) },
-    )?;
-    serving
-}
-
-async fn serve_until(
-    config: shared::config::Config,
-    master_key: String,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let Some(queue) = roles::connect_queue(&config, stop).await? else {
-        return Ok(());
-    };
+async fn serve(config: Config, master_key: String, stop: &CancellationToken) -> anyhow::Result<()> {
+    let queue = Queue::open(&config.redis)?;
     // The worker outlives the gateway, so that open requests still get their answers.
     let stop_worker = CancellationToken::new();
     let worker = roles::build_worker(&config, &stop_worker).await?;
     let listener = roles::bind(&config).await?;
     roles::announce(&listener)?;
-    let options = gateway::Options {
-        config,
-        listener,
-        queue: queue.clone(),
-        master_key,
-    };
+    let options = gateway::Options { config, listener, queue: queue.clone(), master_key };
     let (gateway, worker) = tokio::join!(
         async {
             let outcome = gateway::run(options, stop.clone()).await;

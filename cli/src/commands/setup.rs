@@ -92,7 +92,7 @@ async fn prepare(args: SetupArgs) -> anyhow::Result<()> {
     let docker = match dockerd::connect().await {
         Ok(docker) => docker,
         Err(error) if args.no_host => {
-            return Err(error).context("Docker is not running or not installed.");
+            return Err(dockerd::not_running(error));
         }
         Err(_) => {
             packages::ensure(&packages::DOCKER, privilege, &tell).await?;
@@ -120,10 +120,7 @@ async fn prepare(args: SetupArgs) -> anyhow::Result<()> {
         };
         let settings = registries::settings(apt_sources).await;
         screen.done("host");
-        plan.build(&docker, &os_reference, &settings, &|event| {
-            screen.show(event)
-        })
-        .await?;
+        plan.build(&docker, &os_reference, &settings, &|event| screen.show(event)).await?;
     }
     screen.close();
     report(&plan)
@@ -132,11 +129,7 @@ async fn prepare(args: SetupArgs) -> anyhow::Result<()> {
 fn report(plan: &Plan) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for runtime in Runtime::ALL {
-        let note = if plan.stale.contains(&runtime) {
-            ""
-        } else {
-            ": Up to date"
-        };
+        let note = if plan.stale.contains(&runtime) { "" } else { ": Up to date" };
         writeln!(out, "[OK] {}{note}", runtime.name())?;
     }
     writeln!(out, "[DONE] Setup complete!")?;
@@ -154,11 +147,7 @@ struct Screen {
 impl Screen {
     fn new() -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        Self {
-            bars: MultiProgress::new(),
-            running: Mutex::default(),
-            is_terminal,
-        }
+        Self { bars: MultiProgress::new(), running: Mutex::default(), is_terminal }
     }
 
     /// Shows what `topic` is doing now.
@@ -181,10 +170,7 @@ impl Screen {
         match event {
             Event::Started { image } => {
                 self.lock().entry(image.to_owned()).or_insert_with(|| {
-                    (
-                        self.is_terminal.then(|| self.add_spinner(image)),
-                        Instant::now(),
-                    )
+                    (self.is_terminal.then(|| self.add_spinner(image)), Instant::now())
                 });
                 self.tell(image, "building");
             }
@@ -195,10 +181,8 @@ impl Screen {
                 }
             }
             Event::Built { image } => {
-                let seconds = self
-                    .lock()
-                    .get(image)
-                    .map_or(0.0, |(_, start)| start.elapsed().as_secs_f64());
+                let seconds =
+                    self.lock().get(image).map_or(0.0, |(_, start)| start.elapsed().as_secs_f64());
                 self.done(image);
                 self.write_line(&format!("[INFO] {image}: built in {seconds:.1} s"));
             }
@@ -226,9 +210,7 @@ impl Screen {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Option<ProgressBar>, Instant)>> {
-        self.running
-            .lock()
-            .expect("nothing panics while holding it")
+        self.running.lock().expect("nothing panics while holding it")
     }
 
     fn add_spinner(&self, topic: &str) -> ProgressBar {
@@ -242,8 +224,6 @@ impl Screen {
 
     /// Progress that can't be shown is no reason to stop.
     fn write_line(&self, line: &str) {
-        self.bars
-            .suspend(|| writeln!(std::io::stderr().lock(), "{line}"))
-            .ok();
+        self.bars.suspend(|| writeln!(std::io::stderr().lock(), "{line}")).ok();
     }
 }

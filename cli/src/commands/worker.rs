@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::WorkerArgs;
@@ -12,21 +13,15 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut config = settings::load()?.config;
     settings::apply_queue(&mut config, args.queue);
     settings::apply_slots(&mut config, &args.slots)?;
-    ensure!(
-        config.redis.url.is_some(),
-        "a worker needs the fleet's queue: give --redis URL"
-    );
+    ensure!(config.redis.url.is_some(), "a worker needs the fleet's queue: give --redis URL");
 
     let stop = CancellationToken::new();
     let working = async {
-        if let Some(queue) = roles::connect_queue(&config, &stop).await? {
-            let worker = roles::build_worker(&config, &stop).await?;
-            printer::line("[INFO] isol8 worker ready");
-            worker.run(queue, stop.clone()).await?;
-        }
-        stop.cancel();
-        anyhow::Ok(())
+        let queue = Queue::open(&config.redis)?;
+        let worker = roles::build_worker(&config, &stop).await?;
+        printer::line("[INFO] isol8 worker ready");
+        worker.run(queue, stop.clone()).await
     };
-    tokio::try_join!(working, async { Ok(roles::until_signalled(&stop).await?) })?;
+    roles::run_until_signalled(working, &stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,17 +18,8 @@ pub(super) struct Source {
 impl Source {
     /// The one-line format.
     pub(super) fn to_line(&self) -> String {
-        let options = if self.is_trusted {
-            "[trusted=yes] "
-        } else {
-            ""
-        };
-        format!(
-            "deb {options}{} {} {}\n",
-            self.uri,
-            self.suite,
-            self.components.join(" ")
-        )
+        let options = if self.is_trusted { "[trusted=yes] " } else { "" };
+        format!("deb {options}{} {} {}\n", self.uri, self.suite, self.components.join(" "))
     }
 
     /// Whether it belongs to this release, rather than being somebody's addition to it.
@@ -81,9 +72,7 @@ fn parse_line(line: &str) -> Option<Source> {
         None => ("", rest),
     };
     let option = |name: &str| {
-        options
-            .split_whitespace()
-            .find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+        options.split_whitespace().find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
     };
     let mut words = rest.split_whitespace().map(str::to_owned);
     let source = Source {
@@ -98,11 +87,8 @@ fn parse_line(line: &str) -> Option<Source> {
 /// The stanza format: `Field: value`, values continued on indented lines, stanzas apart by an empty
 /// line.
 pub(super) fn parse_stanzas(text: &str) -> Vec<Source> {
-    let without_comments: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(str::trim_end)
-        .collect();
+    let without_comments: Vec<&str> =
+        text.lines().filter(|line| !line.starts_with('#')).map(str::trim_end).collect();
     without_comments
         .split(|line| line.is_empty())
         .flat_map(|stanza| sources_of_stanza(&fields_of(stanza)))
@@ -126,15 +112,9 @@ fn fields_of(stanza: &[&str]) -> Vec<(String, String)> {
 
 fn sources_of_stanza(fields: &[(String, String)]) -> Vec<Source> {
     let field = |name: &str| {
-        fields
-            .iter()
-            .find(|(field, _)| field == name)
-            .map_or("", |(_, value)| value.as_str())
+        fields.iter().find(|(field, _)| field == name).map_or("", |(_, value)| value.as_str())
     };
-    let is_enabled = !matches!(
-        field("enabled").to_ascii_lowercase().as_str(),
-        "no" | "false"
-    );
+    let is_enabled = !matches!(field("enabled").to_ascii_lowercase().as_str(), "no" | "false");
     let has_packages = field("types").split_whitespace().any(|kind| kind == "deb");
     if !is_enabled || !has_packages {
         return Vec::new();
@@ -145,10 +125,7 @@ fn sources_of_stanza(fields: &[(String, String)]) -> Vec<Source> {
             sources.push(Source {
                 uri: uri.to_owned(),
                 suite: suite.to_owned(),
-                components: field("components")
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect(),
+                components: field("components").split_whitespace().map(str::to_owned).collect(),
                 is_trusted: field("trusted") == "yes",
             });
         }
@@ -160,10 +137,8 @@ fn sources_of_stanza(fields: &[(String, String)]) -> Vec<Source> {
 /// Whether this is the distribution's own archive, reachable from a build, with nothing secret in
 /// its address. Additions by others carry their own key.
 fn is_archive(source: &Source, signed_by: &str) -> bool {
-    let address = source
-        .uri
-        .strip_prefix("http://")
-        .or_else(|| source.uri.strip_prefix("https://"));
+    let address =
+        source.uri.strip_prefix("http://").or_else(|| source.uri.strip_prefix("https://"));
     let has_plain_address =
         address.is_some_and(|address| !address.split('/').next().unwrap_or_default().contains('@'));
     let has_archive_key = signed_by.is_empty() || signed_by.contains("archive-keyring");
@@ -201,16 +176,8 @@ deb https://other.example/apt stable tools
         assert_eq!(
             parse_lines(text),
             [
-                source(
-                    "http://mirror.example/debian",
-                    "bookworm",
-                    &["main", "contrib"]
-                ),
-                source(
-                    "https://mirror.example/security",
-                    "bookworm-security",
-                    &["main"]
-                ),
+                source("http://mirror.example/debian", "bookworm", &["main", "contrib"]),
+                source("https://mirror.example/security", "bookworm-security", &["main"]),
                 trusted,
             ]
         );
@@ -243,11 +210,7 @@ Signed-By: /usr/share/keyrings/tool.gpg
             parse_stanzas(text),
             [
                 source("http://mirror.example/debian", "bookworm", &["main"]),
-                source(
-                    "http://mirror.example/debian",
-                    "bookworm-updates",
-                    &["main"]
-                ),
+                source("http://mirror.example/debian", "bookworm-updates", &["main"]),
             ]
         );
     }
@@ -261,11 +224,7 @@ Signed-By: /usr/share/keyrings/tool.gpg
 
     #[test]
     fn lines_written_are_lines_read() {
-        let mut original = source(
-            "http://mirror.example/debian",
-            "bookworm",
-            &["main", "contrib"],
-        );
+        let mut original = source("http://mirror.example/debian", "bookworm", &["main", "contrib"]);
         original.is_trusted = true;
         assert_eq!(parse_lines(&original.to_line()), [original]);
     }
@@ -281,10 +240,7 @@ Signed-By: /usr/share/keyrings/tool.gpg
             "Types: deb\nURIs: http://b.example/debian\nSuites: bookworm\nComponents: main\n";
         std::fs::write(folder.join("b.sources"), stanza).expect("write");
         std::fs::write(folder.join("c.list.save"), line).expect("write");
-        let uris: Vec<_> = read_sources(root.path())
-            .into_iter()
-            .map(|source| source.uri)
-            .collect();
+        let uris: Vec<_> = read_sources(root.path()).into_iter().map(|source| source.uri).collect();
         assert_eq!(uris, ["http://a.example/debian", "http://b.example/debian"]);
     }
 }

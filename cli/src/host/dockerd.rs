@@ -25,6 +25,11 @@ const LOG_TAIL_BYTES: u64 = 16 * 1024;
 /// What a failure to get an engine begins with.
 const NOT_RUNNING: &str = "Docker is not running or not installed.";
 
+/// Wraps the reason in the one message a user gets.
+pub(crate) fn not_running(reason: impl Into<anyhow::Error>) -> anyhow::Error {
+    anyhow::anyhow!("{NOT_RUNNING} {:#}", reason.into())
+}
+
 /// An engine as this machine would run it.
 #[derive(Clone, Debug)]
 pub(crate) struct Daemon {
@@ -44,10 +49,7 @@ impl Default for Daemon {
             arguments: Vec::new(),
             pid_files: vec![
                 ("dockerd", "/var/run/docker.pid".into()),
-                (
-                    "containerd",
-                    "/var/run/docker/containerd/containerd.pid".into(),
-                ),
+                ("containerd", "/var/run/docker/containerd/containerd.pid".into()),
             ],
             sockets: vec![
                 "/var/run/docker.sock".into(),
@@ -90,18 +92,12 @@ pub(crate) async fn start(privilege: Privilege, tell: Tell<'_>) -> anyhow::Resul
         tell("starting the Docker service");
         let mut command = privilege.command("systemctl", "start Docker")?;
         command.args(["start", "docker"]);
-        run(&mut command, "start the Docker service", START_LIMIT)
-            .await
-            .context(NOT_RUNNING)?;
-        return wait(|| false, &async || Ok(connect().await?))
-            .await
-            .context(NOT_RUNNING);
+        run(&mut command, "start the Docker service", START_LIMIT).await.map_err(not_running)?;
+        return wait(|| false, &async || Ok(connect().await?)).await.map_err(not_running);
     }
     tell("starting the Docker engine");
     let daemon = Daemon::default();
-    launch(&daemon, privilege, async || Ok(connect().await?))
-        .await
-        .context(NOT_RUNNING)
+    launch(&daemon, privilege, async || Ok(connect().await?)).await.map_err(not_running)
 }
 
 /// Starts `daemon` and waits until `connect` succeeds.
@@ -143,17 +139,14 @@ pub(crate) async fn launch<T>(
 /// A process that the files name, that lives, and that is what the file says it is. After a hard stop a
 /// file may name a process that is gone, or whose number another program has since been given.
 fn running(pid_files: &[(&'static str, PathBuf)], name: &str) -> Option<u32> {
-    pid_files
-        .iter()
-        .filter(|(process, _)| *process == name)
-        .find_map(|(process, file)| {
-            let pid: u32 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
-            let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // `pid (name) state …`; the name may hold anything, so the last bracket counts. One that has
-            // ended stays listed as a zombie until its parent looks.
-            let (name, rest) = status.split_once('(')?.1.rsplit_once(')')?;
-            (name == *process && !rest.trim_start().starts_with('Z')).then_some(pid)
-        })
+    pid_files.iter().filter(|(process, _)| *process == name).find_map(|(process, file)| {
+        let pid: u32 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // `pid (name) state …`; the name may hold anything, so the last bracket counts. One that has
+        // ended stays listed as a zombie until its parent looks.
+        let (name, rest) = status.split_once('(')?.1.rsplit_once(')')?;
+        (name == *process && !rest.trim_start().starts_with('Z')).then_some(pid)
+    })
 }
 
 /// Removes what a hard stop left behind and a new engine would stumble over. A containerd that
@@ -173,12 +166,7 @@ async fn clear_leftovers(daemon: &Daemon, privilege: Privilege) -> anyhow::Resul
     }
     let mut command = privilege.command("rm", "start Docker")?;
     command.arg("-f").args(leftovers);
-    run(
-        &mut command,
-        "clear what an earlier engine left",
-        Duration::from_secs(10),
-    )
-    .await?;
+    run(&mut command, "clear what an earlier engine left", Duration::from_secs(10)).await?;
     Ok(())
 }
 
@@ -232,9 +220,7 @@ fn log_tail(log: &Path, start: u64) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(log)?;
         let end = file.metadata()?.len();
-        file.seek(SeekFrom::Start(
-            start.max(end.saturating_sub(LOG_TAIL_BYTES)),
-        ))?;
+        file.seek(SeekFrom::Start(start.max(end.saturating_sub(LOG_TAIL_BYTES))))?;
         let mut bytes = Vec::new();
         file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -260,10 +246,7 @@ mod tests {
         assert_eq!(running(&[("dockerd", file.clone())], "dockerd"), None);
         std::fs::write(&file, format!("{own}\n")).expect("write");
         assert_eq!(running(&[("dockerd", file.clone())], "dockerd"), None);
-        assert_eq!(
-            running(&[(comm, file.clone())], comm),
-            Some(std::process::id())
-        );
+        assert_eq!(running(&[(comm, file.clone())], comm), Some(std::process::id()));
         std::fs::write(&file, "4194999").expect("write");
         assert_eq!(running(&[(comm, file)], comm), None);
     }

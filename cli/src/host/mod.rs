@@ -78,31 +78,19 @@ pub(crate) async fn run(
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(limit, command.output())
         .await
-        .with_context(|| {
-            format!(
-                "could not {action}: it took longer than {} s",
-                limit.as_secs()
-            )
-        })?
+        .with_context(|| format!("could not {action}: it took longer than {} s", limit.as_secs()))?
         .with_context(|| format!("could not {action}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let all = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
-        bail!(
-            "could not {action} ({}):\n{}",
-            output.status,
-            last_lines(&all)
-        );
+        bail!("could not {action} ({}):\n{}", output.status, last_lines(&all));
     }
     Ok(stdout)
 }
 
 /// The end of a command's output.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
 }
 

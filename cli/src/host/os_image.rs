@@ -45,19 +45,11 @@ pub(crate) async fn obtain(
     if let Some(reference) = configured {
         if docker.image_info(reference).await?.is_none() {
             tell(&format!("pulling {reference}"));
-            docker
-                .pull_image(reference, |line| tell(line))
-                .await
-                .with_context(|| {
-                    format!(
-                        "the base image {reference} is neither on this machine nor to be pulled"
-                    )
-                })?;
+            docker.pull_image(reference, |line| tell(line)).await.with_context(|| {
+                format!("the base image {reference} is neither on this machine nor to be pulled")
+            })?;
         }
-        return Ok(OsImage {
-            reference: reference.into(),
-            apt_sources: String::new(),
-        });
+        return Ok(OsImage { reference: reference.into(), apt_sources: String::new() });
     }
     let sources = read_sources(Path::new("/"));
     if docker.image_info(&debian.image).await?.is_some() {
@@ -80,42 +72,23 @@ pub(crate) async fn obtain(
             );
         };
         ensure(&BOOTSTRAP, privilege, tell).await?;
-        bootstrap(docker, &source, privilege, tell)
-            .await
-            .with_context(|| {
-                format!(
-                    "no registry offers {} ({pull_error}), and making one failed",
-                    debian.image
-                )
-            })?;
+        bootstrap(docker, &source, privilege, tell).await.with_context(|| {
+            format!("no registry offers {} ({pull_error}), and making one failed", debian.image)
+        })?;
     }
-    Ok(OsImage {
-        reference: own,
-        apt_sources: lines(&sources, &suite),
-    })
+    Ok(OsImage { reference: own, apt_sources: lines(&sources, &suite) })
 }
 
 /// A published image brings no certificates, so it can't use sources that need them.
 fn published(reference: String, suite: &str, sources: &[Source]) -> OsImage {
     let lines = lines(sources, suite);
-    let apt_sources = if lines.contains("https://") {
-        String::new()
-    } else {
-        lines
-    };
-    OsImage {
-        reference,
-        apt_sources,
-    }
+    let apt_sources = if lines.contains("https://") { String::new() } else { lines };
+    OsImage { reference, apt_sources }
 }
 
 /// The machine's sources of one release.
 fn lines(sources: &[Source], release: &str) -> String {
-    sources
-        .iter()
-        .filter(|source| source.is_of(release))
-        .map(Source::to_line)
-        .collect()
+    sources.iter().filter(|source| source.is_of(release)).map(Source::to_line).collect()
 }
 
 /// What can be bootstrapped here.
@@ -128,36 +101,18 @@ struct Origin {
 /// The wanted release where the machine's mirror has it; else the machine's own release.
 fn origin(sources: &[Source], wanted: &str) -> Origin {
     if let Some(source) = sources.iter().find(|source| source.suite == wanted) {
-        return Origin {
-            suite: wanted.into(),
-            source: Some(source.clone()),
-        };
+        return Origin { suite: wanted.into(), source: Some(source.clone()) };
     }
     // A Debian archive carries every current release; an Ubuntu one carries no Debian.
     let is_debian = |source: &&Source| source.uri.trim_end_matches('/').ends_with("/debian");
     if let Some(source) = sources.iter().find(is_debian) {
-        let source = Source {
-            suite: wanted.into(),
-            components: vec!["main".into()],
-            ..source.clone()
-        };
-        return Origin {
-            suite: wanted.into(),
-            source: Some(source),
-        };
+        let source =
+            Source { suite: wanted.into(), components: vec!["main".into()], ..source.clone() };
+        return Origin { suite: wanted.into(), source: Some(source) };
     }
     // The first source of an installed machine is its own release.
-    let own = sources
-        .iter()
-        .find(|source| !source.suite.contains(['-', '/']))
-        .cloned();
-    Origin {
-        suite: own
-            .as_ref()
-            .map_or(wanted, |source| &source.suite)
-            .to_owned(),
-        source: own,
-    }
+    let own = sources.iter().find(|source| !source.suite.contains(['-', '/'])).cloned();
+    Origin { suite: own.as_ref().map_or(wanted, |source| &source.suite).to_owned(), source: own }
 }
 
 async fn bootstrap(
@@ -166,10 +121,7 @@ async fn bootstrap(
     privilege: Privilege,
     tell: Tell<'_>,
 ) -> anyhow::Result<()> {
-    tell(&format!(
-        "bootstrapping {} from this machine's package mirror",
-        source.suite
-    ));
+    tell(&format!("bootstrapping {} from this machine's package mirror", source.suite));
     // Not below /tmp, which is often small, or mounted so that programs there can't run.
     let folder = tempfile::Builder::new()
         .prefix("isol8-bootstrap-")
@@ -192,12 +144,7 @@ async fn bootstrap(
     // Its files belong to root, so root removes them.
     let mut command = privilege.command("rm", "bootstrap a base image")?;
     command.args(["-rf", "--one-file-system", "--"]).arg(&root);
-    run(
-        &mut command,
-        "remove the bootstrap folder",
-        Duration::from_secs(60),
-    )
-    .await?;
+    run(&mut command, "remove the bootstrap folder", Duration::from_secs(60)).await?;
     result
 }
 
@@ -211,20 +158,9 @@ async fn import(
     tell("importing the base image");
     let mut command: Command = privilege.command("tar", "bootstrap a base image")?;
     command
-        .args([
-            "--numeric-owner",
-            "--exclude=./var/cache/apt/archives/*.deb",
-        ])
-        .args([
-            "--exclude=./var/lib/apt/lists/*",
-            "--exclude=./var/cache/apt/*.bin",
-        ])
-        .args([
-            "--exclude=./dev/*",
-            "--exclude=./proc/*",
-            "--exclude=./sys/*",
-            "-C",
-        ])
+        .args(["--numeric-owner", "--exclude=./var/cache/apt/archives/*.deb"])
+        .args(["--exclude=./var/lib/apt/lists/*", "--exclude=./var/cache/apt/*.bin"])
+        .args(["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C"])
         .arg(root)
         .args(["-cf", "-", "."])
         .stdin(Stdio::null())
@@ -285,21 +221,12 @@ mod tests {
              deb http://m.example/ubuntu noble main universe\n",
         );
         let origin = origin(&sources, "bookworm");
-        assert_eq!(
-            (origin.suite.as_str(), origin.source.as_ref()),
-            ("noble", Some(&sources[1]))
-        );
+        assert_eq!((origin.suite.as_str(), origin.source.as_ref()), ("noble", Some(&sources[1])));
     }
 
     #[test]
     fn without_sources_nothing_can_be_bootstrapped() {
-        assert_eq!(
-            origin(&[], "bookworm"),
-            Origin {
-                suite: "bookworm".into(),
-                source: None
-            }
-        );
+        assert_eq!(origin(&[], "bookworm"), Origin { suite: "bookworm".into(), source: None });
     }
 
     #[test]

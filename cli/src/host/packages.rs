@@ -33,22 +33,13 @@ enum Evidence {
 
 /// The Docker engine and what it needs for its networks.
 pub(crate) const DOCKER: [Need; 2] = [
-    Need {
-        evidence: Evidence::Program("dockerd"),
-        package: "docker.io",
-    },
-    Need {
-        evidence: Evidence::Program("iptables"),
-        package: "iptables",
-    },
+    Need { evidence: Evidence::Program("dockerd"), package: "docker.io" },
+    Need { evidence: Evidence::Program("iptables"), package: "iptables" },
 ];
 
 /// What isol8 itself uses.
 pub(crate) const SERVICE: [Need; 2] = [
-    Need {
-        evidence: Evidence::Program("redis-server"),
-        package: "redis-server",
-    },
+    Need { evidence: Evidence::Program("redis-server"), package: "redis-server" },
     Need {
         evidence: Evidence::File("/etc/ssl/certs/ca-certificates.crt"),
         package: "ca-certificates",
@@ -56,10 +47,8 @@ pub(crate) const SERVICE: [Need; 2] = [
 ];
 
 /// What makes an operating system image where there is no registry.
-pub(crate) const BOOTSTRAP: [Need; 1] = [Need {
-    evidence: Evidence::Program("debootstrap"),
-    package: "debootstrap",
-}];
+pub(crate) const BOOTSTRAP: [Need; 1] =
+    [Need { evidence: Evidence::Program("debootstrap"), package: "debootstrap" }];
 
 impl Need {
     fn is_met(self) -> bool {
@@ -79,11 +68,8 @@ pub(crate) async fn ensure(
     privilege: Privilege,
     tell: Tell<'_>,
 ) -> anyhow::Result<()> {
-    let missing: Vec<&str> = needs
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.package)
-        .collect();
+    let missing: Vec<&str> =
+        needs.iter().filter(|need| !need.is_met()).map(|need| need.package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -120,12 +106,7 @@ async fn install(packages: &[&str], privilege: Privilege, tell: Tell<'_>) -> any
 async fn apt_get(arguments: &[&str], privilege: Privilege) -> anyhow::Result<()> {
     let mut command = privilege.command("env", "install system packages")?;
     command
-        .args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "-o",
-            "DPkg::Lock::Timeout=120",
-        ])
+        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120"])
         .args(arguments);
     run(&mut command, "install system packages", INSTALL_LIMIT).await?;
     Ok(())
@@ -150,12 +131,8 @@ impl Policy {
             POLICY,
             POLICY_FILE,
         ]);
-        run(
-            &mut command,
-            "hold back services during installation",
-            Duration::from_secs(10),
-        )
-        .await?;
+        run(&mut command, "hold back services during installation", Duration::from_secs(10))
+            .await?;
         Ok(Self { is_ours: true })
     }
 
@@ -163,12 +140,8 @@ impl Policy {
         if self.is_ours {
             let mut command = privilege.command("rm", "install system packages")?;
             command.args(["-f", POLICY_FILE]);
-            run(
-                &mut command,
-                "release services after installation",
-                Duration::from_secs(10),
-            )
-            .await?;
+            run(&mut command, "release services after installation", Duration::from_secs(10))
+                .await?;
         }
         Ok(())
     }

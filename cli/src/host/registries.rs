@@ -69,13 +69,7 @@ async fn ask(program: &str, arguments: &[&str]) -> String {
     let Some(path) = find_program(program) else {
         return String::new();
     };
-    match run(
-        Command::new(path).args(arguments),
-        "read settings",
-        TOOL_LIMIT,
-    )
-    .await
-    {
+    match run(Command::new(path).args(arguments), "read settings", TOOL_LIMIT).await {
         Ok(output) => output,
         Err(error) => {
             tracing::debug!("{program} did not print its settings: {error}");
@@ -98,9 +92,8 @@ fn pip_config_from(listing: &str) -> String {
                 (name == format!("{section}.{key}")).then(|| unquote(value))
             })
         };
-        let Some(value) = value_of(":env:")
-            .or_else(|| value_of("install"))
-            .or_else(|| value_of("global"))
+        let Some(value) =
+            value_of(":env:").or_else(|| value_of("install")).or_else(|| value_of("global"))
         else {
             continue;
         };
@@ -115,11 +108,7 @@ fn pip_config_from(listing: &str) -> String {
             text.push_str(&format!("{key} = {}\n", values.join("\n    ")));
         }
     }
-    if text.is_empty() {
-        text
-    } else {
-        format!("[global]\n{text}")
-    }
+    if text.is_empty() { text } else { format!("[global]\n{text}") }
 }
 
 /// Reads the notation in which pip prints a string.
@@ -129,10 +118,7 @@ fn unquote(value: &str) -> String {
         .strip_prefix(['\'', '"'])
         .and_then(|rest| rest.strip_suffix(['\'', '"']))
         .unwrap_or(value);
-    inner
-        .replace("\\n", "\n")
-        .replace("\\'", "'")
-        .replace("\\\\", "\\")
+    inner.replace("\\n", "\n").replace("\\'", "'").replace("\\\\", "\\")
 }
 
 async fn npm_config() -> String {
@@ -140,9 +126,7 @@ async fn npm_config() -> String {
     let file = std::env::var_os("NPM_CONFIG_USERCONFIG")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".npmrc")));
-    let user = file
-        .and_then(|file| std::fs::read_to_string(file).ok())
-        .unwrap_or_default();
+    let user = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     npm_config_from(registry.trim(), &user, |name| std::env::var(name).ok())
 }
 
@@ -229,10 +213,8 @@ global.extra-index-url='\\nhttps://a.example/simple\\nhttps://b.example/simple'
         write("a.crt", "-----BEGIN CERTIFICATE-----");
         write("readme.crt", "none here");
         write("key.pem", "-----BEGIN CERTIFICATE-----");
-        let names: Vec<_> = read_authorities(folder.path())
-            .into_iter()
-            .map(|found| found.name)
-            .collect();
+        let names: Vec<_> =
+            read_authorities(folder.path()).into_iter().map(|found| found.name).collect();
         assert_eq!(names, ["a.crt", "b.crt"]);
     }
 }

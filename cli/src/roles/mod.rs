@@ -23,36 +23,46 @@ use worker::name::Name;
 
 use crate::{printer, settings};
 pub(crate) use redis_server::RedisServer;
-pub(crate) use signals::{interrupted, until_signalled};
+pub(crate) use signals::interrupted;
+use signals::until_signalled;
 
 /// How often a queue that cannot be reached is tried again.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Connects to the queue, waiting for it as long as `token` lets.
-pub(crate) async fn connect_queue(
-    config: &Config,
-    token: &CancellationToken,
-) -> anyhow::Result<Option<Queue>> {
+/// Waits until the queue can be used, or `token` is cancelled.
+///
+/// # Errors
+/// If waiting will not help: the queue is there, but not for this configuration.
+pub(crate) async fn await_queue(queue: &Queue, token: &CancellationToken) -> anyhow::Result<()> {
     loop {
-        let attempt = token
-            .run_until_cancelled(Queue::connect(&config.redis))
-            .await;
-        match attempt {
-            None => return Ok(None),
-            Some(Ok(queue)) => return Ok(Some(queue)),
+        match token.run_until_cancelled(queue.ready()).await {
+            None | Some(Ok(())) => return Ok(()),
             Some(Err(error)) if error.code().is_retryable() => {
                 tracing::warn!(%error, "the queue is not there yet; trying again");
             }
             Some(Err(error)) => return Err(error).context("cannot use the queue"),
         }
-        if token
-            .run_until_cancelled(tokio::time::sleep(CONNECT_PAUSE))
-            .await
-            .is_none()
-        {
-            return Ok(None);
+        if token.run_until_cancelled(tokio::time::sleep(CONNECT_PAUSE)).await.is_none() {
+            return Ok(());
         }
     }
+}
+
+/// Runs a role and the wait for a signal together: whichever ends first ends the other in order.
+pub(crate) async fn run_until_signalled(
+    role: impl Future<Output = anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (outcome, signalled) = tokio::join!(
+        async {
+            let outcome = role.await;
+            stop.cancel();
+            outcome
+        },
+        until_signalled(stop),
+    );
+    outcome?;
+    Ok(signalled?)
 }
 
 /// Binds the configured address; a busy port is replaced by a free one (contract section 1.18).
@@ -62,9 +72,7 @@ pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             printer::warning(format!("Port {port} is in use; taking a free one instead"));
-            TcpListener::bind((host, 0))
-                .await
-                .with_context(|| format!("cannot listen on {host}"))
+            TcpListener::bind((host, 0)).await.with_context(|| format!("cannot listen on {host}"))
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {host}:{port}")),
     }
@@ -72,13 +80,8 @@ pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
 
 /// Tells the user, and whoever started us, that requests are taken.
 pub(crate) fn announce(listener: &TcpListener) -> anyhow::Result<()> {
-    let port = listener
-        .local_addr()
-        .context("cannot read our own address")?
-        .port();
-    printer::line(format!(
-        "[INFO] isol8 server v{VERSION} listening on http://localhost:{port}"
-    ));
+    let port = listener.local_addr().context("cannot read our own address")?.port();
+    printer::line(format!("[INFO] isol8 server v{VERSION} listening on http://localhost:{port}"));
     Ok(())
 }
 
@@ -122,18 +125,20 @@ pub(crate) async fn build_worker(
 impl Worker {
     /// Runs it until `token` is cancelled.
     pub(crate) async fn run(self, queue: Queue, token: CancellationToken) -> anyhow::Result<()> {
-        Ok(worker::run(self.options, queue, self.executor, token).await?)
+        let usable = await_queue(&queue, &token).await;
+        if usable.is_err() {
+            token.cancel();
+        }
+        // Also then: only a worker that has run removes its containers.
+        worker::run(self.options, queue, self.executor, token).await?;
+        usable
     }
 }
 
 fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
     let admission = Admission::new(config)?;
-    let prewarm: Result<Vec<Job>, _> = config
-        .worker
-        .prewarm
-        .iter()
-        .map(|runtime| admission.admit(nothing(*runtime)))
-        .collect();
+    let prewarm: Result<Vec<Job>, _> =
+        config.worker.prewarm.iter().map(|runtime| admission.admit(nothing(*runtime))).collect();
     let max_containers = match config.worker.max_containers {
         0 => config.max_concurrent * 4,
         given => given,

@@ -41,22 +41,8 @@ impl RedisServer {
             wait_until_silent(&socket).await?;
         }
         let mut child = Command::new("redis-server")
-            .args([
-                "--port",
-                "0",
-                "--unixsocketperm",
-                "700",
-                "--daemonize",
-                "no",
-            ])
-            .args([
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "everysec",
-                "--save",
-                "",
-            ])
+            .args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no"])
+            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
             .args(["--maxmemory-policy", "noeviction", "--loglevel", "warning"])
             .arg("--unixsocket")
             .arg(&socket)
@@ -81,18 +67,11 @@ impl RedisServer {
                 );
             }
             if Instant::now() > deadline {
-                bail!(
-                    "redis-server did not answer within {} s",
-                    START_TIMEOUT.as_secs()
-                );
+                bail!("redis-server did not answer within {} s", START_TIMEOUT.as_secs());
             }
             sleep(POLL).await;
         }
-        Ok(Self {
-            child,
-            socket,
-            _lock: lock,
-        })
+        Ok(Self { child, socket, _lock: lock })
     }
 
     /// How to reach it.
@@ -109,10 +88,7 @@ impl RedisServer {
             }
             Err(_) => {
                 tracing::warn!("redis-server did not stop in time; killing it");
-                self.child
-                    .kill()
-                    .await
-                    .context("cannot kill redis-server")?;
+                self.child.kill().await.context("cannot kill redis-server")?;
             }
         }
         Ok(())
@@ -141,19 +117,14 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
 }
 
 async fn is_answering(socket: &Path) -> bool {
-    ask(socket, "PING\r\n")
-        .await
-        .is_some_and(|answer| answer.starts_with("+PONG"))
+    ask(socket, "PING\r\n").await.is_some_and(|answer| answer.starts_with("+PONG"))
 }
 
 async fn wait_until_silent(socket: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + STOP_TIMEOUT;
     while is_answering(socket).await {
         if Instant::now() > deadline {
-            bail!(
-                "an earlier redis-server on {} does not stop; end it first",
-                socket.display()
-            );
+            bail!("an earlier redis-server on {} does not stop; end it first", socket.display());
         }
         sleep(POLL).await;
     }

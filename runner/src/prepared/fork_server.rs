@@ -57,13 +57,8 @@ impl ForkServer {
             None => HOOK_DIRECTORY.to_owned(),
         };
         env.insert("PYTHONPATH".to_owned(), path);
-        let program = Program {
-            argv: &request.argv,
-            env: &env,
-            cwd: "/",
-            code: None,
-            as_root: true,
-        };
+        let program =
+            Program { argv: &request.argv, env: &env, cwd: "/", code: None, as_root: true };
         let pid = spawn(&program, &ends, &theirs, Some(SERVER_FD))
             .map_err(|failed| format!("cannot start the fork server: {}", failed.message))?;
         Ok(Self { pid, socket, pipes })
@@ -116,10 +111,7 @@ impl ForkServer {
 fn parse(message: &[u8]) -> Report {
     let text = String::from_utf8_lossy(message);
     let (kind, rest) = text.split_at_checked(1).unwrap_or_default();
-    let numbers: Vec<i64> = rest
-        .split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect();
+    let numbers: Vec<i64> = rest.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let positive = |number: i64| u64::try_from(number).unwrap_or(0);
     let small = |number: i64| i32::try_from(number).unwrap_or(0);
     match (kind, numbers.as_slice()) {

@@ -44,7 +44,5 @@ fn json(start: &Start) -> Vec<u8> {
 }
 
 fn length(bytes: usize) -> [u8; 4] {
-    u32::try_from(bytes)
-        .expect("a job fits into one frame")
-        .to_le_bytes()
+    u32::try_from(bytes).expect("a job fits into one frame").to_le_bytes()
 }

@@ -54,20 +54,54 @@ pub(crate) struct Prepared {
     /// Why nothing waits or will.
     detail: Option<String>,
     replacements: u32,
+    /// Whether the server has passed the point where it looks at files.
+    server_is_up: bool,
+    /// Whether any file or program has come into this sandbox.
+    used: bool,
 }
 
 impl Prepared {
     /// Takes the worker's wish and starts the first interpreter.
     pub(crate) fn configure(&mut self, request: Prepare) {
         self.discard();
+        if self.request.as_ref() != Some(&request) {
+            self.kill_server();
+        }
         if request.interpreter == Interpreter::Python && self.server.is_none() {
-            match ForkServer::start(&request) {
-                Ok(server) => self.server = Some(server),
-                Err(reason) => self.detail = Some(reason),
-            }
+            self.start_server(&request);
         }
         self.request = Some(request);
         self.make_next();
+    }
+
+    /// Whether the fork server is still reading its start-up files, as root: nothing of a user may
+    /// come into the sandbox before it is done. Ends with `check_deadline` at the latest.
+    pub(crate) fn must_be_alone(&self) -> bool {
+        self.server.is_some() && !self.server_is_up && self.waiting.is_some()
+    }
+
+    /// From now on there may be user code in the sandbox.
+    pub(crate) fn mark_used(&mut self) {
+        self.used = true;
+    }
+
+    fn kill_server(&mut self) {
+        if let Some(server) = self.server.take() {
+            // Already gone is fine.
+            let _ = kill(Pid::from_raw(server.pid()), Signal::SIGKILL);
+        }
+    }
+
+    fn start_server(&mut self, request: &Prepare) {
+        if self.used {
+            // It would be root, and start in a place that user code could have prepared for it.
+            self.detail = Some("a fork server can only start before the first program".to_owned());
+            return;
+        }
+        match ForkServer::start(request) {
+            Ok(server) => (self.server, self.server_is_up) = (Some(server), false),
+            Err(reason) => self.detail = Some(reason),
+        }
     }
 
     /// Starts the next interpreter, if one is wanted and none waits.
@@ -107,11 +141,7 @@ impl Prepared {
 
     /// Why none waits.
     pub(crate) fn detail(&self) -> Option<String> {
-        if self.is_waiting() {
-            None
-        } else {
-            self.detail.clone()
-        }
+        if self.is_waiting() { None } else { self.detail.clone() }
     }
 
     /// Whether `start` is what the waiting interpreter stands in for.
@@ -178,11 +208,11 @@ impl Prepared {
 
     /// Gives up an interpreter that takes too long.
     pub(crate) fn check_deadline(&mut self) {
-        if self
-            .deadline()
-            .is_some_and(|deadline| Instant::now() >= deadline)
-        {
+        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
             self.discard();
+            if !self.server_is_up {
+                self.kill_server();
+            }
             self.detail = Some("the interpreter did not start in time".to_owned());
         }
     }
@@ -212,6 +242,7 @@ impl Prepared {
         let report = self.server.as_ref()?.receive()?;
         match &report {
             Report::Forked(pid) => {
+                self.server_is_up = true;
                 if let Some(waiting) = &mut self.waiting
                     && waiting.pid == 0
                 {
@@ -271,13 +302,7 @@ fn fork_python(server: &ForkServer) -> Result<Waiting, String> {
     let (control, theirs) = control_pair()?;
     let (pipes, ends) = make_pipes().map_err(|error| format!("cannot make pipes: {error}"))?;
     server.ask_for_child(&theirs, &ends)?;
-    Ok(Waiting {
-        pid: 0,
-        control,
-        pipes,
-        ready: false,
-        since: Instant::now(),
-    })
+    Ok(Waiting { pid: 0, control, pipes, ready: false, since: Instant::now() })
 }
 
 /// Starts a node that stops in its preload script.
@@ -290,31 +315,15 @@ fn spawn_node(request: &Prepare) -> Result<Waiting, String> {
         None => NODE_HOOK.to_owned(),
     };
     env.insert("NODE_OPTIONS".to_owned(), options);
-    let program = Program {
-        argv: &request.argv,
-        env: &env,
-        cwd: "/sandbox",
-        code: None,
-        as_root: false,
-    };
+    let program =
+        Program { argv: &request.argv, env: &env, cwd: "/sandbox", code: None, as_root: false };
     let pid = spawn(&program, &ends, &theirs, Some(CONTROL_FD)).map_err(|error| error.message)?;
-    Ok(Waiting {
-        pid,
-        control,
-        pipes,
-        ready: false,
-        since: Instant::now(),
-    })
+    Ok(Waiting { pid, control, pipes, ready: false, since: Instant::now() })
 }
 
 /// A stream socket pair whose first end does not block.
 fn control_pair() -> Result<(OwnedFd, OwnedFd), String> {
-    let pair = socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    );
+    let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
     let (ours, theirs) = pair.map_err(|error| format!("cannot make a socket: {error}"))?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map_err(|error| format!("cannot set up a socket: {error}"))?;

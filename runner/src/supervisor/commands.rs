@@ -39,7 +39,7 @@ impl Supervisor {
     /// Takes the frames that have arrived, up to one that must wait.
     pub(super) fn take_frames(&mut self) -> Result<(), End> {
         for _ in 0..FRAMES_PER_TURN {
-            if self.writer.as_ref().is_some_and(Writer::is_full) {
+            if self.prepared.must_be_alone() || self.writer.as_ref().is_some_and(Writer::is_full) {
                 return Ok(());
             }
             if let Some(frame) = self.deferred.take() {
@@ -71,20 +71,19 @@ impl Supervisor {
             Kind::Start => self.start(parse_message(&frame.payload)?)?,
             Kind::ReadFile => self.read_file(parse_message(&frame.payload)?),
             Kind::Prepare => {
-                self.prepared
-                    .configure(parse_message::<Prepare>(&frame.payload)?);
+                self.prepared.configure(parse_message::<Prepare>(&frame.payload)?);
                 self.ready_due = true;
             }
             Kind::Stdin => {
                 if let Some(job) = &mut self.job
-                    && job.push_stdin(&frame.payload, &mut self.link).is_err()
+                    && job.stdin.push(&frame.payload, &mut self.link).is_err()
                 {
                     return Err(End::Broken("standard input beyond its credit".to_owned()));
                 }
             }
             Kind::StdinEnd => {
                 if let Some(job) = &mut self.job {
-                    job.end_stdin(&mut self.link);
+                    job.stdin.end(&mut self.link);
                 }
             }
             Kind::Signal => self.signal(&parse_message(&frame.payload)?),
@@ -103,6 +102,7 @@ impl Supervisor {
         if self.file_failure.is_some() {
             return;
         }
+        self.prepared.mark_used();
         if self.writer.is_none() {
             match Writer::new() {
                 Ok(writer) => self.writer = Some(writer),
@@ -124,11 +124,7 @@ impl Supervisor {
             return;
         }
         let message = "too many files asked for at once".to_owned();
-        let error = FileError {
-            path: request.path,
-            message,
-            errno: Errno::EBUSY as i32,
-        };
+        let error = FileError { path: request.path, message, errno: Errno::EBUSY as i32 };
         self.link.send_message(Kind::FileError, &error);
     }
 
@@ -150,15 +146,11 @@ impl Supervisor {
             self.link.send_message(Kind::Failed, &failure);
             return Ok(());
         }
+        self.prepared.mark_used();
         let started_at = Instant::now();
         let kills_before = self.memory.kills();
         if self.prepared.fits(&start)
-            && let Some(Waiting {
-                pid,
-                control,
-                pipes,
-                ..
-            }) = self.prepared.hand_over(&start)
+            && let Some(Waiting { pid, control, pipes, .. }) = self.prepared.hand_over(&start)
         {
             let job = Job::new(start, pid, pipes, control, true, kills_before, started_at);
             self.job = Some(job);
@@ -175,9 +167,7 @@ impl Supervisor {
             match spawn_program(&start) {
                 Ok((pid, pipes, report)) => {
                     let kills = self.memory.kills();
-                    self.job = Some(Job::new(
-                        start, pid, pipes, report, false, kills, started_at,
-                    ));
+                    self.job = Some(Job::new(start, pid, pipes, report, false, kills, started_at));
                     return;
                 }
                 Err(failure) if failure.stage == Stage::Fork && attempt < FORK_ATTEMPTS => {
@@ -216,13 +206,7 @@ impl Supervisor {
             Err(error) => Err(format!("cannot kill the sandbox's processes: {error}")),
         };
         let verified = outcome.is_ok();
-        self.link.send_message(
-            Kind::ResetDone,
-            &ResetDone {
-                verified,
-                detail: outcome.err(),
-            },
-        );
+        self.link.send_message(Kind::ResetDone, &ResetDone { verified, detail: outcome.err() });
         if verified {
             self.prepared.make_next();
             self.ready_due = true;

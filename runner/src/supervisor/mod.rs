@@ -110,13 +110,7 @@ impl Supervisor {
     /// Runs until the link ends.
     pub(crate) fn run(&mut self) -> End {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.link.send_message(
-            Kind::Hello,
-            &Hello {
-                protocol: PROTOCOL_VERSION,
-                version,
-            },
-        );
+        self.link.send_message(Kind::Hello, &Hello { protocol: PROTOCOL_VERSION, version });
         loop {
             if let Err(end) = self.turn() {
                 return end;
@@ -177,7 +171,8 @@ impl Supervisor {
     fn interests<'a>(&'a self, add: &mut impl FnMut(Source, BorrowedFd<'a>, PollFlags)) {
         let (input, output, error) = (PollFlags::POLLIN, PollFlags::POLLOUT, PollFlags::empty());
         add(Source::Children, self.children.as_fd(), input);
-        if self.deferred.is_none() && !self.writer.as_ref().is_some_and(Writer::is_full) {
+        let busy = self.deferred.is_some() || self.writer.as_ref().is_some_and(Writer::is_full);
+        if !busy && !self.prepared.must_be_alone() {
             add(Source::Link, self.link.input(), input);
         }
         if self.link.has_output() {
@@ -197,7 +192,7 @@ impl Supervisor {
                 add(
                     Source::Stdin,
                     pipe.as_fd(),
-                    if job.has_stdin() { output } else { error },
+                    if job.stdin.is_waiting() { output } else { error },
                 );
             }
             if job.has_started() && self.link.has_room() {
@@ -207,11 +202,7 @@ impl Supervisor {
             }
         }
         if let Some(writer) = &self.writer {
-            add(
-                Source::Writer,
-                writer.socket(),
-                if writer.is_full() { output } else { input },
-            );
+            add(Source::Writer, writer.socket(), if writer.is_full() { output } else { input });
         }
         if let Some(reader) = &self.reader
             && self.link.has_room()
@@ -230,10 +221,7 @@ impl Supervisor {
         let files =
             (self.writer.is_some() || self.reader.is_some()).then(|| Instant::now() + STALL_CHECK);
         let job = self.job.as_ref().and_then(Job::next_timer);
-        let next = [files, job, self.prepared.deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [files, job, self.prepared.deadline()].into_iter().flatten().min();
         let Some(next) = next else {
             return PollTimeout::NONE;
         };
@@ -277,10 +265,7 @@ impl Supervisor {
         if prepared && self.job.is_none() {
             self.baseline.raise_memory(&self.memory);
         }
-        let ready = Ready {
-            prepared,
-            detail: self.prepared.detail(),
-        };
+        let ready = Ready { prepared, detail: self.prepared.detail() };
         self.link.send_message(Kind::Ready, &ready);
     }
 
@@ -305,11 +290,7 @@ impl Supervisor {
     fn step_job(&mut self, stdin: bool, output: bool) {
         let Some(job) = &mut self.job else { return };
         if stdin {
-            if job.has_stdin() {
-                job.feed_stdin(&mut self.link)
-            } else {
-                job.drop_stdin(&mut self.link)
-            }
+            job.stdin.step(&mut self.link);
         }
         if output {
             job.pump(&mut self.link, &mut self.scratch);
@@ -335,8 +316,7 @@ impl Supervisor {
     fn keep_streams(&mut self) {
         let Some(job) = self.job.take() else { return };
         if job.start.keep_background {
-            self.orphans
-                .extend(job.outputs.into_iter().filter_map(|output| output.pipe));
+            self.orphans.extend(job.outputs.into_iter().filter_map(|output| output.pipe));
             let excess = self.orphans.len().saturating_sub(ORPHAN_STREAMS);
             self.orphans.drain(..excess);
         }
@@ -396,13 +376,6 @@ impl Supervisor {
     fn refuse_read(&mut self, path: String, error: &std::io::Error) {
         let message = describe(error);
         let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
-        self.link.send_message(
-            Kind::FileError,
-            &FileError {
-                path,
-                message,
-                errno,
-            },
-        );
+        self.link.send_message(Kind::FileError, &FileError { path, message, errno });
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! `ISOL8_TEST_IMAGE_PREFIX` (default `isol8:`) names the images, `ISOL8_RUNNER_DIR` a directory that
 //! already holds `isol8-runner` and `prepared/`; without it the binary is built here.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of the harness"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -74,22 +71,14 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            runtime: "python",
-            sandbox_size: "512m",
-            memory: "512m",
-            pids: 64,
-        }
+        Self { runtime: "python", sandbox_size: "512m", memory: "512m", pids: 64 }
     }
 }
 
 impl Sandbox {
     /// Starts a container and takes its greeting.
     pub(crate) fn new(runtime: &'static str) -> Self {
-        Self::with(&Settings {
-            runtime,
-            ..Settings::default()
-        })
+        Self::with(&Settings { runtime, ..Settings::default() })
     }
 
     pub(crate) fn with(settings: &Settings) -> Self {
@@ -102,28 +91,11 @@ impl Sandbox {
         command.args(["-i", "--rm", "--cap-drop", "ALL", "--cap-add", "SETUID"]);
         command.args(["--cap-add", "SETGID", "--cap-add", "KILL", "--read-only"]);
         command.args(["--security-opt", "no-new-privileges", "--network", "none"]);
-        let sandbox = format!(
-            "/sandbox:rw,exec,nosuid,nodev,size={},uid=100,gid=101",
-            settings.sandbox_size
-        );
-        command.args([
-            "--tmpfs",
-            &sandbox,
-            "--tmpfs",
-            "/tmp:rw,noexec,nosuid,nodev,size=256m",
-        ]);
-        command.args([
-            "--memory",
-            settings.memory,
-            "--memory-swap",
-            settings.memory,
-        ]);
-        command.args([
-            "--pids-limit",
-            &settings.pids.to_string(),
-            "--log-driver",
-            "none",
-        ]);
+        let sandbox =
+            format!("/sandbox:rw,exec,nosuid,nodev,size={},uid=100,gid=101", settings.sandbox_size);
+        command.args(["--tmpfs", &sandbox, "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=256m"]);
+        command.args(["--memory", settings.memory, "--memory-swap", settings.memory]);
+        command.args(["--pids-limit", &settings.pids.to_string(), "--log-driver", "none"]);
         command.args(["-v", &format!("{}:/isol8:ro", runner_directory().display())]);
         command.args(["--entrypoint", "/isol8/isol8-runner", &image]);
         let mut child = command
@@ -139,23 +111,13 @@ impl Sandbox {
                 let header = Header::parse(header).expect("the runner sends valid frames");
                 let mut payload = vec![0; header.length];
                 if output.read_exact(&mut payload).is_err()
-                    || sender
-                        .send(Frame {
-                            kind: header.kind,
-                            payload,
-                        })
-                        .is_err()
+                    || sender.send(Frame { kind: header.kind, payload }).is_err()
                 {
                     return;
                 }
             }
         });
-        let mut sandbox = Self {
-            name,
-            input: child.stdin.take(),
-            child,
-            frames,
-        };
+        let mut sandbox = Self { name, input: child.stdin.take(), child, frames };
         let hello: Hello = sandbox.expect(Kind::Hello);
         assert_eq!(hello.protocol, PROTOCOL_VERSION);
         let ready: Ready = sandbox.expect(Kind::Ready);
@@ -171,11 +133,7 @@ impl Sandbox {
     }
 
     pub(crate) fn prepare(&mut self, interpreter: Interpreter, argv: &[&str]) {
-        let prepare = Prepare {
-            interpreter,
-            argv: strings(argv),
-            env: environment(),
-        };
+        let prepare = Prepare { interpreter, argv: strings(argv), env: environment() };
         self.send(Kind::Prepare, &prepare);
         let ready: Ready = self.expect(Kind::Ready);
         assert!(ready.prepared, "no interpreter waits: {:?}", ready.detail);
@@ -262,10 +220,7 @@ impl Sandbox {
                     outcome.failed = Some(frame.message());
                     return outcome;
                 }
-                kind => panic!(
-                    "unexpected {kind:?}: {}",
-                    String::from_utf8_lossy(&frame.payload)
-                ),
+                kind => panic!("unexpected {kind:?}: {}", String::from_utf8_lossy(&frame.payload)),
             }
         }
     }
@@ -284,9 +239,8 @@ impl Sandbox {
 
     /// CPU time the whole container has used, in milliseconds.
     pub(crate) fn cpu_ms(&self) -> f64 {
-        let output = Command::new("docker")
-            .args(["inspect", "--format", "{{.Id}}", &self.name])
-            .output();
+        let output =
+            Command::new("docker").args(["inspect", "--format", "{{.Id}}", &self.name]).output();
         let output = output.expect("the docker client is installed").stdout;
         let id = String::from_utf8_lossy(&output).trim().to_owned();
         let v1 = format!("/sys/fs/cgroup/cpuacct/docker/{id}/cpuacct.usage");
@@ -297,14 +251,7 @@ impl Sandbox {
     /// Sends one file.
     pub(crate) fn put_file(&mut self, path: &str, content: &[u8]) {
         let size_bytes = content.len() as u64;
-        self.send(
-            Kind::FileBegin,
-            &FileBegin {
-                path: path.to_owned(),
-                mode: 0o644,
-                size_bytes,
-            },
-        );
+        self.send(Kind::FileBegin, &FileBegin { path: path.to_owned(), mode: 0o644, size_bytes });
         for chunk in content.chunks(DATA_CHUNK_BYTES) {
             self.send_data(Kind::FileData, chunk);
         }
@@ -313,13 +260,7 @@ impl Sandbox {
 
     /// Asks for one file.
     pub(crate) fn get_file(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
-        self.send(
-            Kind::ReadFile,
-            &ReadFile {
-                path: path.to_owned(),
-                max_bytes: 1 << 30,
-            },
-        );
+        self.send(Kind::ReadFile, &ReadFile { path: path.to_owned(), max_bytes: 1 << 30 });
         let mut content = Vec::new();
         loop {
             let frame = self.next();
@@ -355,12 +296,9 @@ impl Drop for Sandbox {
 
 /// The environment programs get.
 pub(crate) fn environment() -> BTreeMap<String, String> {
-    [
-        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", "/sandbox"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
+    [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/sandbox")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 pub(crate) fn strings(words: &[&str]) -> Vec<String> {
@@ -385,14 +323,8 @@ pub(crate) fn shell(script: &str) -> Start {
 
 /// A start of a main file with this text.
 pub(crate) fn with_code(argv: &[&str], path: &str, text: &str) -> Start {
-    let code = CodeFile {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
-    Start {
-        code: Some(code),
-        ..start(argv)
-    }
+    let code = CodeFile { path: path.to_owned(), text: text.to_owned() };
+    Start { code: Some(code), ..start(argv) }
 }
 
 pub(crate) fn python(text: &str) -> Start {
@@ -428,13 +360,7 @@ fn build() -> PathBuf {
     let target = crate_directory.join("../target/runner-static");
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "-p", "runner", "--bin", "isol8-runner"])
-        .args([
-            "--profile",
-            "runner",
-            "--target",
-            "x86_64-unknown-linux-gnu",
-            "--target-dir",
-        ])
+        .args(["--profile", "runner", "--target", "x86_64-unknown-linux-gnu", "--target-dir"])
         .arg(&target)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(crate_directory)
@@ -459,9 +385,6 @@ fn install(binary: &Path, prepared: &Path, directory: &Path) {
         p = prepared.display(),
         d = directory.display(),
     );
-    let status = Command::new("sh")
-        .args(["-c", &script])
-        .status()
-        .expect("sh runs");
+    let status = Command::new("sh").args(["-c", &script]).status().expect("sh runs");
     assert!(status.success(), "the runner's files cannot be installed");
 }

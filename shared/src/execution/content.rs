@@ -47,9 +47,7 @@ impl<'de> Deserialize<'de> for FileContent {
         let bytes = match Wire::deserialize(deserializer)? {
             Wire::Text(text) => text.into_bytes(),
             Wire::Buffer { kind: BufferKind::Buffer, data } => data,
-            Wire::Base64 { base64 } => {
-                STANDARD.decode(base64).map_err(serde::de::Error::custom)?
-            }
+            Wire::Base64 { base64 } => STANDARD.decode(base64).map_err(serde::de::Error::custom)?,
         };
         Ok(Self(bytes.into()))
     }
@@ -61,11 +59,9 @@ mod tests {
 
     #[test]
     fn all_wire_forms_give_the_same_bytes() {
-        for json in [
-            r#""hi\n""#,
-            r#"{"type":"Buffer","data":[104,105,10]}"#,
-            r#"{"base64":"aGkK"}"#,
-        ] {
+        for json in
+            [r#""hi\n""#, r#"{"type":"Buffer","data":[104,105,10]}"#, r#"{"base64":"aGkK"}"#]
+        {
             let content: FileContent = serde_json::from_str(json).unwrap();
             assert_eq!(&content.0[..], b"hi\n", "{json}");
         }

@@ -227,7 +227,9 @@ fn source(runtime: Runtime, request: &ExecutionRequest) -> Result<Source, Error>
     let present = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
     let sources = (present(&request.code), present(&request.code_url), present(&request.cmd));
     match sources {
-        (Some(text), None, None) => Ok(Source::Code { text, extension: extension(runtime, request)? }),
+        (Some(text), None, None) => {
+            Ok(Source::Code { text, extension: extension(runtime, request)? })
+        }
         (None, Some(_), None) => Err(not_supported("code by URL (codeUrl)")),
         (None, None, Some(command)) => {
             if command.contains('\0') {
@@ -287,11 +289,9 @@ fn is_inside(path: &str, root: &str) -> bool {
 
 fn workdir(given: Option<&str>) -> Result<String, Error> {
     let given = given.unwrap_or(SANDBOX);
-    normalise(given)
-        .filter(|path| is_inside(path, SANDBOX) && is_path(path))
-        .ok_or_else(|| {
-            Error::invalid(format!("Working directory must be inside /sandbox, not \"{given}\""))
-        })
+    normalise(given).filter(|path| is_inside(path, SANDBOX) && is_path(path)).ok_or_else(|| {
+        Error::invalid(format!("Working directory must be inside /sandbox, not \"{given}\""))
+    })
 }
 
 fn is_path(path: &str) -> bool {

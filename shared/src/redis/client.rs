@@ -35,8 +35,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects to `redis://host:port/db` or `redis+unix:///path`.
-    pub(super) async fn connect(url: &str) -> Result<Self, Error> {
+    /// A client of `redis://host:port/db` or `redis+unix:///path`; connects with the first command.
+    pub(super) fn open(url: &str) -> Result<Self, Error> {
         let client = open(url).map_err(|error| {
             Error::invalid(
                 "redis.url is not valid. Use redis://[user:password@]host:port[/db] or \
@@ -52,9 +52,8 @@ impl Client {
             .set_min_delay(Duration::from_millis(20))
             .set_max_delay(Duration::from_millis(500))
             .set_number_of_retries(20);
-        let ordinary = within(ConnectionManager::new_with_config(client.clone(), config))
-            .await
-            .map_err(failure)?;
+        let ordinary =
+            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(failure)?;
         Ok(Self { client, ordinary })
     }
 
@@ -82,11 +81,7 @@ impl Client {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(COMMAND_TIMEOUT))
             .set_response_timeout(None);
-        within(
-            self.client
-                .get_multiplexed_async_connection_with_config(&config),
-        )
-        .await
+        within(self.client.get_multiplexed_async_connection_with_config(&config)).await
     }
 
     /// A subscription to one channel, confirmed.
@@ -162,10 +157,9 @@ pub(super) fn is_group_missing(error: &RedisError) -> bool {
 /// hosts.
 pub(super) fn failure(error: RedisError) -> Error {
     let (code, message) = match (error.kind(), error.code()) {
-        (_, Some("OOM")) => (
-            ErrorCode::QueueFull,
-            "The queue is out of memory. Try again in a few seconds.",
-        ),
+        (_, Some("OOM")) => {
+            (ErrorCode::QueueFull, "The queue is out of memory. Try again in a few seconds.")
+        }
         (ErrorKind::Server(ServerErrorKind::NoPerm), _)
         | (_, Some("NOAUTH" | "WRONGPASS"))
         | (ErrorKind::AuthenticationFailed, _) => (
@@ -174,10 +168,9 @@ pub(super) fn failure(error: RedisError) -> Error {
         ),
         (ErrorKind::Server(ServerErrorKind::ResponseError), _)
         | (_, Some("WRONGTYPE"))
-        | (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => (
-            ErrorCode::Internal,
-            "The queue answered in a way this version does not understand.",
-        ),
+        | (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => {
+            (ErrorCode::Internal, "The queue answered in a way this version does not understand.")
+        }
         _ => (
             ErrorCode::QueueUnavailable,
             "The queue cannot be reached. Try again in a few seconds.",
@@ -192,10 +185,7 @@ mod tests {
 
     #[test]
     fn addresses_with_hosts_and_sockets_are_understood() {
-        for url in [
-            "redis://127.0.0.1:6379/2",
-            "redis+unix:///run/isol8/redis.sock",
-        ] {
+        for url in ["redis://127.0.0.1:6379/2", "redis+unix:///run/isol8/redis.sock"] {
             assert!(open(url).is_ok(), "{url}");
         }
         assert!(open("http://127.0.0.1").is_err());

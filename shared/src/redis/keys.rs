@@ -49,12 +49,9 @@ pub(super) fn record(shard: u16, job: impl Display) -> String {
 /// The shard of a tenant: the same on every machine and in every version, so FNV-1a rather than
 /// the standard library's seeded hash.
 pub(super) fn shard_of(tenant: &TenantId, shards: u16) -> u16 {
-    let hash = tenant
-        .as_str()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+    let hash = tenant.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     // FNV's low bits are its weakest; fold the upper half in before taking the remainder.
     let folded = hash ^ (hash >> 32);
     u16::try_from(folded % u64::from(shards.max(1))).expect("a remainder is below its u16 divisor")
@@ -77,10 +74,7 @@ mod tests {
         for number in 0..8000 {
             counts[usize::from(shard_of(&TenantId::new(format!("tenant-{number}")), 8))] += 1;
         }
-        assert!(
-            counts.iter().all(|count| (800..1200).contains(count)),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
     }
 
     #[test]

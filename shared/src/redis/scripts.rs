@@ -127,14 +127,8 @@ impl Scripts {
 
     /// Loads all scripts in one round trip.
     pub(super) async fn load(&self) -> RedisResult<()> {
-        let scripts = [
-            &self.enqueue,
-            &self.take,
-            &self.finish,
-            &self.give_back,
-            &self.renew,
-            &self.leave,
-        ];
+        let scripts =
+            [&self.enqueue, &self.take, &self.finish, &self.give_back, &self.renew, &self.leave];
         let mut pipeline = redis::pipe();
         for script in scripts {
             pipeline.add_command(script.load()).ignore();
@@ -144,9 +138,8 @@ impl Scripts {
 
     /// Queues a job; false if the queue is full.
     pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<bool> {
-        let mut call = self
-            .enqueue
-            .call(&[keys::jobs(job.shard), keys::record(job.shard, &job.id)]);
+        let mut call =
+            self.enqueue.call(&[keys::jobs(job.shard), keys::record(job.shard, &job.id)]);
         call.arg(keys::GROUP)
             .arg(&job.id)
             .arg(job.tenant)
@@ -159,11 +152,7 @@ impl Scripts {
     /// Starts the jobs of entries just read; one answer per entry, in order.
     pub(super) async fn take(&self, take: &Take<'_>) -> RedisResult<Vec<Taken>> {
         let mut keys = vec![keys::jobs(take.shard)];
-        keys.extend(
-            take.entries
-                .iter()
-                .map(|entry| keys::record(take.shard, &entry.job)),
-        );
+        keys.extend(take.entries.iter().map(|entry| keys::record(take.shard, &entry.job)));
         let mut call = self.take.call(&keys);
         call.arg(keys::GROUP)
             .arg(take.worker)

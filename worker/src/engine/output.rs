@@ -36,7 +36,8 @@ impl Collected {
         let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         let truncated = total_bytes > limit_bytes || data.len() > limit;
         if truncated {
-            data.truncate(floor_char_boundary(&data, limit));
+            data.truncate(limit);
+            data.truncate(without_split_character(&data));
         }
         let mut text = match String::from_utf8(data) {
             Ok(text) => text,
@@ -52,16 +53,14 @@ impl Collected {
     }
 }
 
-/// The largest cut at or below `limit` that does not split a UTF-8 character.
-fn floor_char_boundary(data: &[u8], limit: usize) -> usize {
-    if limit >= data.len() {
-        return data.len();
+/// Length of `data` without the beginning of a character whose rest was cut off.
+fn without_split_character(data: &[u8]) -> usize {
+    let is_continuation = |at: &usize| data[*at] & 0b1100_0000 == 0b1000_0000;
+    let last = (data.len().saturating_sub(4)..data.len()).rev().find(|at| !is_continuation(at));
+    match last.map(|at| (at, std::str::from_utf8(&data[at..]))) {
+        Some((at, Err(error))) if error.error_len().is_none() => at,
+        _ => data.len(),
     }
-    let is_continuation = |at: usize| data[at] & 0b1100_0000 == 0b1000_0000;
-    (limit.saturating_sub(3)..=limit)
-        .rev()
-        .find(|&at| !is_continuation(at))
-        .unwrap_or(limit)
 }
 
 #[cfg(test)]
@@ -105,5 +104,11 @@ mod tests {
     #[test]
     fn a_character_is_never_cut_in_half() {
         assert!(finish(&["aé"], 2, "").text.starts_with("a\n\n---"));
+        assert!(finish(&["aé"], 3, "").text == "aé");
+        // The runner forwards no more than the limit, so the rest need not be at hand.
+        let mut collected = Collected::default();
+        collected.push(&Bytes::from_static(b"a\xc3"));
+        let masker = Masker::new(&BTreeMap::new());
+        assert!(collected.finish(&masker, 2, 3).text.starts_with("a\n\n---"));
     }
 }

@@ -62,7 +62,8 @@ fn the_working_directory_stays_inside() {
     {
         assert_eq!(admit(with_request("workdir", given.into())).unwrap().workdir, resolved);
     }
-    for given in ["..", "/", "/etc", "../sandboxed", "/sandbox/../etc", "/sandboxed", "a/../../.."] {
+    for given in ["..", "/", "/etc", "../sandboxed", "/sandbox/../etc", "/sandboxed", "a/../../.."]
+    {
         let error = refusal(with_request("workdir", given.into()));
         assert!(error.message().contains("Working directory must be inside /sandbox"), "{given}");
     }

@@ -194,7 +194,13 @@ impl Queue {
         for delivered in &consumer.delivered {
             let share = room.min(delivered.entries.len());
             room -= share;
-            steps.push(self.start(consumer.worker, delivered.shard, &delivered.entries, share, false));
+            steps.push(self.start(
+                consumer.worker,
+                delivered.shard,
+                &delivered.entries,
+                share,
+                false,
+            ));
         }
         let started = try_join_all(steps).await?;
         consumer.delivered.clear();
@@ -224,7 +230,7 @@ impl Queue {
         for (entry, answer) in entries.iter().zip(answers) {
             let job = entry.job.as_str();
             match answer.0.as_str() {
-                "taken" => claimed.extend(self.open(worker, shard, entry, answer).await?),
+                "taken" => claimed.extend(self.unpack(worker, shard, entry, answer).await?),
                 "missing" => tracing::warn!(job, "a queued job had no record; dropped its entry"),
                 "ended" => tracing::warn!(job, "a job was given up: all its workers were lost"),
                 outcome => tracing::debug!(job, outcome, "a delivered job was not started"),
@@ -234,7 +240,7 @@ impl Queue {
     }
 
     /// Reads a started job. One that cannot be read would fail on every worker: it ends here.
-    async fn open(
+    async fn unpack(
         &self,
         worker: WorkerId,
         shard: u16,
@@ -242,18 +248,10 @@ impl Queue {
         (_, attempt, waited_us, tenant, payload): Taken,
     ) -> Result<Option<Claimed>, Error> {
         let Ok(job) = entry.job.parse() else {
-            tracing::warn!(
-                job = entry.job,
-                "a queued job has an identifier that is none"
-            );
+            tracing::warn!(job = entry.job, "a queued job has an identifier that is none");
             return Ok(None);
         };
-        let lease = Lease {
-            job,
-            shard,
-            entry: entry.entry.clone(),
-            attempt,
-        };
+        let lease = Lease { job, shard, entry: entry.entry.clone(), attempt };
         match serde_json::from_slice(&payload) {
             Ok(job) => Ok(Some(Claimed {
                 lease,
@@ -271,11 +269,7 @@ impl Queue {
                 let worker = worker.to_string();
                 let held = lease.held(&worker);
                 let ending = serialize(&ending)?;
-                self.inner
-                    .scripts
-                    .finish(&held, &ending)
-                    .await
-                    .map_err(failure)?;
+                self.inner.scripts.finish(&held, &ending).await.map_err(failure)?;
                 Ok(None)
             }
         }
@@ -290,20 +284,14 @@ impl Queue {
         consumer.swept = Instant::now();
         for place in 0..consumer.streams.len() {
             let mut list = cmd("XINFO");
-            list.arg("CONSUMERS")
-                .arg(&consumer.streams[place])
-                .arg(keys::GROUP);
+            list.arg("CONSUMERS").arg(&consumer.streams[place]).arg(keys::GROUP);
             let found: StreamInfoConsumersReply =
                 self.inner.client.run(&list).await.map_err(failure)?;
             for other in found.consumers {
                 let silent = u64::try_from(other.idle).unwrap_or(u64::MAX) > silent_ms;
                 if silent && other.pending == 0 && other.name != consumer.name {
                     let shard = shard_at(place);
-                    self.inner
-                        .scripts
-                        .leave(shard, &other.name)
-                        .await
-                        .map_err(failure)?;
+                    self.inner.scripts.leave(shard, &other.name).await.map_err(failure)?;
                 }
             }
         }
@@ -324,11 +312,7 @@ impl Consumer {
         let overdue = read.overdue;
         // Redis answers a read at the read's own deadline. Where that comes in time, wait for it:
         // a read left open may swallow a job that nobody then picks up.
-        let until = if overdue <= deadline + COMMAND_TIMEOUT {
-            overdue
-        } else {
-            deadline
-        };
+        let until = if overdue <= deadline + COMMAND_TIMEOUT { overdue } else { deadline };
         match timeout_at(until, &mut read.reply).await {
             Ok(reply) => {
                 self.read = None;
@@ -358,10 +342,7 @@ impl Consumer {
     ) -> RedisResult<Read> {
         let mut connection = match &self.connection {
             Some(connection) => connection.clone(),
-            None => self
-                .connection
-                .insert(queue.inner.client.blocking().await?)
-                .clone(),
+            None => self.connection.insert(queue.inner.client.blocking().await?).clone(),
         };
         self.first = (self.first + 1) % self.streams.len();
         let mut read = cmd("XREADGROUP");
@@ -376,10 +357,7 @@ impl Consumer {
             read.arg(">");
         }
         let reply = Box::pin(async move { read.query_async(&mut connection).await });
-        Ok(Read {
-            reply,
-            overdue: deadline + COMMAND_TIMEOUT,
-        })
+        Ok(Read { reply, overdue: deadline + COMMAND_TIMEOUT })
     }
 
     fn deliver(&mut self, reply: StreamReadReply) {
@@ -389,15 +367,11 @@ impl Consumer {
             };
             let entries: Vec<_> = stream.ids.into_iter().map(entry_of).collect();
             if !entries.is_empty() {
-                self.delivered.push(Delivered {
-                    shard: shard_at(place),
-                    entries,
-                });
+                self.delivered.push(Delivered { shard: shard_at(place), entries });
             }
         }
         let (first, shards) = (self.first, self.streams.len());
-        self.delivered
-            .sort_by_key(|it| (usize::from(it.shard) + shards - first) % shards);
+        self.delivered.sort_by_key(|it| (usize::from(it.shard) + shards - first) % shards);
     }
 }
 

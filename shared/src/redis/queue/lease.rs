@@ -57,16 +57,8 @@ impl Queue {
             .iter()
             .map(|lease| (lease.job.to_string(), lease.entry.as_str(), lease.attempt))
             .collect();
-        let lost = self
-            .inner
-            .scripts
-            .renew(shard, worker, &named)
-            .await
-            .map_err(failure)?;
-        Ok(lost
-            .into_iter()
-            .filter_map(|place| batch.get(place).copied().cloned())
-            .collect())
+        let lost = self.inner.scripts.renew(shard, worker, &named).await.map_err(failure)?;
+        Ok(lost.into_iter().filter_map(|place| batch.get(place).copied().cloned()).collect())
     }
 
     /// Commits the ending of a job and wakes the gateway that waits for it, if `worker` still
@@ -83,11 +75,7 @@ impl Queue {
     ) -> Result<Commit, Error> {
         let ending = serialize(ending)?;
         let worker = worker.to_string();
-        let done = self
-            .inner
-            .scripts
-            .finish(&lease.held(&worker), &ending)
-            .await;
+        let done = self.inner.scripts.finish(&lease.held(&worker), &ending).await;
         done.map(commit).map_err(failure)
     }
 
@@ -108,11 +96,7 @@ impl Queue {
             GiveBack::Failed(cause) => Some(serialize(&Ending::Error(cause))?),
         };
         let worker = worker.to_string();
-        let done = self
-            .inner
-            .scripts
-            .give_back(&lease.held(&worker), failed.as_deref())
-            .await;
+        let done = self.inner.scripts.give_back(&lease.held(&worker), failed.as_deref()).await;
         done.map(commit).map_err(failure)
     }
 
@@ -125,11 +109,7 @@ impl Queue {
     pub async fn leave(&self, worker: WorkerId) -> Result<(), Error> {
         let name = worker.to_string();
         for shard in self.shards() {
-            self.inner
-                .scripts
-                .leave(shard, &name)
-                .await
-                .map_err(failure)?;
+            self.inner.scripts.leave(shard, &name).await.map_err(failure)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ mod submit;
 use std::sync::Arc;
 
 use redis::{RedisError, RedisResult, cmd, pipe};
+use tokio::sync::OnceCell;
 
 pub use claim::Consumer;
 pub use job::{Claimed, Commit, Depth, GiveBack, JobState, Lease};
@@ -37,20 +38,20 @@ struct Inner {
     config: config::Redis,
     /// Ending, as JSON, of a job whose workers all died.
     lost_ending: String,
+    ready: OnceCell<()>,
 }
 
 impl Queue {
-    /// Connects, loads the scripts, creates the consumer groups, and checks that `redis.shards` is
-    /// what the fleet uses; the first to connect decides.
+    /// The queue of a configuration, without touching the network: a gateway can answer requests
+    /// before its Redis is there. Must be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidRequest`] if the address or the number of shards is wrong,
-    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
-    pub async fn connect(config: &config::Redis) -> Result<Self, Error> {
+    /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed.
+    pub fn open(config: &config::Redis) -> Result<Self, Error> {
         let url = config.url.as_deref().ok_or_else(|| {
             Error::invalid("redis.url is not set. Set it to redis://host:port or use `serve`.")
         })?;
-        let client = Client::connect(url).await?;
+        let client = Client::open(url)?;
         let scripts = Scripts::new(client.clone(), config.result_ttl_ms, config.max_deliveries);
         let lost_ending = serialize(&Ending::Error(Failure {
             code: ErrorCode::WorkerLost,
@@ -59,19 +60,36 @@ impl Queue {
                 config.max_deliveries
             ),
         }))?;
-        let inner = Inner {
-            client,
-            scripts,
-            config: config.clone(),
-            lost_ending,
-        };
-        let queue = Self {
-            inner: Arc::new(inner),
-        };
-        queue.inner.scripts.load().await.map_err(failure)?;
-        queue.prepare().await?;
-        queue.warn_of_eviction().await;
+        let ready = OnceCell::new();
+        let inner = Inner { client, scripts, config: config.clone(), lost_ending, ready };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens the queue and makes it [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// As `open` and `ready`.
+    pub async fn connect(config: &config::Redis) -> Result<Self, Error> {
+        let queue = Self::open(config)?;
+        queue.ready().await?;
         Ok(queue)
+    }
+
+    /// Loads the scripts, creates the consumer groups, and checks that `redis.shards` is what the
+    /// fleet uses; the first to come decides. Done once; until it has succeeded, every call that
+    /// puts jobs in or takes them out tries it first.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`] if the number of shards is wrong,
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let set_up = || async {
+            self.inner.scripts.load().await.map_err(failure)?;
+            self.prepare().await?;
+            self.warn_of_eviction().await;
+            Ok(())
+        };
+        self.inner.ready.get_or_try_init(set_up).await.copied()
     }
 
     /// Asks Redis for an answer.
@@ -79,12 +97,7 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if there is none.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.inner
-            .client
-            .run::<String>(&cmd("PING"))
-            .await
-            .map(drop)
-            .map_err(failure)
+        self.inner.client.run::<String>(&cmd("PING")).await.map(drop).map_err(failure)
     }
 
     /// How many jobs wait and run, over all shards.
@@ -109,12 +122,7 @@ impl Queue {
             pipeline.cmd("XPENDING").arg(&stream).arg(keys::GROUP);
         }
         // XPENDING's summary: count, first, last, count per consumer.
-        type Pending = (
-            u64,
-            Option<String>,
-            Option<String>,
-            Option<Vec<(String, String)>>,
-        );
+        type Pending = (u64, Option<String>, Option<String>, Option<Vec<(String, String)>>);
         let answers: Vec<redis::Value> = self.inner.client.run_all(&pipeline).await?;
         let mut depth = Depth::default();
         for pair in answers.chunks_exact(2) {
@@ -161,12 +169,7 @@ impl Queue {
     /// Creates the group from the start of the stream: what was queued before it counts too.
     async fn create_group(&self, shard: u16) -> RedisResult<()> {
         let mut create = cmd("XGROUP");
-        create
-            .arg("CREATE")
-            .arg(keys::jobs(shard))
-            .arg(keys::GROUP)
-            .arg("0")
-            .arg("MKSTREAM");
+        create.arg("CREATE").arg(keys::jobs(shard)).arg(keys::GROUP).arg("0").arg("MKSTREAM");
         match self.inner.client.run::<()>(&create).await {
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
             outcome => outcome,
@@ -179,9 +182,7 @@ impl Queue {
         let info: Result<String, RedisError> =
             self.inner.client.run(cmd("INFO").arg("memory")).await;
         let policy = info.ok().and_then(|info| {
-            let line = info
-                .lines()
-                .find_map(|line| line.strip_prefix("maxmemory_policy:"));
+            let line = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
             line.map(|policy| policy.trim().to_owned())
         });
         if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
@@ -200,10 +201,7 @@ impl Queue {
 /// An ending as it is stored and published.
 fn serialize(ending: &Ending) -> Result<String, Error> {
     serde_json::to_string(ending).map_err(|error| {
-        Error::new(
-            ErrorCode::Internal,
-            "The ending of a job could not be written as JSON.",
-        )
-        .with_source(error)
+        Error::new(ErrorCode::Internal, "The ending of a job could not be written as JSON.")
+            .with_source(error)
     })
 }

@@ -53,12 +53,7 @@ impl Queue {
         let client = self.inner.client.clone();
         let channel = keys::replies(gateway);
         let subscription = Some(client.subscribe(&channel).await.map_err(failure)?);
-        Ok(Replies {
-            client,
-            channel,
-            subscription,
-            pause: RESUBSCRIBE_PAUSE,
-        })
+        Ok(Replies { client, channel, subscription, pause: RESUBSCRIBE_PAUSE })
     }
 }
 

@@ -29,6 +29,7 @@ impl Queue {
             Error::new(ErrorCode::Internal, "The job could not be written as JSON.")
                 .with_source(error)
         })?;
+        self.ready().await?;
         let limit = self.inner.config.max_queued;
         let job = NewJob {
             shard: keys::shard_of(tenant, self.inner.config.shards),
@@ -37,13 +38,7 @@ impl Queue {
             payload: &payload,
             reply_to: reply_to.to_string(),
         };
-        if self
-            .inner
-            .scripts
-            .enqueue(&job, limit)
-            .await
-            .map_err(failure)?
-        {
+        if self.inner.scripts.enqueue(&job, limit).await.map_err(failure)? {
             return Ok(());
         }
         Err(Error::new(
@@ -68,12 +63,12 @@ impl Queue {
         match (state.as_deref(), result) {
             (Some("queued"), _) => Ok(JobState::Queued),
             (Some("running"), _) => Ok(JobState::Running),
-            (Some("finished"), Some(result)) => RawValue::from_string(result)
-                .map(JobState::Finished)
-                .map_err(|error| {
+            (Some("finished"), Some(result)) => {
+                RawValue::from_string(result).map(JobState::Finished).map_err(|error| {
                     let message = format!("The stored result of job {id} is not JSON.");
                     Error::new(ErrorCode::Internal, message).with_source(error)
-                }),
+                })
+            }
             (state, _) => Err(Error::new(
                 ErrorCode::Internal,
                 format!("The record of job {id} is in no known state ({state:?})."),

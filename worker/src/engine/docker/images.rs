@@ -83,11 +83,7 @@ impl Docker {
                 id: image.id,
                 labels: image.labels,
                 // Engines before 24 name an image that lost its tag like this.
-                tags: image
-                    .repo_tags
-                    .into_iter()
-                    .filter(|tag| tag != "<none>:<none>")
-                    .collect(),
+                tags: image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect(),
                 size_bytes: u64::try_from(image.size).unwrap_or(0),
             })
             .collect())
@@ -115,8 +111,7 @@ impl Docker {
             .build();
         let mut kept = VecDeque::with_capacity(KEPT_LINES);
         let mut progress =
-            self.client
-                .build_image(options, None, Some(bollard::body_full(spec.context_tar)));
+            self.client.build_image(options, None, Some(bollard::body_full(spec.context_tar)));
         while let Some(event) = progress.next().await {
             let problem = match event {
                 Ok(info) => {
@@ -135,10 +130,7 @@ impl Docker {
             if let Some(problem) = problem {
                 keep(&mut kept, &problem);
                 let detail = Vec::from(kept).join("\n");
-                return Err(DockerError::Build {
-                    image: spec.tag,
-                    detail,
-                });
+                return Err(DockerError::Build { image: spec.tag, detail });
             }
         }
         Ok(())
@@ -154,16 +146,10 @@ impl Docker {
         repository: &str,
         tag: &str,
     ) -> Result<(), DockerError> {
-        let options = CreateImageOptionsBuilder::new()
-            .from_src("-")
-            .repo(repository)
-            .tag(tag)
-            .build();
-        let mut progress = self.client.create_image(
-            Some(options),
-            Some(bollard::body_try_stream(root_tar)),
-            None,
-        );
+        let options =
+            CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(tag).build();
+        let mut progress =
+            self.client.create_image(Some(options), Some(bollard::body_try_stream(root_tar)), None);
         while let Some(event) = progress.next().await {
             event.map_err(|error| call(format!("import image {repository}:{tag}"), error))?;
         }
@@ -181,9 +167,7 @@ impl Docker {
         reference: &str,
         on_line: impl Fn(&str) + Send + Sync,
     ) -> Result<(), DockerError> {
-        let options = CreateImageOptionsBuilder::new()
-            .from_image(reference)
-            .build();
+        let options = CreateImageOptionsBuilder::new().from_image(reference).build();
         let mut progress = self.client.create_image(Some(options), None, None);
         let mut patience = FIRST_ANSWER;
         loop {
@@ -191,10 +175,7 @@ impl Docker {
                 Ok(Some(event)) => event,
                 Ok(None) => return Ok(()),
                 Err(_elapsed) => {
-                    return Err(DockerError::Pull {
-                        image: reference.into(),
-                        waited: patience,
-                    });
+                    return Err(DockerError::Pull { image: reference.into(), waited: patience });
                 }
             };
             let info = event.map_err(|error| call(format!("pull image {reference}"), error))?;
@@ -213,16 +194,10 @@ impl Docker {
     /// [`DockerError::Call`] if the engine refuses for another reason.
     pub async fn remove_image(&self, reference: &str) -> Result<bool, DockerError> {
         let options = RemoveImageOptionsBuilder::new().build();
-        match self
-            .client
-            .remove_image(reference, Some(options), None)
-            .await
-        {
+        match self.client.remove_image(reference, Some(options), None).await {
             Ok(_) => Ok(true),
             Err(error) if is_not_found(&error) => Ok(true),
-            Err(ClientError::DockerResponseServerError {
-                status_code: 409, ..
-            }) => Ok(false),
+            Err(ClientError::DockerResponseServerError { status_code: 409, .. }) => Ok(false),
             Err(error) => Err(call(format!("remove image {reference}"), error)),
         }
     }
@@ -245,15 +220,9 @@ impl Docker {
 fn from_inspect(image: ImageInspect) -> ImageInfo {
     ImageInfo {
         id: image.id.unwrap_or_default(),
-        labels: image
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default(),
+        labels: image.config.and_then(|config| config.labels).unwrap_or_default(),
         tags: image.repo_tags.unwrap_or_default(),
-        size_bytes: image
-            .size
-            .and_then(|size| u64::try_from(size).ok())
-            .unwrap_or(0),
+        size_bytes: image.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
     }
 }
 

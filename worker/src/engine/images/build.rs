@@ -81,10 +81,7 @@ impl Plan {
     /// [`ImageError::Docker`] if the engine does not answer.
     pub async fn make(docker: &Docker, wanted: Wanted) -> Result<Self, ImageError> {
         let versions = Versions::embedded();
-        let os_reference = wanted
-            .base_image
-            .as_deref()
-            .unwrap_or(&versions.debian.image);
+        let os_reference = wanted.base_image.as_deref().unwrap_or(&versions.debian.image);
         let tools = Recipe::tools(os_reference, &wanted.authorities);
         let (mut up_to_date, mut stale, mut recipes) = (Vec::new(), Vec::new(), Vec::new());
         for runtime in Runtime::ALL {
@@ -156,11 +153,8 @@ impl Plan {
             async move { build_one(docker, spec?, progress).await }
         };
         // What needs no fetched interpreter is built while the interpreters are being fetched.
-        let (fetched, own): (Vec<_>, Vec<_>) = self
-            .recipes
-            .iter()
-            .zip(&self.stale)
-            .partition(|(_, runtime)| is_fetched(**runtime));
+        let (fetched, own): (Vec<_>, Vec<_>) =
+            self.recipes.iter().zip(&self.stale).partition(|(_, runtime)| is_fetched(**runtime));
         let base_line = async {
             if let Some(tools) = &self.tools {
                 step(tools).await?;
@@ -222,22 +216,14 @@ pub async fn build_custom(
     if docker.image_info(base).await?.is_none() {
         return Err(ImageError::BaseMissing { image: base });
     }
-    let recipe = Recipe::custom(
-        wanted.runtime,
-        &wanted.tag,
-        &wanted.packages,
-        wanted.setup.as_deref(),
-    );
+    let recipe =
+        Recipe::custom(wanted.runtime, &wanted.tag, &wanted.packages, wanted.setup.as_deref());
     let present = docker.image_info(&wanted.tag).await?;
     if !wanted.force && has_label(present.as_ref(), LABEL_DEPENDENCIES_HASH, &recipe.hash) {
         return Ok(false);
     }
-    let result = build_one(
-        docker,
-        recipe.spec(base, &[], settings, !wanted.force)?,
-        progress,
-    )
-    .await;
+    let result =
+        build_one(docker, recipe.spec(base, &[], settings, !wanted.force)?, progress).await;
     docker.remove_untagged_images(LABEL_INTERMEDIATE).await?;
     result?;
     retire(docker, &recipe, present.as_ref(), progress).await?;
@@ -251,14 +237,7 @@ async fn build_one(
 ) -> Result<(), ImageError> {
     let image = spec.tag.clone();
     progress(Event::Started { image: &image });
-    docker
-        .build_image(spec, |line| {
-            progress(Event::Output {
-                image: &image,
-                line,
-            })
-        })
-        .await?;
+    docker.build_image(spec, |line| progress(Event::Output { image: &image, line })).await?;
     progress(Event::Built { image: &image });
     Ok(())
 }
@@ -274,10 +253,8 @@ async fn retire(
     let Some(predecessor) = predecessor else {
         return Ok(());
     };
-    let is_same = docker
-        .image_info(&recipe.tag)
-        .await?
-        .is_some_and(|current| current.id == predecessor.id);
+    let is_same =
+        docker.image_info(&recipe.tag).await?.is_some_and(|current| current.id == predecessor.id);
     let has_other_name = predecessor.tags.iter().any(|tag| *tag != recipe.tag);
     if !is_same && !has_other_name && !docker.remove_image(&predecessor.id).await? {
         progress(Event::PredecessorInUse { image: &recipe.tag });
@@ -286,17 +263,12 @@ async fn retire(
 }
 
 fn has_label(image: Option<&ImageInfo>, label: &str, value: &str) -> bool {
-    image
-        .and_then(|image| image.labels.get(label))
-        .is_some_and(|present| present == value)
+    image.and_then(|image| image.labels.get(label)).is_some_and(|present| present == value)
 }
 
 /// The packages an image says it has.
 fn baked_packages(image: Option<&ImageInfo>) -> Result<PackageSet, ImageError> {
     image
         .and_then(|image| image.labels.get(LABEL_DEPENDENCIES))
-        .map_or_else(
-            || Ok(PackageSet::default()),
-            |list| PackageSet::from_list(list),
-        )
+        .map_or_else(|| Ok(PackageSet::default()), |list| PackageSet::from_list(list))
 }

@@ -49,12 +49,7 @@ impl Recipe {
             ("BUN_VERSION".to_owned(), versions.bun.clone()),
             ("DENO_VERSION".to_owned(), versions.deno.clone()),
         ]);
-        Self::plain(
-            INTERPRETERS_IMAGE,
-            assets::INTERPRETERS,
-            build_args,
-            String::new(),
-        )
+        Self::plain(INTERPRETERS_IMAGE, assets::INTERPRETERS, build_args, String::new())
     }
 
     /// A runtime's image on top of the tools image with hash `tools_hash`.
@@ -78,10 +73,8 @@ impl Recipe {
         }
         if !packages.is_empty() {
             dockerfile.push_str(assets::packages(runtime));
-            labels.insert(
-                LABEL_DEPENDENCIES_HASH.into(),
-                dependencies_hash(runtime, packages, None),
-            );
+            labels
+                .insert(LABEL_DEPENDENCIES_HASH.into(), dependencies_hash(runtime, packages, None));
         }
         // Present even when empty: it takes the place of a value inherited from the image below.
         labels.insert(LABEL_DEPENDENCIES.into(), packages.to_string());
@@ -90,14 +83,7 @@ impl Recipe {
         let hash = hash.finish();
         labels.insert(LABEL_BUILD_HASH.into(), hash.clone());
         let tag = runtime.image().into();
-        Self {
-            tag,
-            hash,
-            dockerfile,
-            build_args,
-            labels,
-            packages: packages.clone(),
-        }
+        Self { tag, hash, dockerfile, build_args, labels, packages: packages.clone() }
     }
 
     /// Somebody's own image on top of a runtime's image.
@@ -121,14 +107,7 @@ impl Recipe {
             (LABEL_BUILD_HASH.to_owned(), String::new()),
         ]);
         let (build_args, packages) = (HashMap::new(), packages.clone());
-        Self {
-            tag: tag.to_owned(),
-            hash,
-            dockerfile,
-            build_args,
-            labels,
-            packages,
-        }
+        Self { tag: tag.to_owned(), hash, dockerfile, build_args, labels, packages }
     }
 
     fn plain(
@@ -179,20 +158,11 @@ impl Recipe {
         settings: &RegistrySettings,
     ) -> Result<Bytes, std::io::Error> {
         let mut tar = tar::Builder::new(Vec::new());
-        for folder in [
-            "registry/ca",
-            "registry/apt",
-            "registry/npm",
-            "registry/pip",
-        ] {
+        for folder in ["registry/ca", "registry/apt", "registry/npm", "registry/pip"] {
             add_folder(&mut tar, folder)?;
         }
         add_file(&mut tar, "Dockerfile", &self.dockerfile)?;
-        let list: String = self
-            .packages
-            .iter()
-            .map(|name| format!("{name}\n"))
-            .collect();
+        let list: String = self.packages.iter().map(|name| format!("{name}\n")).collect();
         add_file(&mut tar, "packages.txt", &list)?;
         for Authority { name, certificate } in authorities {
             add_file(&mut tar, &format!("registry/ca/{name}"), certificate)?;

@@ -32,11 +32,7 @@ pub async fn resolve(
     if let Some(image) = named {
         let info = docker.image_info(image).await?;
         let setup = info.as_ref().and_then(setup_of);
-        return Ok(Resolved {
-            image: image.to_owned(),
-            setup,
-            has_packages: packages.is_empty(),
-        });
+        return Ok(Resolved { image: image.to_owned(), setup, has_packages: packages.is_empty() });
     }
     if !packages.is_empty() {
         let label = format!("{LABEL_RUNTIME}={}", runtime.name());
@@ -71,9 +67,5 @@ pub(super) fn best_match(images: &[ImageInfo], packages: &PackageSet) -> Option<
 }
 
 fn setup_of(image: &ImageInfo) -> Option<String> {
-    image
-        .labels
-        .get(LABEL_SETUP)
-        .filter(|script| !script.is_empty())
-        .cloned()
+    image.labels.get(LABEL_SETUP).filter(|script| !script.is_empty()).cloned()
 }

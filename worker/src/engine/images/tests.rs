@@ -22,12 +22,7 @@ fn hash(runtime: Runtime, packages: &PackageSet, versions: &Versions) -> String 
 fn manifest_pins_exact_versions() {
     let versions = Versions::embedded();
     let interpreters = &versions.interpreters;
-    for version in [
-        &interpreters.node,
-        &interpreters.npm,
-        &interpreters.bun,
-        &interpreters.deno,
-    ] {
+    for version in [&interpreters.node, &interpreters.npm, &interpreters.bun, &interpreters.deno] {
         let parts: Vec<_> = version.split('.').map(str::parse::<u32>).collect();
         assert_eq!(parts.len(), 3, "{version}");
         assert!(parts.iter().all(Result::is_ok), "{version}");
@@ -57,50 +52,26 @@ fn recipes_use_no_version_the_manifest_does_not_pin() {
 fn hash_is_stable_and_follows_only_what_reaches_the_image() {
     let versions = Versions::embedded();
     let none = PackageSet::default();
-    assert_eq!(
-        hash(Runtime::Node, &none, &versions),
-        hash(Runtime::Node, &none, &versions)
-    );
-    assert_ne!(
-        hash(Runtime::Node, &none, &versions),
-        hash(Runtime::Bun, &none, &versions)
-    );
+    assert_eq!(hash(Runtime::Node, &none, &versions), hash(Runtime::Node, &none, &versions));
+    assert_ne!(hash(Runtime::Node, &none, &versions), hash(Runtime::Bun, &none, &versions));
 
     let mut newer_bun = versions.clone();
     newer_bun.interpreters.bun = "99.0.0".into();
-    assert_ne!(
-        hash(Runtime::Bun, &none, &versions),
-        hash(Runtime::Bun, &none, &newer_bun)
-    );
-    assert_eq!(
-        hash(Runtime::Node, &none, &versions),
-        hash(Runtime::Node, &none, &newer_bun)
-    );
-    assert_eq!(
-        hash(Runtime::Python, &none, &versions),
-        hash(Runtime::Python, &none, &newer_bun)
-    );
+    assert_ne!(hash(Runtime::Bun, &none, &versions), hash(Runtime::Bun, &none, &newer_bun));
+    assert_eq!(hash(Runtime::Node, &none, &versions), hash(Runtime::Node, &none, &newer_bun));
+    assert_eq!(hash(Runtime::Python, &none, &versions), hash(Runtime::Python, &none, &newer_bun));
 
     let numpy = set(&["numpy"]);
-    assert_ne!(
-        hash(Runtime::Python, &none, &versions),
-        hash(Runtime::Python, &numpy, &versions)
-    );
+    assert_ne!(hash(Runtime::Python, &none, &versions), hash(Runtime::Python, &numpy, &versions));
 }
 
 #[test]
 fn hash_of_the_tools_follows_the_hosts_authorities() {
-    let authority = Authority {
-        name: "own.crt".into(),
-        certificate: "PEM".into(),
-    };
+    let authority = Authority { name: "own.crt".into(), certificate: "PEM".into() };
     let hash = |authorities: &[Authority]| Recipe::tools("debian", authorities).hash;
     assert_eq!(hash(&[]), hash(&[]));
     assert_ne!(hash(&[]), hash(std::slice::from_ref(&authority)));
-    let renewed = Authority {
-        certificate: "OTHER".into(),
-        ..authority.clone()
-    };
+    let renewed = Authority { certificate: "OTHER".into(), ..authority.clone() };
     assert_ne!(hash(&[authority]), hash(&[renewed]));
 }
 
@@ -132,10 +103,7 @@ fn credentials_reach_inner_stages_only() {
     }
     let tools = assets::TOOLS;
     assert!(!tools.contains("registry/npm") && !tools.contains("registry/pip"));
-    let settings = RegistrySettings {
-        npm_config: "secret".into(),
-        ..RegistrySettings::default()
-    };
+    let settings = RegistrySettings { npm_config: "secret".into(), ..RegistrySettings::default() };
     assert!(!format!("{settings:?}").contains("secret"));
 }
 
@@ -189,10 +157,7 @@ fn options_paths_addresses_and_shell_words_are_refused() {
         "npm:",
         "é",
     ] {
-        assert!(
-            matches!(PackageSet::new([name]), Err(ImageError::PackageName { .. })),
-            "{name}"
-        );
+        assert!(matches!(PackageSet::new([name]), Err(ImageError::PackageName { .. })), "{name}");
     }
     assert!(PackageSet::new(["a".repeat(300)]).is_err());
 }
@@ -206,10 +171,7 @@ fn lists_split_at_commas_between_packages_only() {
         ["numpy>=1.26,<3", "pandas", "requests[socks,security]"]
     );
     // What a label says reads back as the same set.
-    assert_eq!(
-        PackageSet::from_list(&list.to_string()).expect("own label"),
-        list
-    );
+    assert_eq!(PackageSet::from_list(&list.to_string()).expect("own label"), list);
     assert!(PackageSet::from_list("").expect("empty").is_empty());
 }
 
@@ -219,30 +181,16 @@ fn smallest_image_with_all_packages_wins() {
         id: tag.into(),
         labels: HashMap::from([
             (LABEL_DEPENDENCIES.to_owned(), dependencies.to_owned()),
-            (
-                LABEL_SETUP.to_owned(),
-                if tag == "b:1" { "echo" } else { "" }.to_owned(),
-            ),
+            (LABEL_SETUP.to_owned(), if tag == "b:1" { "echo" } else { "" }.to_owned()),
         ]),
         tags: vec![tag.into()],
         size_bytes: 0,
     };
-    let images = [
-        image("a:1", "numpy,pandas,scipy"),
-        image("b:1", "numpy,pandas"),
-        image("c:1", ""),
-    ];
+    let images =
+        [image("a:1", "numpy,pandas,scipy"), image("b:1", "numpy,pandas"), image("c:1", "")];
     let choice = best_match(&images, &set(&["pandas", "numpy"])).expect("b has them");
-    assert_eq!(
-        (choice.image.as_str(), choice.setup.as_deref()),
-        ("b:1", Some("echo"))
-    );
-    assert_eq!(
-        best_match(&images, &set(&["scipy"]))
-            .expect("a has it")
-            .image,
-        "a:1"
-    );
+    assert_eq!((choice.image.as_str(), choice.setup.as_deref()), ("b:1", Some("echo")));
+    assert_eq!(best_match(&images, &set(&["scipy"])).expect("a has it").image, "a:1");
     assert_eq!(best_match(&images, &set(&["scipy==1.0.0"])), None);
 }
 
@@ -275,15 +223,7 @@ fn strict_profile_denies_by_default_and_explains_what_it_denies() {
     ] {
         assert!(!allowed_whatever_the_arguments.contains(&call), "{call}");
     }
-    for call in [
-        "setuid",
-        "setgid",
-        "setgroups",
-        "kill",
-        "execve",
-        "futex",
-        "openat",
-    ] {
+    for call in ["setuid", "setgid", "setgroups", "kill", "execve", "futex", "openat"] {
         assert!(allowed_whatever_the_arguments.contains(&call), "{call}");
     }
     assert!(rules.iter().all(|rule| rule["comment"].is_string()));
