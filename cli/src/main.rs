@@ -7,6 +7,7 @@ mod printer;
 mod roles;
 mod settings;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -75,5 +76,9 @@ fn start_log(cli: &Cli) {
         (false, false) => "warn",
     };
     let filter = EnvFilter::try_from_env("ISOL8_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
