@@ -60,6 +60,13 @@ pub fn inspect(container: &str) -> Value {
     all[0].clone()
 }
 
+/// The worker that made a container, by its label.
+#[must_use]
+pub fn worker_of(container: &str) -> String {
+    let label = &inspect(container)["Config"]["Labels"]["isol8.worker"];
+    label.as_str().unwrap_or_default().to_owned()
+}
+
 /// Removes what a test that failed has left.
 pub fn remove(containers: &[String]) {
     if containers.is_empty() {

@@ -6,6 +6,7 @@ pub mod api;
 pub mod binary;
 pub mod case;
 pub mod docker;
+pub mod gate;
 pub mod node;
 pub mod queue;
 pub mod stack;

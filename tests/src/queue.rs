@@ -61,6 +61,35 @@ impl Queue {
         self.run(&["HGET", &format!("v1:{{s0}}:job:{job}"), field]).expect("redis answers")
     }
 
+    /// Jobs that run right now, and the workers that run them.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    #[must_use]
+    pub fn running(&self) -> Vec<(String, String)> {
+        let keys: Vec<String> = self.run(&["KEYS", "v1:{s0}:job:*"]).expect("redis answers");
+        let jobs = keys.iter().filter_map(|key| key.rsplit(':').next());
+        jobs.filter(|job| self.job_field(job, "state").as_deref() == Some("running"))
+            .filter_map(|job| Some((job.to_owned(), self.job_field(job, "worker")?)))
+            .collect()
+    }
+
+    /// Waits until a job runs; returns it and its worker.
+    ///
+    /// # Panics
+    /// If none does.
+    #[must_use]
+    pub fn await_running(&self) -> (String, String) {
+        let deadline = Instant::now() + REST_TIMEOUT;
+        loop {
+            if let Some(found) = self.running().into_iter().next() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "no job runs");
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Jobs that a worker holds right now.
     #[must_use]
     pub fn pending(&self) -> u64 {

@@ -96,6 +96,11 @@ impl Stack {
         Api::new(port)
     }
 
+    /// Takes note of the Redis that `serve` has started in place of one that died.
+    pub fn renew_own_redis(&mut self) {
+        self.own_redis = Some(self.queue.server_pid());
+    }
+
     /// A fleet without members yet; its Redis runs.
     #[must_use]
     pub fn fleet(config: &Value) -> Self {
@@ -173,11 +178,14 @@ impl Stack {
         self.nodes[index].worker_id().expect("its worker got ready")
     }
 
-    /// Which worker's log tells of taking something, by the number of its process.
+    /// The process in which a worker lives.
+    ///
+    /// # Panics
+    /// If there is none.
     #[must_use]
-    pub fn who_said(&self, text: &str) -> Vec<usize> {
-        let said = |index: &usize| !self.nodes[*index].log().find(text).is_empty();
-        (0..self.nodes.len()).filter(said).collect()
+    pub fn process_of(&self, worker: &str) -> usize {
+        let is_it = |node: &Node| node.worker_id().as_deref() == Some(worker);
+        self.nodes.iter().position(is_it).unwrap_or_else(|| panic!("no process of {worker}"))
     }
 
     /// A look into its queue.

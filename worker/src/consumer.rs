@@ -96,10 +96,7 @@ async fn claim(
         let reclaimed = context.queue.reclaim(consumer, max).await?;
         metrics::jobs_reclaimed(reclaimed.len());
         if !reclaimed.is_empty() {
-            tracing::warn!(
-                jobs = reclaimed.len(),
-                "took over jobs of a worker that went silent"
-            );
+            tracing::warn!(jobs = reclaimed.len(), "took over jobs of a worker that went silent");
             return Ok(reclaimed);
         }
     }

@@ -34,12 +34,7 @@ pub(crate) async fn run(context: Arc<Context>, claimed: Claimed, slot: OwnedSema
     let held = context.leases.hold(&claimed.lease, &context.abort);
     let outcome = context
         .executor
-        .execute(
-            claimed.lease.job,
-            &claimed.tenant,
-            &claimed.job,
-            held.cancel(),
-        )
+        .execute(claimed.lease.job, &claimed.tenant, &claimed.job, held.cancel())
         .await;
     let verdict = if held.is_lost() {
         Verdict::Drop
@@ -92,16 +87,10 @@ async fn commit(context: &Context, claimed: &Claimed, verdict: Verdict) -> &'sta
     loop {
         let told = match &verdict {
             Verdict::Finish(ending) => {
-                context
-                    .queue
-                    .finish(context.worker, &claimed.lease, ending)
-                    .await
+                context.queue.finish(context.worker, &claimed.lease, ending).await
             }
             Verdict::GiveBack(why) => {
-                context
-                    .queue
-                    .give_back(context.worker, &claimed.lease, why.clone())
-                    .await
+                context.queue.give_back(context.worker, &claimed.lease, why.clone()).await
             }
             Verdict::Drop => Ok(Commit::Fenced),
         };

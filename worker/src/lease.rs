@@ -35,25 +35,13 @@ impl Leases {
     /// Starts to renew a lease. The job is cancelled when it is lost, or when `abort` is.
     pub(crate) fn hold(&self, lease: &Lease, abort: &CancellationToken) -> Held {
         let (cancel, lost) = (abort.child_token(), CancellationToken::new());
-        let entry = Entry {
-            lease: lease.clone(),
-            cancel: cancel.clone(),
-            lost: lost.clone(),
-        };
+        let entry = Entry { lease: lease.clone(), cancel: cancel.clone(), lost: lost.clone() };
         self.lock().insert(lease.job, entry);
-        Held {
-            leases: self.clone(),
-            job: lease.job,
-            cancel,
-            lost,
-        }
+        Held { leases: self.clone(), job: lease.job, cancel, lost }
     }
 
     fn current(&self) -> Vec<Lease> {
-        self.lock()
-            .values()
-            .map(|entry| entry.lease.clone())
-            .collect()
+        self.lock().values().map(|entry| entry.lease.clone()).collect()
     }
 
     fn lose(&self, lease: &Lease) {

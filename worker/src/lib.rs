@@ -75,14 +75,8 @@ pub async fn run(
     consumer::consume(&context, &options, &jobs, &token).await;
 
     jobs.close();
-    if tokio::time::timeout(options.shutdown_grace, jobs.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            jobs = jobs.len(),
-            "grace period over: handing running jobs back"
-        );
+    if tokio::time::timeout(options.shutdown_grace, jobs.wait()).await.is_err() {
+        tracing::warn!(jobs = jobs.len(), "grace period over: handing running jobs back");
         context.abort.cancel();
         jobs.wait().await;
     }

@@ -14,20 +14,11 @@ const RUN_SECONDS: &str = "isol8_worker_run_seconds";
 
 /// Registers help texts with the current recorder.
 pub fn describe() {
-    describe_counter!(
-        SANDBOXES_CREATED,
-        "Sandboxes created, by reason: job (cold) or ahead"
-    );
+    describe_counter!(SANDBOXES_CREATED, "Sandboxes created, by reason: job (cold) or ahead");
     describe_counter!(SANDBOXES_DESTROYED, "Sandboxes destroyed");
-    describe_counter!(
-        SANDBOXES_LENT,
-        "Sandboxes given to jobs, by whether they were warm"
-    );
+    describe_counter!(SANDBOXES_LENT, "Sandboxes given to jobs, by whether they were warm");
     describe_counter!(SANDBOXES_RESET, "Resets after a job, by outcome");
-    describe_counter!(
-        SANDBOXES_DIED_IDLE,
-        "Sandboxes found dead or noisy while they waited"
-    );
+    describe_counter!(SANDBOXES_DIED_IDLE, "Sandboxes found dead or noisy while they waited");
     describe_counter!(JOBS_FINISHED, "Jobs finished, by ending");
     describe_counter!(JOBS_FENCED, "Results dropped because the lease was lost");
     describe_counter!(JOBS_RECLAIMED, "Jobs taken over from dead workers");

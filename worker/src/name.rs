@@ -26,10 +26,7 @@ impl Name {
         let broken = |error: std::io::Error| {
             Error::new(
                 ErrorCode::Internal,
-                format!(
-                    "cannot lock a worker name in {}: {error}",
-                    directory.display()
-                ),
+                format!("cannot lock a worker name in {}: {error}", directory.display()),
             )
         };
         std::fs::create_dir_all(directory).map_err(broken)?;
@@ -47,10 +44,7 @@ impl Name {
                 Err(TryLockError::Error(error)) => return Err(broken(error)),
             }
         }
-        Err(Error::new(
-            ErrorCode::Internal,
-            format!("{MOST_WORKERS} workers run here already"),
-        ))
+        Err(Error::new(ErrorCode::Internal, format!("{MOST_WORKERS} workers run here already")))
     }
 
     /// The name.
@@ -82,9 +76,6 @@ mod tests {
         let second = Name::take(directory.path(), "worker").unwrap();
         assert_eq!((first.as_str(), second.as_str()), ("worker-0", "worker-1"));
         drop(first);
-        assert_eq!(
-            Name::take(directory.path(), "worker").unwrap().as_str(),
-            "worker-0"
-        );
+        assert_eq!(Name::take(directory.path(), "worker").unwrap().as_str(), "worker-0");
     }
 }

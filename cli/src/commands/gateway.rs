@@ -29,6 +29,6 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
         usable?;
         anyhow::Ok(served?)
     };
-    roles::run_until_signalled(serving, &stop).await?;
+    roles::run_until_signalled(Box::pin(serving), &stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -22,6 +22,6 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         printer::line("[INFO] isol8 worker ready");
         worker.run(queue, stop.clone()).await
     };
-    roles::run_until_signalled(working, &stop).await?;
+    roles::run_until_signalled(Box::pin(working), &stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,18 +7,18 @@ use runner::protocol::{Interpreter, Prepare};
 use shared::execution::{Job, Source};
 use shared::runtime::Runtime;
 
-/// Search path of every program.
-pub(super) const PATH: &str = "/sandbox/.local/bin:/sandbox/.npm-global/bin:/sandbox/.bun-global/bin:/usr/local/bin:/usr/bin:/bin";
+/// Where packages installed inside a sandbox put their programs; in front of the image's own path.
+const SANDBOX_PATH: &str = "/sandbox/.local/bin:/sandbox/.npm-global/bin:/sandbox/.bun-global/bin";
+/// The path of an image that does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Variables every program gets.
-const STANDARD: [(&str, &str); 8] = [
-    ("HOME", "/sandbox"),
+/// Variables every program gets, unless its image sets them.
+const STANDARD: [(&str, &str); 6] = [
     ("LANG", "C.UTF-8"),
     ("PYTHONUNBUFFERED", "1"),
     ("PYTHONUSERBASE", "/sandbox/.local"),
     ("NPM_CONFIG_PREFIX", "/sandbox/.npm-global"),
     ("DENO_DIR", "/sandbox/.deno"),
-    ("PATH", PATH),
     (
         "NODE_PATH",
         "/usr/local/lib/node_modules:/sandbox/.npm-global/lib/node_modules:/sandbox/node_modules",
@@ -35,23 +35,28 @@ const READ_AT_START: [&str; 13] = [
 /// Above this size the program text travels as a file of its own, ahead of the start.
 pub(super) const INLINE_CODE_BYTES: usize = 256 << 10;
 
-/// Environment without anything of the job's own.
-pub(super) fn standard() -> BTreeMap<String, String> {
-    STANDARD
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+/// What every program in sandboxes of an image gets; `image` is what the image brings
+/// (`NAME=value`).
+pub(super) fn of_image(image: &[String]) -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<String, String> =
+        STANDARD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    for variable in image {
+        if let Some((name, value)) = variable.split_once('=') {
+            environment.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let path = environment.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+    let path = format!("{SANDBOX_PATH}:{path}");
+    environment.insert("PATH".into(), path);
+    environment.insert("HOME".into(), "/sandbox".into());
+    environment
 }
 
-/// Environment of the main program of `job`.
-pub(super) fn of_job(job: &Job) -> BTreeMap<String, String> {
-    let mut environment = standard();
+/// Environment of the main program of `job`, on top of what its image gives everyone.
+pub(super) fn of_job(image: &BTreeMap<String, String>, job: &Job) -> BTreeMap<String, String> {
+    let mut environment = image.clone();
     for source in [&job.secrets, &job.env] {
-        environment.extend(
-            source
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
+        environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     environment
 }
@@ -63,7 +68,7 @@ pub(super) fn code_path(extension: &str) -> String {
 
 /// The interpreter to keep waiting in a sandbox of `runtime`; `None` where a plain start is about
 /// as fast.
-pub(super) fn prepare(runtime: Runtime) -> Option<Prepare> {
+pub(super) fn prepare(runtime: Runtime, environment: &BTreeMap<String, String>) -> Option<Prepare> {
     let interpreter = match runtime {
         Runtime::Python => Interpreter::Python,
         Runtime::Node => Interpreter::Node,
@@ -71,11 +76,7 @@ pub(super) fn prepare(runtime: Runtime) -> Option<Prepare> {
         Runtime::Bun | Runtime::Bash => return None,
     };
     let argv = runtime.command(&code_path(runtime.default_extension()));
-    Some(Prepare {
-        interpreter,
-        argv,
-        env: standard(),
-    })
+    Some(Prepare { interpreter, argv, env: environment.clone() })
 }
 
 /// Whether the waiting interpreter would behave exactly as a fresh one for this job.
@@ -89,13 +90,26 @@ pub(super) fn fits_prepared(job: &Job) -> bool {
     };
     // A setup script may have installed what an interpreter looks for only while it starts.
     let fits_files = job.setup_script.is_none()
-        && !job
-            .files
-            .iter()
-            .any(|file| file.path.starts_with("/sandbox/."));
+        && !job.files.iter().any(|file| file.path.starts_with("/sandbox/."));
     let mut names = job.env.keys().chain(job.secrets.keys());
     fits_path
         && fits_files
         && text.len() <= INLINE_CODE_BYTES
         && !names.any(|name| READ_AT_START.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_keeps_its_variables_and_its_path() {
+        let image = ["PATH=/opt/bin:/bin".into(), "DENO_DIR=/baked".into(), "HOME=/root".into()];
+        let environment = of_image(&image);
+        assert!(environment["PATH"].starts_with("/sandbox/.local/bin:"));
+        assert!(environment["PATH"].ends_with(":/opt/bin:/bin"));
+        assert_eq!(environment["DENO_DIR"], "/baked");
+        assert_eq!(environment["HOME"], "/sandbox");
+        assert_eq!(environment["PYTHONUNBUFFERED"], "1");
+    }
 }

@@ -132,8 +132,7 @@ impl Link {
         };
         let Header { kind, length } = Header::parse(*header)?;
         if self.received.len() < HEADER_BYTES + length {
-            self.received
-                .reserve(HEADER_BYTES + length - self.received.len());
+            self.received.reserve(HEADER_BYTES + length - self.received.len());
             return Ok(None);
         }
         self.received.advance(HEADER_BYTES);

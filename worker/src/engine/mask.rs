@@ -35,10 +35,7 @@ impl Masker {
                 .build(&patterns)
                 .expect("a request's secrets are far below the automaton's size limit")
         });
-        Self {
-            automaton,
-            longest_bytes,
-        }
+        Self { automaton, longest_bytes }
     }
 
     /// Length of the longest text that is masked. Output must be cut only after masking, so this
@@ -76,10 +73,7 @@ pub(super) struct LiveMasker<'a> {
 
 impl<'a> LiveMasker<'a> {
     pub(super) fn new(masker: &'a Masker) -> Self {
-        Self {
-            masker,
-            held: Vec::new(),
-        }
+        Self { masker, held: Vec::new() }
     }
 
     /// Takes a chunk and returns what can be shown now.
@@ -179,10 +173,7 @@ mod tests {
         let whole = masker.mask(text.to_vec());
         for size in 1..text.len() {
             let mut live = LiveMasker::new(&masker);
-            let mut shown: Vec<u8> = text
-                .chunks(size)
-                .flat_map(|chunk| live.feed(chunk))
-                .collect();
+            let mut shown: Vec<u8> = text.chunks(size).flat_map(|chunk| live.feed(chunk)).collect();
             shown.extend(live.end());
             assert_eq!(shown, whole, "chunks of {size}");
         }

@@ -26,9 +26,6 @@ use pool::Pool;
 pub use run::JobError;
 use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile};
 
-/// The default system-call filter.
-const SECCOMP_STRICT: &str = include_str!("../../../images/seccomp/strict.json");
-
 /// Which part of a job a piece of output belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -149,19 +146,15 @@ impl Engine {
         );
         leftovers?;
         let info = info?;
-        let seccomp = (options.seccomp && info.has_seccomp).then(|| SECCOMP_STRICT.to_owned());
+        let seccomp =
+            (options.seccomp && info.has_seccomp).then(|| images::SECCOMP_STRICT.to_owned());
         if seccomp.is_none() {
             tracing::warn!(
                 engine_has_seccomp = info.has_seccomp,
                 "sandboxes run WITHOUT a system-call filter"
             );
         }
-        let origin = Origin {
-            owner: options.owner,
-            worker,
-            volume: volume?,
-            seccomp,
-        };
+        let origin = Origin { owner: options.owner, worker, volume: volume?, seccomp };
         let settings = pool::Settings {
             strategy: options.strategy,
             clean: options.clean,
@@ -171,11 +164,7 @@ impl Engine {
         };
         let prewarm = options.prewarm.iter().map(Profile::of_job).collect();
         let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, token);
-        Ok(Self {
-            docker,
-            pool,
-            origin,
-        })
+        Ok(Self { docker, pool, origin })
     }
 
     /// Runs a job for `tenant`. A program that fails is a result.
@@ -210,10 +199,7 @@ impl Engine {
     /// # Errors
     /// A retryable error if it is not.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.docker
-            .ping()
-            .await
-            .map_err(|error| EngineError::from(error).into())
+        self.docker.ping().await.map_err(|error| EngineError::from(error).into())
     }
 
     /// Removes every container of this engine. Call when no job runs any more.
@@ -223,9 +209,7 @@ impl Engine {
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.pool.shutdown().await;
         let label = format!("{LABEL_WORKER}={}", self.origin.worker);
-        remove_labelled(&self.docker, &[label], |_| true)
-            .await
-            .map_err(EngineError::from)?;
+        remove_labelled(&self.docker, &[label], |_| true).await.map_err(EngineError::from)?;
         Ok(())
     }
 }
@@ -236,18 +220,11 @@ async fn remove_leftovers(
     owner: &str,
     worker: WorkerId,
 ) -> Result<(), DockerError> {
-    let labels = [
-        format!("{LABEL_MANAGED}=true"),
-        format!("{LABEL_OWNER}={owner}"),
-    ];
+    let labels = [format!("{LABEL_MANAGED}=true"), format!("{LABEL_OWNER}={owner}")];
     let current = worker.to_string();
     let removed = remove_labelled(docker, &labels, |of_worker| of_worker != Some(&current)).await?;
     if removed > 0 {
-        tracing::info!(
-            removed,
-            owner,
-            "removed sandboxes that an earlier life left behind"
-        );
+        tracing::info!(removed, owner, "removed sandboxes that an earlier life left behind");
     }
     Ok(())
 }
@@ -279,10 +256,7 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
         Outcome::Exited
     };
     let cpu_us = exited.cpu_user_us + exited.cpu_system_us;
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "durations far below 2^53 microseconds"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "durations far below 2^53 microseconds")]
     let (cpu_time_ms, cpu_percent) = (
         cpu_us as f64 / 1000.0,
         (cpu_us as f64 / exited.wall_us.max(1) as f64 * 10_000.0).round() / 100.0,

@@ -28,10 +28,7 @@ impl Collected {
         let mut data = masker.mask(self.data);
         if is_cut {
             // The last bytes may be the beginning of a secret whose end was not forwarded.
-            data.truncate(
-                data.len()
-                    .saturating_sub(masker.longest_bytes().saturating_sub(1)),
-            );
+            data.truncate(data.len().saturating_sub(masker.longest_bytes().saturating_sub(1)));
         }
         let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
         let truncated = total_bytes > limit_bytes || data.len() > limit;
@@ -89,10 +86,7 @@ mod tests {
     fn long_output_is_cut_and_says_how_much_there_was() {
         let text = finish(&["0123456789"], 4, "");
         assert!(text.truncated);
-        assert_eq!(
-            text.text,
-            "0123\n\n--- OUTPUT TRUNCATED (10 bytes, limit: 4) ---"
-        );
+        assert_eq!(text.text, "0123\n\n--- OUTPUT TRUNCATED (10 bytes, limit: 4) ---");
     }
 
     #[test]

@@ -110,20 +110,15 @@ impl Pool {
         prewarm: Vec<Profile>,
         token: CancellationToken,
     ) -> Self {
-        let demand = prewarm
-            .into_iter()
-            .map(|profile| (profile, Demand::new(settings.clean)))
-            .collect();
+        let demand =
+            prewarm.into_iter().map(|profile| (profile, Demand::new(settings.clean))).collect();
         let pool = Self {
             inner: Arc::new(Inner {
                 containers: Arc::new(Semaphore::new(settings.max_containers)),
                 docker,
                 origin,
                 settings,
-                state: Mutex::new(State {
-                    demand,
-                    ..State::default()
-                }),
+                state: Mutex::new(State { demand, ..State::default() }),
                 returned: Notify::new(),
                 wanted: Notify::new(),
                 tasks: TaskTracker::new(),
@@ -164,11 +159,7 @@ impl Pool {
                     self.destroy(idle.sandbox, idle.permit);
                 }
                 Offer::Wait => {
-                    let _waiting = Waiting {
-                        pool: self,
-                        tenant,
-                        profile,
-                    };
+                    let _waiting = Waiting { pool: self, tenant, profile };
                     returned.await;
                 }
                 Offer::Create => {
@@ -198,9 +189,7 @@ impl Pool {
                 let key = (tenant, sandbox.profile.clone());
                 self.state().recycling.push(key.clone());
                 let pool = self.clone();
-                self.inner
-                    .tasks
-                    .spawn(async move { pool.recycle(sandbox, permit, key).await });
+                self.inner.tasks.spawn(async move { pool.recycle(sandbox, permit, key).await });
             }
             _ => self.destroy(sandbox, permit),
         }
@@ -212,10 +201,7 @@ impl Pool {
         self.inner.token.cancel();
         self.inner.tasks.close();
         let idle = std::mem::take(&mut self.state().idle);
-        for Idle {
-            sandbox, permit, ..
-        } in idle
-        {
+        for Idle { sandbox, permit, .. } in idle {
             self.destroy(sandbox, permit);
         }
         self.inner.tasks.wait().await;
@@ -242,10 +228,8 @@ impl Pool {
             return Offer::Wait;
         }
         let is_fresh = |idle: &Idle| idle.sandbox.tenant.is_none();
-        let exact = state
-            .idle
-            .iter()
-            .rposition(|idle| is_fresh(idle) && idle.sandbox.profile == *profile);
+        let exact =
+            state.idle.iter().rposition(|idle| is_fresh(idle) && idle.sandbox.profile == *profile);
         let resizable = || {
             state.idle.iter().rposition(|idle| {
                 is_fresh(idle) && profile.differs_in_limits_only(&idle.sandbox.profile)
@@ -277,10 +261,7 @@ impl Pool {
             let mut state = self.state();
             (!state.idle.is_empty()).then(|| state.idle.remove(0))
         };
-        if let Some(Idle {
-            sandbox, permit, ..
-        }) = oldest
-        {
+        if let Some(Idle { sandbox, permit, .. }) = oldest {
             // Its place is free only once it is gone, so that memory is never over-committed.
             remove(&self.inner.docker, sandbox).await;
             return Some(permit);
@@ -295,12 +276,7 @@ impl Pool {
         let resized = self
             .inner
             .docker
-            .update_limits(
-                &idle.sandbox.id,
-                profile.memory_bytes,
-                profile.cpu_millis,
-                profile.pids,
-            )
+            .update_limits(&idle.sandbox.id, profile.memory_bytes, profile.cpu_millis, profile.pids)
             .await;
         if let Err(error) = &resized {
             tracing::debug!(%error, "a fresh sandbox could not take other limits");
@@ -340,11 +316,7 @@ impl Pool {
         if self.inner.token.is_cancelled() {
             self.destroy(sandbox, permit);
         } else {
-            self.state().idle.push(Idle {
-                sandbox,
-                permit,
-                since: Instant::now(),
-            });
+            self.state().idle.push(Idle { sandbox, permit, since: Instant::now() });
         }
         self.inner.returned.notify_waiters();
     }
@@ -367,12 +339,7 @@ impl Pool {
     ) -> Lent {
         sandbox.tenant = Some(tenant.clone());
         metrics::sandbox_lent(cold);
-        Lent {
-            sandbox: Some(sandbox),
-            permit: Some(permit),
-            cold,
-            pool: self.clone(),
-        }
+        Lent { sandbox: Some(sandbox), permit: Some(permit), cold, pool: self.clone() }
     }
 
     /// Refills and prunes until the token is cancelled.
@@ -395,9 +362,7 @@ impl Pool {
 
     /// A profile with too few fresh sandboxes, and a place for one more container.
     fn next_missing(&self) -> Option<(Profile, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.inner.containers)
-            .try_acquire_owned()
-            .ok()?;
+        let permit = Arc::clone(&self.inner.containers).try_acquire_owned().ok()?;
         let state = self.state();
         let now = Instant::now();
         let profile = state.demand.iter().find_map(|(profile, demand)| {
@@ -464,29 +429,20 @@ impl Pool {
                 }
             }
         }
-        for Idle {
-            sandbox, permit, ..
-        } in expired
-        {
+        for Idle { sandbox, permit, .. } in expired {
             self.destroy(sandbox, permit);
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No panic can leave the state half-changed: every change is a single push or removal.
-        self.inner
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
     fn note_miss(&mut self, profile: &Profile, max_fresh: usize) {
-        let demand = self
-            .demand
-            .entry(profile.clone())
-            .or_insert_with(|| Demand::new(0));
+        let demand = self.demand.entry(profile.clone()).or_insert_with(|| Demand::new(0));
         demand.extra = (demand.extra + 1).min(max_fresh.saturating_sub(demand.minimum));
         demand.last_miss = Instant::now();
     }
@@ -498,10 +454,8 @@ impl State {
     }
 
     fn stop_waiting(&mut self, tenant: &TenantId, profile: &Profile) {
-        if let Some(at) = self
-            .waiting
-            .iter()
-            .position(|(owner, kind)| owner == tenant && kind == profile)
+        if let Some(at) =
+            self.waiting.iter().position(|(owner, kind)| owner == tenant && kind == profile)
         {
             self.waiting.swap_remove(at);
         }
@@ -510,21 +464,14 @@ impl State {
 
 impl Demand {
     fn new(minimum: usize) -> Self {
-        Self {
-            minimum,
-            extra: 0,
-            last_miss: Instant::now(),
-            failed_until: None,
-        }
+        Self { minimum, extra: 0, last_miss: Instant::now(), failed_until: None }
     }
 }
 
 impl Lent {
     /// The sandbox.
     pub(super) fn sandbox(&mut self) -> &mut Sandbox {
-        self.sandbox
-            .as_mut()
-            .expect("only release and drop take the sandbox out")
+        self.sandbox.as_mut().expect("only release and drop take the sandbox out")
     }
 }
 

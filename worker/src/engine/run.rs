@@ -65,10 +65,7 @@ pub(super) async fn run(
 
     let started = Instant::now();
     let start = program_start(sandbox, job, &masker)?;
-    let stdin = job
-        .stdin
-        .as_ref()
-        .map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let stdin = job.stdin.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let ended = drive(sandbox, start, stdin, Phase::Code, &masker, live, cancel).await?;
     let run = started.elapsed();
 
@@ -77,12 +74,8 @@ pub(super) async fn run(
     let collect = started.elapsed();
 
     let limit = job.limits.max_output_bytes;
-    let stdout = ended
-        .stdout
-        .finish(&masker, limit, ended.exited.stdout_bytes);
-    let mut stderr = ended
-        .stderr
-        .finish(&masker, limit, ended.exited.stderr_bytes);
+    let stdout = ended.stdout.finish(&masker, limit, ended.exited.stdout_bytes);
+    let mut stderr = ended.stderr.finish(&masker, limit, ended.exited.stderr_bytes);
     if ended.exited.timed_out {
         stderr.text.push_str(TIMEOUT_MARKER);
     }
@@ -111,11 +104,7 @@ fn queue_file(
     mode: u32,
     content: &[u8],
 ) -> Result<(), LinkError> {
-    let begin = FileBegin {
-        path: path.to_owned(),
-        mode,
-        size_bytes: content.len() as u64,
-    };
+    let begin = FileBegin { path: path.to_owned(), mode, size_bytes: content.len() as u64 };
     sandbox.link.queue_message(Kind::FileBegin, &begin)?;
     let mut data = Vec::with_capacity(content.len() + content.len() / 4096 + 64);
     put_data(&mut data, Kind::FileData, content);
@@ -135,7 +124,7 @@ async fn run_setup(
     queue_file(sandbox, SETUP_SCRIPT_PATH, 0o755, script.as_bytes())?;
     let start = Start {
         argv: vec!["bash".into(), SETUP_SCRIPT_PATH.into()],
-        env: environment::of_job(job),
+        env: environment::of_job(&sandbox.environment, job),
         cwd: "/sandbox".into(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
@@ -153,14 +142,9 @@ async fn run_setup(
     Err(EngineError::Job(if exited.killed {
         JobError::Cancelled
     } else if exited.timed_out {
-        JobError::SetupTimedOut {
-            timeout_ms: job.timeout_ms,
-        }
+        JobError::SetupTimedOut { timeout_ms: job.timeout_ms }
     } else {
-        JobError::SetupFailed {
-            exit_code: exited.exit_code,
-            stderr,
-        }
+        JobError::SetupFailed { exit_code: exited.exit_code, stderr }
     }))
 }
 
@@ -222,19 +206,11 @@ pub enum JobError {
 
 impl From<Failed> for JobError {
     fn from(failed: Failed) -> Self {
-        let Failed {
-            stage,
-            path,
-            message: reason,
-            ..
-        } = failed;
+        let Failed { stage, path, message: reason, .. } = failed;
         match stage {
             Stage::File => Self::FileWrite { path, reason },
             Stage::Cwd => Self::Workdir { path, reason },
-            Stage::Exec => Self::Exec {
-                program: path,
-                reason,
-            },
+            Stage::Exec => Self::Exec { program: path, reason },
             Stage::Fork => Self::Limits { reason },
         }
     }
@@ -243,9 +219,7 @@ impl From<Failed> for JobError {
 /// The runner forwards this much of each stream: the limit, and as much more as a secret across
 /// the cut needs to be recognised.
 fn forwarded_bytes(job: &Job, masker: &Masker) -> u64 {
-    job.limits
-        .max_output_bytes
-        .saturating_add(masker.longest_bytes() as u64)
+    job.limits.max_output_bytes.saturating_add(masker.longest_bytes() as u64)
 }
 
 fn program_start(sandbox: &mut Sandbox, job: &Job, masker: &Masker) -> Result<Start, LinkError> {
@@ -255,13 +229,7 @@ fn program_start(sandbox: &mut Sandbox, job: &Job, masker: &Masker) -> Result<St
             let path = environment::code_path(extension);
             let argv = job.runtime.command(&path);
             if text.len() <= environment::INLINE_CODE_BYTES {
-                (
-                    argv,
-                    Some(CodeFile {
-                        path,
-                        text: text.clone(),
-                    }),
-                )
+                (argv, Some(CodeFile { path, text: text.clone() }))
             } else {
                 queue_file(sandbox, &path, 0o644, text.as_bytes())?;
                 (argv, None)
@@ -271,7 +239,7 @@ fn program_start(sandbox: &mut Sandbox, job: &Job, masker: &Masker) -> Result<St
     Ok(Start {
         argv,
         code,
-        env: environment::of_job(job),
+        env: environment::of_job(&sandbox.environment, job),
         cwd: job.workdir.clone(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
@@ -333,11 +301,7 @@ async fn drive(
             Kind::Exited => {
                 let exited = parse(&frame)?;
                 let (stdout, stderr) = output.end();
-                return Ok(Ended {
-                    exited,
-                    stdout,
-                    stderr,
-                });
+                return Ok(Ended { exited, stdout, stderr });
             }
             Kind::Failed => {
                 let failed: Failed = parse(&frame)?;
@@ -356,10 +320,7 @@ struct Input {
 
 impl Input {
     fn new(text: Option<Bytes>) -> Self {
-        Self {
-            rest: text,
-            window: STDIN_WINDOW_BYTES,
-        }
+        Self { rest: text, window: STDIN_WINDOW_BYTES }
     }
 
     fn credit(&mut self, bytes: u64) {
@@ -410,13 +371,7 @@ impl<'a> Output<'a> {
     }
 
     fn push(&mut self, stream: Stream, chunk: &Bytes) {
-        if let Some(Watched {
-            live,
-            phase,
-            stdout,
-            stderr,
-        }) = &mut self.live
-        {
+        if let Some(Watched { live, phase, stdout, stderr }) = &mut self.live {
             let masker = match stream {
                 Stream::Stdout => stdout,
                 Stream::Stderr => stderr,
@@ -433,13 +388,7 @@ impl<'a> Output<'a> {
     }
 
     fn end(self) -> (Collected, Collected) {
-        if let Some(Watched {
-            live,
-            phase,
-            stdout,
-            stderr,
-        }) = self.live
-        {
+        if let Some(Watched { live, phase, stdout, stderr }) = self.live {
             for (stream, masker) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
                 let shown = masker.end();
                 if !shown.is_empty() {
@@ -462,10 +411,7 @@ async fn collect_files(
     };
     let mut files = BTreeMap::new();
     for path in paths {
-        let read = ReadFile {
-            path: path.clone(),
-            max_bytes: MAX_OUTPUT_FILE_BYTES,
-        };
+        let read = ReadFile { path: path.clone(), max_bytes: MAX_OUTPUT_FILE_BYTES };
         sandbox.link.queue_message(Kind::ReadFile, &read)?;
         let fetched = tokio::time::timeout(READ_TIMEOUT, receive_file(sandbox)).await;
         match fetched.unwrap_or(Err(LinkError::Silent("reading a file")))? {

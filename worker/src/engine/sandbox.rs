@@ -1,7 +1,7 @@
 //! One sandbox: a container, the runner inside it, and the link between. What a sandbox is made
 //! of, how it becomes ready, and how it is cleaned for the next job.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use runner::protocol::{Hello, Kind, PROTOCOL_VERSION, Ready, ResetDone, parse_message};
@@ -9,7 +9,7 @@ use shared::execution::{Job, Limits, Network};
 use shared::id::{TenantId, WorkerId};
 use shared::runtime::Runtime;
 
-use super::docker::{ContainerSpec, Docker, Tmpfs};
+use super::docker::{ContainerSpec, Docker, DockerError, Tmpfs};
 use super::environment;
 use super::link::{Frame, Link, LinkError};
 use super::{EngineError, volume};
@@ -97,6 +97,8 @@ pub(super) struct Sandbox {
     pub(super) link: Link,
     /// Whether an interpreter waits inside.
     pub(super) prepared: bool,
+    /// What every program in it gets.
+    pub(super) environment: BTreeMap<String, String>,
 }
 
 impl Sandbox {
@@ -106,17 +108,21 @@ impl Sandbox {
         origin: &Origin,
         profile: Profile,
     ) -> Result<Self, EngineError> {
-        let id = docker
-            .create_container(container_spec(origin, &profile))
-            .await?;
-        match Self::bring_up(docker, &id).await {
-            Ok(link) => Ok(Self {
-                id,
-                profile,
-                tenant: None,
-                link,
-                prepared: false,
-            }),
+        let (created, image) = tokio::join!(
+            docker.create_container(container_spec(origin, &profile)),
+            docker.image_info(&profile.image),
+        );
+        let id = created?;
+        let brought_up = match image {
+            Ok(Some(image)) => Self::bring_up(docker, &id).await.map(|link| (link, image)),
+            Ok(None) => Err(DockerError::NoSuchImage { image: profile.image.clone() }.into()),
+            Err(error) => Err(error.into()),
+        };
+        match brought_up {
+            Ok((link, image)) => {
+                let environment = environment::of_image(&image.environment);
+                Ok(Self { id, profile, tenant: None, link, prepared: false, environment })
+            }
             Err(error) => {
                 // Created but useless: without this it would stay behind for good.
                 if let Err(error) = docker.remove_container(&id).await {
@@ -134,20 +140,15 @@ impl Sandbox {
         expect(&hello, Kind::Hello)?;
         let hello: Hello = parse_message(&hello.payload).map_err(LinkError::from)?;
         if hello.protocol != PROTOCOL_VERSION {
-            return Err(EngineError::Incompatible {
-                protocol: hello.protocol,
-            });
+            return Err(EngineError::Incompatible { protocol: hello.protocol });
         }
-        expect(
-            &within(HELLO_TIMEOUT, "starting", link.next()).await?,
-            Kind::Ready,
-        )?;
+        expect(&within(HELLO_TIMEOUT, "starting", link.next()).await?, Kind::Ready)?;
         Ok(link)
     }
 
     /// Starts an interpreter ahead of the next job, where the runtime gains by it.
     pub(super) async fn prepare(&mut self) -> Result<(), EngineError> {
-        if let Some(prepare) = environment::prepare(self.profile.runtime) {
+        if let Some(prepare) = environment::prepare(self.profile.runtime, &self.environment) {
             self.link.queue_message(Kind::Prepare, &prepare)?;
             self.await_ready().await?;
         }
@@ -162,20 +163,14 @@ impl Sandbox {
         expect(&frame, Kind::ResetDone)?;
         let done: ResetDone = parse_message(&frame.payload).map_err(LinkError::from)?;
         if !done.verified {
-            return Err(EngineError::Unclean {
-                detail: done.detail.unwrap_or_default(),
-            });
+            return Err(EngineError::Unclean { detail: done.detail.unwrap_or_default() });
         }
         self.await_ready().await
     }
 
     async fn await_ready(&mut self) -> Result<(), EngineError> {
-        let frame = within(
-            PREPARE_TIMEOUT,
-            "starting an interpreter ahead",
-            self.link.next(),
-        )
-        .await?;
+        let frame =
+            within(PREPARE_TIMEOUT, "starting an interpreter ahead", self.link.next()).await?;
         expect(&frame, Kind::Ready)?;
         let ready: Ready = parse_message(&frame.payload).map_err(LinkError::from)?;
         self.prepared = ready.prepared;
@@ -192,17 +187,11 @@ pub(super) async fn within(
     doing: &'static str,
     next: impl Future<Output = Result<Frame, LinkError>>,
 ) -> Result<Frame, LinkError> {
-    tokio::time::timeout(limit, next)
-        .await
-        .unwrap_or(Err(LinkError::Silent(doing)))
+    tokio::time::timeout(limit, next).await.unwrap_or(Err(LinkError::Silent(doing)))
 }
 
 pub(super) fn expect(frame: &Frame, kind: Kind) -> Result<(), LinkError> {
-    if frame.kind == kind {
-        Ok(())
-    } else {
-        Err(LinkError::OutOfTurn(frame.kind))
-    }
+    if frame.kind == kind { Ok(()) } else { Err(LinkError::OutOfTurn(frame.kind)) }
 }
 
 fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
@@ -216,10 +205,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
         },
         Tmpfs {
             path: "/tmp",
-            options: format!(
-                "rw,noexec,nosuid,nodev,size={},mode=1777",
-                profile.tmp_bytes
-            ),
+            options: format!("rw,noexec,nosuid,nodev,size={},mode=1777", profile.tmp_bytes),
         },
     ];
     let labels = HashMap::from([

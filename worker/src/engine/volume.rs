@@ -21,16 +21,10 @@ static ARCHIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runner.tar"));
 /// [`DockerError::NoSuchImage`] if `image` is absent, or a failed call.
 pub(super) async fn ensure(docker: &Docker, image: &str) -> Result<String, DockerError> {
     let digest = Sha256::digest(ARCHIVE);
-    let hash: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let name = format!("isol8-runner-{hash}");
     if !docker.has_volume(&name).await? {
-        docker
-            .create_volume_from_tar(&name, image, ARCHIVE.to_vec())
-            .await?;
+        docker.create_volume_from_tar(&name, image, ARCHIVE.to_vec()).await?;
     }
     Ok(name)
 }

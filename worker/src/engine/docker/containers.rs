@@ -91,11 +91,8 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Call`].
     pub async fn attach_container(&self, id: &str) -> Result<Attached, DockerError> {
-        let options = AttachContainerOptionsBuilder::default()
-            .stdin(true)
-            .stdout(true)
-            .stream(true)
-            .build();
+        let options =
+            AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stream(true).build();
         let attached = self
             .client
             .attach_container(id, Some(options))
@@ -108,10 +105,7 @@ impl Docker {
                 Err(error) => Some(Err(std::io::Error::other(error))),
             }
         });
-        Ok(Attached {
-            output: Box::pin(output),
-            input: attached.input,
-        })
+        Ok(Attached { output: Box::pin(output), input: attached.input })
     }
 
     /// Starts a created container.
@@ -154,10 +148,7 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Call`].
     pub async fn remove_container(&self, id: &str) -> Result<(), DockerError> {
-        let options = RemoveContainerOptionsBuilder::default()
-            .force(true)
-            .v(true)
-            .build();
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.client.remove_container(id, Some(options)).await {
             Ok(()) => Ok(()),
             Err(error) if is_not_found(&error) || is_removal_in_progress(&error) => Ok(()),
@@ -175,10 +166,7 @@ impl Docker {
         labels: &[String],
     ) -> Result<Vec<(String, HashMap<String, String>)>, DockerError> {
         let filters = HashMap::from([("label", labels.to_vec())]);
-        let options = ListContainersOptionsBuilder::default()
-            .all(true)
-            .filters(&filters)
-            .build();
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let containers = self
             .client
             .list_containers(Some(options))
@@ -248,29 +236,20 @@ impl Docker {
             }),
             ..ContainerCreateBody::default()
         };
-        let created = self
-            .client
-            .create_container(None::<CreateContainerOptions>, body)
-            .await
-            .map_err(|source| {
-                if is_not_found(&source) {
-                    DockerError::NoSuchImage {
-                        image: image.to_owned(),
+        let created =
+            self.client.create_container(None::<CreateContainerOptions>, body).await.map_err(
+                |source| {
+                    if is_not_found(&source) {
+                        DockerError::NoSuchImage { image: image.to_owned() }
+                    } else {
+                        call("create the container that fills the runner volume", source)
                     }
-                } else {
-                    call("create the container that fills the runner volume", source)
-                }
-            })?;
-        let options = UploadToContainerOptionsBuilder::default()
-            .path("/volume")
-            .build();
+                },
+            )?;
+        let options = UploadToContainerOptionsBuilder::default().path("/volume").build();
         let uploaded = self
             .client
-            .upload_to_container(
-                &created.id,
-                Some(options),
-                bollard::body_full(archive.into()),
-            )
+            .upload_to_container(&created.id, Some(options), bollard::body_full(archive.into()))
             .await
             .map_err(|source| call("fill the runner volume", source));
         // Without `v`: the volume must outlive its filler.
@@ -293,28 +272,16 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         pids_limit: Some(spec.pids.into()),
         readonly_rootfs: Some(spec.readonly_root),
         tmpfs: Some(
-            spec.tmpfs
-                .into_iter()
-                .map(|tmpfs| (tmpfs.path.to_owned(), tmpfs.options))
-                .collect(),
+            spec.tmpfs.into_iter().map(|tmpfs| (tmpfs.path.to_owned(), tmpfs.options)).collect(),
         ),
         network_mode: Some(spec.network.to_owned()),
         cap_drop: Some(vec!["ALL".into()]),
-        cap_add: Some(
-            spec.capabilities
-                .iter()
-                .copied()
-                .map(String::from)
-                .collect(),
-        ),
+        cap_add: Some(spec.capabilities.iter().copied().map(String::from).collect()),
         security_opt: Some(security_opt),
         binds: Some(vec![format!("{}:{}:ro", spec.volume.0, spec.volume.1)]),
         ipc_mode: Some("private".into()),
         // The streams carry our frames; a log of them would be a second copy of all output.
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("none".into()),
-            config: None,
-        }),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
         ulimits: Some(vec![ResourcesUlimits {
             name: Some("core".into()),
             soft: Some(0),
@@ -352,11 +319,5 @@ fn signed(value: u64) -> i64 {
 
 /// The engine answers 409 when its own removal of an exited container has begun already.
 fn is_removal_in_progress(error: &bollard::errors::Error) -> bool {
-    matches!(
-        error,
-        bollard::errors::Error::DockerResponseServerError {
-            status_code: 409,
-            ..
-        }
-    )
+    matches!(error, bollard::errors::Error::DockerResponseServerError { status_code: 409, .. })
 }

@@ -32,6 +32,8 @@ pub struct ImageInfo {
     pub labels: HashMap<String, String>,
     /// Tags that name it.
     pub tags: Vec<String>,
+    /// Environment it brings, as `NAME=value`; empty in listings.
+    pub environment: Vec<String>,
     /// Bytes on disk, shared layers included.
     pub size_bytes: u64,
 }
@@ -84,6 +86,7 @@ impl Docker {
                 labels: image.labels,
                 // Engines before 24 name an image that lost its tag like this.
                 tags: image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect(),
+                environment: Vec::new(),
                 size_bytes: u64::try_from(image.size).unwrap_or(0),
             })
             .collect())
@@ -218,10 +221,12 @@ impl Docker {
 }
 
 fn from_inspect(image: ImageInspect) -> ImageInfo {
+    let config = image.config.unwrap_or_default();
     ImageInfo {
         id: image.id.unwrap_or_default(),
-        labels: image.config.and_then(|config| config.labels).unwrap_or_default(),
+        labels: config.labels.unwrap_or_default(),
         tags: image.repo_tags.unwrap_or_default(),
+        environment: config.env.unwrap_or_default(),
         size_bytes: image.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
     }
 }

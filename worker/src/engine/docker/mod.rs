@@ -95,18 +95,12 @@ impl Docker {
     pub async fn connect() -> Result<Self, DockerError> {
         let address =
             std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".into());
-        let unreachable = |source| DockerError::Unreachable {
-            address: address.clone(),
-            source,
-        };
+        let unreachable = |source| DockerError::Unreachable { address: address.clone(), source };
         let client = bollard::Docker::connect_with_defaults().map_err(unreachable)?;
         // The engine may be older than the client library; an unversioned or too new path is
         // refused by some of them.
-        let client = client
-            .with_timeout(CALL_TIMEOUT)
-            .negotiate_version()
-            .await
-            .map_err(unreachable)?;
+        let client =
+            client.with_timeout(CALL_TIMEOUT).negotiate_version().await.map_err(unreachable)?;
         Ok(Self { client, address })
     }
 
@@ -118,10 +112,7 @@ impl Docker {
         self.client
             .ping()
             .await
-            .map_err(|source| DockerError::Unreachable {
-                address: self.address.clone(),
-                source,
-            })?;
+            .map_err(|source| DockerError::Unreachable { address: self.address.clone(), source })?;
         Ok(())
     }
 
@@ -130,11 +121,7 @@ impl Docker {
     /// # Errors
     /// [`DockerError::Call`] if the engine does not say.
     pub async fn info(&self) -> Result<EngineInfo, DockerError> {
-        let info = self
-            .client
-            .info()
-            .await
-            .map_err(|source| call("describe itself", source))?;
+        let info = self.client.info().await.map_err(|source| call("describe itself", source))?;
         let security = info.security_options.unwrap_or_default();
         Ok(EngineInfo {
             version: info.server_version.unwrap_or_default(),
@@ -150,19 +137,10 @@ impl Docker {
 
 /// Wraps a library error with what was being attempted.
 fn call(action: impl Into<String>, source: bollard::errors::Error) -> DockerError {
-    DockerError::Call {
-        action: action.into(),
-        source,
-    }
+    DockerError::Call { action: action.into(), source }
 }
 
 /// Whether the engine answered that the thing is not there.
 fn is_not_found(error: &bollard::errors::Error) -> bool {
-    matches!(
-        error,
-        bollard::errors::Error::DockerResponseServerError {
-            status_code: 404,
-            ..
-        }
-    )
+    matches!(error, bollard::errors::Error::DockerResponseServerError { status_code: 404, .. })
 }

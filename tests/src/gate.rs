@@ -1,0 +1,88 @@
+//! A gate in front of the Docker engine: a socket that passes everything on, until it is shut. So
+//! one stack can lose its engine while all others keep theirs.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tempfile::TempDir;
+
+const ENGINE: &str = "/var/run/docker.sock";
+
+/// The gate; open at first.
+pub struct Gate {
+    directory: TempDir,
+    passing: Arc<Mutex<Passing>>,
+}
+
+/// `None` while the gate is shut.
+type Passing = Option<Vec<UnixStream>>;
+
+impl Gate {
+    /// Opens one.
+    ///
+    /// # Panics
+    /// If the socket cannot be made.
+    #[must_use]
+    pub fn open() -> Self {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let gate = Self { directory, passing: Arc::new(Mutex::new(Some(Vec::new()))) };
+        let listener = UnixListener::bind(gate.socket()).expect("the directory is ours");
+        let passing = Arc::clone(&gate.passing);
+        // Ends with the test's process; connections end with either side.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // Dropped at once while shut: the client sees a connection that is closed on it.
+                let _ = pass(client, &passing);
+            }
+        });
+        gate
+    }
+
+    /// Value of `DOCKER_HOST` for this gate.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Cuts every connection, and each new one at once.
+    pub fn shut(&self) {
+        let passing = self.lock().take();
+        for stream in passing.into_iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets connections pass again.
+    pub fn reopen(&self) {
+        *self.lock() = Some(Vec::new());
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("docker.sock")
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Passing> {
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pass(client: UnixStream, passing: &Mutex<Passing>) -> io::Result<()> {
+    let mut passing = passing.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(streams) = passing.as_mut() else { return Ok(()) };
+    let engine = UnixStream::connect(ENGINE)?;
+    streams.extend([client.try_clone()?, engine.try_clone()?]);
+    copy(client.try_clone()?, engine.try_clone()?);
+    copy(engine, client);
+    Ok(())
+}
+
+fn copy(mut from: UnixStream, mut to: UnixStream) {
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
