@@ -60,6 +60,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         printer::line(Cli::command().render_help());
         return ExitCode::SUCCESS;
     }
+    if error.kind() == ErrorKind::DisplayVersion {
+        // The bare number, for scripts.
+        printer::line(shared::VERSION);
+        return ExitCode::SUCCESS;
+    }
     let is_answer = !error.use_stderr();
     if error.print().is_err() || !is_answer {
         return ExitCode::FAILURE;

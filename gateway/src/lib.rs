@@ -31,4 +31,9 @@ pub struct Options {
     pub queue: Queue,
     /// The static key; its holder is the master of this server.
     pub master_key: String,
+    /// Prometheus text of whatever else runs in this process, for `/metrics`.
+    pub more_metrics: Option<MoreMetrics>,
 }
+
+/// Renders more metrics at each scrape.
+pub type MoreMetrics = Box<dyn Fn() -> String + Send + Sync>;

@@ -46,9 +46,9 @@ const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// If the configuration is not usable. A queue out of reach is not an error: requests are answered
 /// 503 until it is back.
 pub async fn run(options: Options, token: CancellationToken) -> Result<(), Error> {
-    let Options { config, listener, queue, master_key } = options;
+    let Options { config, listener, queue, master_key, more_metrics } = options;
     let grace = Duration::from_millis(config.gateway.shutdown_grace_ms);
-    let state = Gateway::new(&config, queue, master_key, token.clone())?;
+    let state = Gateway::new(&config, queue, master_key, more_metrics, token.clone())?;
     drop(config);
 
     let background = CancellationToken::new();

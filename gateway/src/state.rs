@@ -9,6 +9,7 @@ use shared::id::GatewayId;
 use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
+use crate::MoreMetrics;
 use crate::auth::MasterKey;
 use crate::body::Intake;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ pub(crate) struct Gateway {
     pub(crate) intake: Intake,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    pub(crate) more_metrics: Option<MoreMetrics>,
     /// Cancelled when the gateway starts to go: it is not ready any more.
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the grace period is over: whoever still waits is answered now.
@@ -42,6 +44,7 @@ impl Gateway {
         config: &Config,
         queue: Queue,
         master_key: String,
+        more_metrics: Option<MoreMetrics>,
         stopping: CancellationToken,
     ) -> Result<State, Error> {
         Ok(Arc::new(Self {
@@ -52,6 +55,7 @@ impl Gateway {
             intake: Intake::new(config.gateway.max_body_bytes),
             registry: Registry::default(),
             metrics: Metrics::new(),
+            more_metrics,
             stopping,
             closing: CancellationToken::new(),
         }))

@@ -207,27 +207,37 @@ impl Job {
         if !gave_up && (!self.has_started() || self.ended.is_none()) {
             return None;
         }
-        let before = self.total_bytes();
-        self.pump(link, scratch);
-        let moved = self.total_bytes() - before;
-        self.drained_after_end += moved;
+        self.drain(link, scratch);
         let open = self.outputs.iter().any(|output| output.pipe.is_some());
         if open && !gave_up {
-            let spared = self.start.keep_background && !self.timed_out && !self.killed;
-            if spared && self.drained_after_end < BACKGROUND_DRAIN_BYTES && moved > 0 {
+            if !link.has_room() {
+                // Our own slowness must not count as theirs; room wakes the loop.
+                self.give_up_at = None;
                 return None;
             }
+            let spared = self.start.keep_background && !self.timed_out && !self.killed;
             if !spared {
-                if !link.has_room() {
-                    // Our own slowness must not count as theirs.
-                    self.give_up_at = None;
-                } else if self.kill_at.is_none() {
+                if self.kill_at.is_none() {
                     self.kill_everything();
                 }
                 return None;
             }
         }
         Some(self.exited(now, out_of_memory(self.kills_before)))
+    }
+
+    /// Passes on what is left in the pipes, up to a bound that a chatty background process may
+    /// reach.
+    fn drain(&mut self, link: &mut Link, scratch: &mut [u8]) {
+        while self.drained_after_end < BACKGROUND_DRAIN_BYTES {
+            let before = self.total_bytes();
+            self.pump(link, scratch);
+            let moved = self.total_bytes() - before;
+            self.drained_after_end += moved;
+            if moved == 0 {
+                return;
+            }
+        }
     }
 
     fn total_bytes(&self) -> u64 {

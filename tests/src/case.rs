@@ -129,7 +129,8 @@ impl Case {
     /// # Errors
     /// Everything that is not as it must be.
     pub async fn run(&self, api: &Api) -> Result<Reply, String> {
-        let reply = api.post(self.body.clone()).await.map_err(|error| format!("no answer: {error}"))?;
+        let reply =
+            api.post(self.body.clone()).await.map_err(|error| format!("no answer: {error}"))?;
         let wrong: Vec<String> =
             self.checks.iter().filter_map(|check| check(&reply).err()).collect();
         if wrong.is_empty() { Ok(reply) } else { Err(wrong.join("; ")) }

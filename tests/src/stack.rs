@@ -226,9 +226,11 @@ impl Stack {
             }
             redis.stop();
         }
-        wrong.extend(self.own_redis.filter(|pid| self.is_our_redis(*pid)).map(|pid| {
-            format!("the server's own redis-server, process {pid}, still runs")
-        }));
+        wrong.extend(
+            self.own_redis
+                .filter(|pid| self.is_our_redis(*pid))
+                .map(|pid| format!("the server's own redis-server, process {pid}, still runs")),
+        );
         for worker in self.nodes.iter().filter_map(Node::worker_id) {
             let left = docker::leftovers(&worker);
             if !left.is_empty() {

@@ -168,8 +168,18 @@ async fn results_have_the_agreed_shape() {
     findings.check("request id header", !reply.header("x-request-id").is_empty(), &reply.headers);
 
     let order = [
-        "stdout", "stderr", "exitCode", "durationMs", "truncated", "executionId", "runtime",
-        "timestamp", "containerId", "resourceUsage", "outcome", "timings",
+        "stdout",
+        "stderr",
+        "exitCode",
+        "durationMs",
+        "truncated",
+        "executionId",
+        "runtime",
+        "timestamp",
+        "containerId",
+        "resourceUsage",
+        "outcome",
+        "timings",
     ];
     let places: Vec<_> = order.iter().map(|key| reply.text.find(&format!("\"{key}\":"))).collect();
     findings.check(

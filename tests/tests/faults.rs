@@ -116,17 +116,16 @@ async fn the_servers_own_redis_is_killed() {
     let (mut stack, api) = Stack::serve(&json!({}));
     resumes(&api).await.expect("it works to begin with");
     let pid = i32::try_from(stack.queue().server_pid()).expect("process numbers fit");
-    let killed = nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    );
+    let killed =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     killed.expect("it ran");
     // The server is to supervise it: either it starts it again, or it ends so that its own
     // supervisor can. A server that stays up without a queue is neither.
     let deadline = Instant::now() + RECOVERY;
     let mut outcome = Err(String::new());
     while outcome.is_err() && Instant::now() < deadline && stack.node(0).try_wait().is_none() {
-        outcome = Case::new("", &command("bash", "echo back")).prints("back").run(&api).await.map(|_| ());
+        outcome =
+            Case::new("", &command("bash", "echo back")).prints("back").run(&api).await.map(|_| ());
         sleep(Duration::from_millis(200)).await;
     }
     if let Some(status) = stack.node(0).try_wait() {

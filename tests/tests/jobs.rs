@@ -80,9 +80,24 @@ async fn programs_of_every_runtime() {
             "import multiprocessing as m\nif __name__ == '__main__':\n  with m.Pool(2) as p: print(p.map(abs, [-1, -2]))",
             "[1, 2]",
         ),
-        ("python", "threads", "import threading\nt = threading.Thread(target=lambda: print('t'))\nt.start()", "t"),
-        ("python", "at exit", "import atexit; atexit.register(print, 'bye'); print('hi')", "hi\nbye"),
-        ("node", "ES modules", "import fs from 'node:fs'; console.log(typeof fs.readFileSync)", "function"),
+        (
+            "python",
+            "threads",
+            "import threading\nt = threading.Thread(target=lambda: print('t'))\nt.start()",
+            "t",
+        ),
+        (
+            "python",
+            "at exit",
+            "import atexit; atexit.register(print, 'bye'); print('hi')",
+            "hi\nbye",
+        ),
+        (
+            "node",
+            "ES modules",
+            "import fs from 'node:fs'; console.log(typeof fs.readFileSync)",
+            "function",
+        ),
         ("node", "await at the top", "console.log(await Promise.resolve(5))", "5"),
         ("node", "arguments", "console.log(process.argv[1])", "/sandbox/main.mjs"),
         ("node", "timers", "setTimeout(() => console.log('later'), 50)", "later"),
@@ -90,7 +105,12 @@ async fn programs_of_every_runtime() {
         ("bun", "its own interface", "console.log(typeof Bun.version)", "string"),
         ("deno", "types", "const n: number = 6; console.log(n * 7)", "42"),
         ("deno", "its own interface", "console.log(typeof Deno.version.deno)", "string"),
-        ("deno", "files", "Deno.writeTextFileSync('/sandbox/x', 'y'); console.log(Deno.readTextFileSync('/sandbox/x'))", "y"),
+        (
+            "deno",
+            "files",
+            "Deno.writeTextFileSync('/sandbox/x', 'y'); console.log(Deno.readTextFileSync('/sandbox/x'))",
+            "y",
+        ),
         ("bash", "pipes", "printf '3\\n1\\n2\\n' | sort | head -1", "1"),
         ("bash", "arrays", "a=(x y z); echo ${#a[@]}", "3"),
     ] {
@@ -145,7 +165,10 @@ async fn input_environment_and_files() {
             .prints("/sandbox/.local/bin:/sandbox/.npm-global/bin:/sandbox/.bun-global/bin:/usr/local/bin:/usr/bin:/bin"),
     );
     let layered = options(
-        with(command("bash", "echo $A-$B-$DENO_DIR"), json!({"env": {"A": "env", "DENO_DIR": "/d"}})),
+        with(
+            command("bash", "echo $A-$B-$DENO_DIR"),
+            json!({"env": {"A": "env", "DENO_DIR": "/d"}}),
+        ),
         json!({"secrets": {"A": "hidden-value", "B": "other-value"}}),
     );
     cases.push(Case::new("env wins over secrets and standard", &layered).prints("env-***-/d"));
@@ -153,7 +176,9 @@ async fn input_environment_and_files() {
         code("python", "import os; print(os.environ['X'], os.environ['PYTHONHASHSEED'])"),
         json!({"env": {"X": "a b\n'c' $d", "PYTHONHASHSEED": "7"}}),
     );
-    cases.push(Case::new("odd values, and what only a fresh start honours", &odd).prints("a b\n'c' $d 7"));
+    cases.push(
+        Case::new("odd values, and what only a fresh start honours", &odd).prints("a b\n'c' $d 7"),
+    );
     let own = "env | cut -d= -f1 | grep -i -e isol8 -e runner -e docker -e redis; echo end";
     cases.push(Case::new("nothing of ours", &command("bash", own)).prints("end"));
 
@@ -171,10 +196,16 @@ async fn input_environment_and_files() {
         Case::new("files, nested and binary", &body)
             .prints("nestedrelativetmp\n102400\n40aff2e9\nsandbox 755\nsandbox 644"),
     );
-    let imported = with(code("python", "import helper; print(helper.x)"), json!({"files": {"helper.py": "x = 9"}}));
+    let imported = with(
+        code("python", "import helper; print(helper.x)"),
+        json!({"files": {"helper.py": "x = 9"}}),
+    );
     cases.push(Case::new("a module beside the program", &imported).prints("9"));
     let out = with(
-        command("bash", "cp bytes.bin copy.bin; cp large.txt /tmp/large; ln -s /etc/hostname link; mkdir dir"),
+        command(
+            "bash",
+            "cp bytes.bin copy.bin; cp large.txt /tmp/large; ln -s /etc/hostname link; mkdir dir",
+        ),
         json!({"files": nested["files"], "outputPaths":
             ["copy.bin", "/tmp/large", "/sandbox/none", "dir", "a/../empty"]}),
     );
@@ -185,9 +216,11 @@ async fn input_environment_and_files() {
         equal("files", &result["files"], &expected)
     }));
     let failing = with(command("bash", "echo kept > f; exit 1"), json!({"outputPaths": ["f"]}));
-    cases.push(Case::new("output files of a failing program", &failing).exits(1).result(|result| {
-        equal("files", &result["files"], &json!({"f": "a2VwdAo="}))
-    }));
+    cases.push(
+        Case::new("output files of a failing program", &failing)
+            .exits(1)
+            .result(|result| equal("files", &result["files"], &json!({"f": "a2VwdAo="}))),
+    );
 
     // Working directory.
     let inside = with(
@@ -195,8 +228,11 @@ async fn input_environment_and_files() {
         json!({"workdir": "sub/dir", "files": {"sub/dir/f": "here"}}),
     );
     cases.push(Case::new("working directory", &inside).prints("/sandbox/sub/dir\nhere"));
-    let made = with(command("bash", "pwd"), json!({"workdir": "made", "setupScript": "mkdir made"}));
-    cases.push(Case::new("working directory made by the setup script", &made).prints("/sandbox/made"));
+    let made =
+        with(command("bash", "pwd"), json!({"workdir": "made", "setupScript": "mkdir made"}));
+    cases.push(
+        Case::new("working directory made by the setup script", &made).prints("/sandbox/made"),
+    );
     let absent = with(command("bash", "pwd"), json!({"workdir": "absent"}));
     cases.push(Case::refused(
         "no working directory",
@@ -205,20 +241,29 @@ async fn input_environment_and_files() {
     ));
 
     // Setup scripts.
-    let setup = |line: &str, script: &str| with(command("bash", line), json!({"setupScript": script}));
+    let setup =
+        |line: &str, script: &str| with(command("bash", line), json!({"setupScript": script}));
     cases.push(
-        Case::new("setup script", &setup("cat made", "echo said; cd /tmp; cd -; echo from-setup > made"))
-            .prints("from-setup"),
+        Case::new(
+            "setup script",
+            &setup("cat made", "echo said; cd /tmp; cd -; echo from-setup > made"),
+        )
+        .prints("from-setup"),
     );
-    let sees = with(command("bash", "cat seen"), json!({"setupScript": "cp f seen", "files": {"f": "file"}}));
+    let sees = with(
+        command("bash", "cat seen"),
+        json!({"setupScript": "cp f seen", "files": {"f": "file"}}),
+    );
     cases.push(Case::new("setup script sees the files", &sees).prints("file"));
     let failed = (422, "SETUP_FAILED", "Setup script failed (exit code 7): why");
     let body = setup("echo never", "echo why >&2; exit 7");
     cases.push(Case::refused("failing setup script", body.to_string(), failed));
-    let slow = with(command("bash", "echo never"), json!({"setupScript": "sleep 60", "timeoutMs": 500}));
+    let slow =
+        with(command("bash", "echo never"), json!({"setupScript": "sleep 60", "timeoutMs": 500}));
     let failed = (422, "SETUP_FAILED", "Setup script failed (exit code 137)");
     cases.push(
-        Case::refused("endless setup script", slow.to_string(), failed).within(Duration::from_secs(2)),
+        Case::refused("endless setup script", slow.to_string(), failed)
+            .within(Duration::from_secs(2)),
     );
     cases.push(Case::new("and the next", &command("bash", "ls -A /sandbox; echo ok")).prints("ok"));
     run_cases(&api, cases).await.report();
@@ -236,14 +281,23 @@ async fn secrets_do_not_come_out() {
         }
         options(code("python", &format!("import os, sys\nk = os.environ['KEY']\n{text}")), wanted)
     };
-    let plain = |name: &str, text: &str, out: &str| Case::new(name, &body(text, json!({}))).prints(out);
+    let plain =
+        |name: &str, text: &str, out: &str| Case::new(name, &body(text, json!({}))).prints(out);
     let mut cases = vec![
         plain("as it is", "print('<' + k + '>', len(k))", "<***> 14"),
         plain("twice", "print(k + k)", "******"),
-        plain("base64", "import base64; print('<' + base64.b64encode(k.encode()).decode().rstrip('=') + '>')", "<***>"),
+        plain(
+            "base64",
+            "import base64; print('<' + base64.b64encode(k.encode()).decode().rstrip('=') + '>')",
+            "<***>",
+        ),
         plain("hex", "print('<' + k.encode().hex() + '>')", "<***>"),
         plain("upper-case hex", "print('<' + k.encode().hex().upper() + '>')", "<***>"),
-        plain("percent encoding", "import urllib.parse as u; print('<' + u.quote(k, safe='') + '>')", "<***>"),
+        plain(
+            "percent encoding",
+            "import urllib.parse as u; print('<' + u.quote(k, safe='') + '>')",
+            "<***>",
+        ),
         plain("in pieces", "for c in k: sys.stdout.write(c); sys.stdout.flush()", "***"),
         plain("a secret within another", "print('s3cr3t')", "***"),
         Case::new("on stderr", &body("sys.stderr.write(k)", json!({})))
@@ -279,7 +333,8 @@ async fn secrets_do_not_come_out() {
     let inspected = tests::docker::inspect(&container).to_string();
     findings.check("docker inspect", inspected.contains(&container), &container);
     findings.check("docker inspect has no secret", !inspected.contains("s3cr3t"), &inspected);
-    let next = api.run(command("python", "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")).await;
+    let next =
+        api.run(command("python", "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")).await;
     let seen = next["stdout"].as_str().unwrap_or_default();
     findings.check("the next job", seen.contains("HOME=") && !seen.contains("KEY="), seen);
     findings.report();
@@ -324,8 +379,7 @@ async fn sandboxes_are_reused_or_not_as_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_do_not_mix() {
-    let (stack, api) =
-        Stack::serve(&json!({"worker": {"prewarm": ["python", "node", "bash"]}}));
+    let (stack, api) = Stack::serve(&json!({"worker": {"prewarm": ["python", "node", "bash"]}}));
     let mut running = tokio::task::JoinSet::new();
     for number in 0..36 {
         let api = api.clone();

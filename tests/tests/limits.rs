@@ -21,7 +21,11 @@ fn limited(mut body: Value) -> Value {
 }
 
 /// Runs each case, and after each an ordinary job of each runtime in use.
-async fn survive(api: &Api, ordinary: &[&str], cases: impl IntoIterator<Item = (&str, Case)>) -> Findings {
+async fn survive(
+    api: &Api,
+    ordinary: &[&str],
+    cases: impl IntoIterator<Item = (&str, Case)>,
+) -> Findings {
     let mut findings = Findings::default();
     for (name, case) in cases {
         let outcome = case.run(api).await;
@@ -41,9 +45,8 @@ async fn survive(api: &Api, ordinary: &[&str], cases: impl IntoIterator<Item = (
 #[tokio::test(flavor = "multi_thread")]
 async fn time() {
     let (stack, api) = one_at_a_time(&["bash", "python"]);
-    let row = |name: &'static str, body: Value| {
-        (name, Case::new(name, &limited(body)).times_out(LIMIT))
-    };
+    let row =
+        |name: &'static str, body: Value| (name, Case::new(name, &limited(body)).times_out(LIMIT));
     let bash = |line: &str| command("bash", line);
     let cases = vec![
         row("sleeps", bash("sleep 60")),
@@ -51,14 +54,29 @@ async fn time() {
         row("ignores signals", bash("trap '' TERM INT HUP; while :; do sleep 0.1; done")),
         row(
             "ignores signals in python",
-            code("python", "import signal, time\nfor s in (15, 2, 1): signal.signal(s, signal.SIG_IGN)\nwhile True: time.sleep(1)"),
+            code(
+                "python",
+                "import signal, time\nfor s in (15, 2, 1): signal.signal(s, signal.SIG_IGN)\nwhile True: time.sleep(1)",
+            ),
         ),
         row("closes its output", bash("exec >&- 2>&- <&-; sleep 60")),
         row("stops itself", bash("kill -STOP $$; sleep 60")),
-        row("double fork, and waits", bash("(setsid sleep 60 &); (setsid setsid sleep 61 &); sleep 60")),
-        row("not dumpable", code("python", "import ctypes, time\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\ntime.sleep(60)")),
+        row(
+            "double fork, and waits",
+            bash("(setsid sleep 60 &); (setsid setsid sleep 61 &); sleep 60"),
+        ),
+        row(
+            "not dumpable",
+            code(
+                "python",
+                "import ctypes, time\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\ntime.sleep(60)",
+            ),
+        ),
         row("prints without end", bash("yes")),
-        row("reads what never comes", code("python", "import socket\na, b = socket.socketpair()\na.recv(1)")),
+        row(
+            "reads what never comes",
+            code("python", "import socket\na, b = socket.socketpair()\na.recv(1)"),
+        ),
     ];
     let mut findings = survive(&api, &["bash", "python"], cases).await;
 
@@ -235,9 +253,13 @@ async fn output() {
         body["options"] = json!({"maxOutputSize": limit});
         body
     };
-    let truncated = |expected: bool| move |result: &Value| equal("truncated", &result["truncated"], &expected);
+    let truncated =
+        |expected: bool| move |result: &Value| equal("truncated", &result["truncated"], &expected);
     let cases = vec![
-        ("at the limit", Case::new("", &with("printf 12345678", 8)).prints("12345678").result(truncated(false))),
+        (
+            "at the limit",
+            Case::new("", &with("printf 12345678", 8)).prints("12345678").result(truncated(false)),
+        ),
         (
             "one over the limit",
             Case::new("", &with("printf 123456789", 8))
@@ -251,8 +273,16 @@ async fn output() {
                 .has("stderr", "12345678\n\n--- OUTPUT TRUNCATED (9 bytes, limit: 8) ---")
                 .result(truncated(true)),
         ),
-        ("no character in half", Case::new("", &with("printf 'ab\\u00e9\\u00e9'", 5)).has("stdout", "abé\n\n---").result(truncated(true))),
-        ("none at all", Case::new("", &with("echo x", 0)).exits(0).has("stdout", "(2 bytes, limit: 0)")),
+        (
+            "no character in half",
+            Case::new("", &with("printf 'ab\\u00e9\\u00e9'", 5))
+                .has("stdout", "abé\n\n---")
+                .result(truncated(true)),
+        ),
+        (
+            "none at all",
+            Case::new("", &with("echo x", 0)).exits(0).has("stdout", "(2 bytes, limit: 0)"),
+        ),
         (
             "the default limit",
             Case::new("", &command("bash", "head -c 1048577 /dev/zero | tr '\\0' x"))
@@ -260,10 +290,7 @@ async fn output() {
                 .has("stdout", "--- OUTPUT TRUNCATED (1048577 bytes, limit: 1048576) ---")
                 .result(truncated(true)),
         ),
-        (
-            "not text",
-            Case::new("", &command("bash", "printf 'a\\377b'")).prints("a\u{fffd}b"),
-        ),
+        ("not text", Case::new("", &command("bash", "printf 'a\\377b'")).prints("a\u{fffd}b")),
         (
             "a gigabyte",
             Case::new("", &command("bash", "head -c 1073741824 /dev/zero"))
@@ -273,9 +300,11 @@ async fn output() {
         ),
         (
             "the largest that is kept",
-            Case::new("", &with("head -c 16777216 /dev/zero | tr '\\0' x", 16 << 20)).exits(0).result(|result| {
-                equal("length", &result["stdout"].as_str().map(str::len), &Some(16 << 20))
-            }),
+            Case::new("", &with("head -c 16777216 /dev/zero | tr '\\0' x", 16 << 20))
+                .exits(0)
+                .result(|result| {
+                    equal("length", &result["stdout"].as_str().map(str::len), &Some(16 << 20))
+                }),
         ),
     ];
     let findings = survive(&api, &["bash"], cases).await;

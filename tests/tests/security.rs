@@ -33,14 +33,22 @@ async fn a_program_is_locked_in() {
         "for f in / /etc /usr /usr/local/bin /var /home /root /opt /run /isol8 /var/tmp; do touch $f/x 2>/dev/null && echo $f; done; echo end",
         "end",
     );
-    shell("nothing to execute in /tmp", "cp /bin/true /tmp/x; chmod +x /tmp/x; /tmp/x 2>/dev/null || echo no", "no");
+    shell(
+        "nothing to execute in /tmp",
+        "cp /bin/true /tmp/x; chmod +x /tmp/x; /tmp/x 2>/dev/null || echo no",
+        "no",
+    );
     shell("but in /sandbox", "cp /bin/true x; ./x && echo yes", "yes");
     shell(
         "no set-user-id programs to profit from",
         "find / -xdev -perm /6000 -type f 2>/dev/null | while read f; do $f -c id -u 2>/dev/null </dev/null; done | grep -x 0; echo end",
         "end",
     );
-    shell("process 1 lives", "kill -9 1 2>/dev/null; kill -TERM 1 2>/dev/null; kill -STOP 1 2>/dev/null; echo alive", "alive");
+    shell(
+        "process 1 lives",
+        "kill -9 1 2>/dev/null; kill -TERM 1 2>/dev/null; kill -STOP 1 2>/dev/null; echo alive",
+        "alive",
+    );
     shell(
         "process 1 is not to be read",
         "for f in environ mem maps fd/0 exe cwd/x root/etc/hostname auxv; do cat /proc/1/$f >/dev/null 2>&1 && echo $f; done; ls /proc/1/fd 2>/dev/null; echo end",
@@ -52,8 +60,16 @@ async fn a_program_is_locked_in() {
          cat $p/environ $p/mem $p/maps >/dev/null 2>&1 && echo readable $p; kill -9 ${p#/proc/} 2>/dev/null && echo killed $p; done; echo end",
         "end",
     );
-    shell("no engine socket", "ls /var/run/docker.sock /run/docker.sock 2>/dev/null; echo end", "end");
-    shell("no devices but harmless ones", "ls /dev | grep -vxE 'core|fd|full|mqueue|null|ptmx|pts|random|shm|stderr|stdin|stdout|tty|urandom|zero|console'; echo end", "end");
+    shell(
+        "no engine socket",
+        "ls /var/run/docker.sock /run/docker.sock 2>/dev/null; echo end",
+        "end",
+    );
+    shell(
+        "no devices but harmless ones",
+        "ls /dev | grep -vxE 'core|fd|full|mqueue|null|ptmx|pts|random|shm|stderr|stdin|stdout|tty|urandom|zero|console'; echo end",
+        "end",
+    );
     shell("no descriptors of ours", "ls /proc/self/fd | sort -n | tr '\\n' ' '", "0 1 2 3");
     shell("no core dumps", "ulimit -c", "0");
     shell(
@@ -61,7 +77,11 @@ async fn a_program_is_locked_in() {
         "for f in /proc/kcore /proc/sysrq-trigger /proc/sys/kernel/core_pattern; do (: > $f) 2>/dev/null && echo $f; done; cat /proc/kcore 2>/dev/null | head -c 1; echo end",
         "end",
     );
-    shell("no name spaces", "unshare -Ur true 2>/dev/null || echo no; unshare -m true 2>/dev/null || echo no", "no\nno");
+    shell(
+        "no name spaces",
+        "unshare -Ur true 2>/dev/null || echo no; unshare -m true 2>/dev/null || echo no",
+        "no\nno",
+    );
     shell("no mounts", "mount -t tmpfs x /sandbox 2>/dev/null || echo no", "no");
 
     // What no shell can try: system calls made directly.
@@ -136,7 +156,11 @@ async fn the_container_is_built_to_hold() {
     findings.check("no new privileges", security.contains("no-new-privileges"), &security);
     findings.check("seccomp profile", security.contains("seccomp={"), &security);
     for mount in container["Mounts"].as_array().into_iter().flatten() {
-        findings.check("mounts are read-only volumes", mount["RW"] == false && mount["Type"] == "volume", mount);
+        findings.check(
+            "mounts are read-only volumes",
+            mount["RW"] == false && mount["Type"] == "volume",
+            mount,
+        );
     }
     findings.report();
     stack.finish();

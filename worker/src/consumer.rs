@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Context, Options, job, metrics};
+use crate::{Context, Options, job};
 
 /// How long a claim waits for work. Bounds how long a shutdown waits for the claim under way:
 /// a claim is never dropped, as a job delivered into the void would wait for its lease to end.
@@ -94,7 +94,7 @@ async fn claim(
     };
     if is_reclaim_due {
         let reclaimed = context.queue.reclaim(consumer, max).await?;
-        metrics::jobs_reclaimed(reclaimed.len());
+        context.metrics.jobs_reclaimed(reclaimed.len());
         if !reclaimed.is_empty() {
             tracing::warn!(jobs = reclaimed.len(), "took over jobs of a worker that went silent");
             return Ok(reclaimed);

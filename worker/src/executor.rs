@@ -45,6 +45,13 @@ impl Executor {
         }
     }
 
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        match self {
+            Self::Sandbox(engine) => engine.ping().await,
+            Self::NoOp => Ok(()),
+        }
+    }
+
     pub(crate) async fn shutdown(&self) -> Result<(), Error> {
         match self {
             Self::Sandbox(engine) => engine.shutdown().await,

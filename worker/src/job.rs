@@ -9,7 +9,7 @@ use shared::redis::{Claimed, Commit, GiveBack};
 use shared::{Error, ErrorCode};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{Context, metrics};
+use crate::Context;
 
 /// How long a finished job's ending is offered to a queue that cannot be reached.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
@@ -49,7 +49,7 @@ pub(crate) async fn run(context: Arc<Context>, claimed: Claimed, slot: OwnedSema
         let _ = context.abort.run_until_cancelled(pause).await;
     }
     let label = commit(&context, &claimed, verdict).await;
-    metrics::job_finished(label, started.elapsed().as_secs_f64());
+    context.metrics.job_ended(label, started.elapsed());
     drop(held);
     drop(slot);
 }
@@ -97,7 +97,6 @@ async fn commit(context: &Context, claimed: &Claimed, verdict: Verdict) -> &'sta
         match told {
             Ok(Commit::Done) => return verdict.label(),
             Ok(Commit::Fenced) => {
-                metrics::job_fenced();
                 tracing::warn!(job = %claimed.lease.job, "lost the lease; result dropped");
                 return "fenced";
             }

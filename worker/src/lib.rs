@@ -9,6 +9,7 @@ mod job;
 mod lease;
 pub mod metrics;
 pub mod name;
+mod observe;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,15 @@ use std::time::Duration;
 use shared::config;
 use shared::id::WorkerId;
 use shared::redis::Queue;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use executor::Executor;
+use metrics::Metrics;
+
+/// How often recorded samples are folded away.
+const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// What all tasks of one worker share.
 struct Context {
@@ -27,12 +33,12 @@ struct Context {
     queue: Queue,
     executor: Executor,
     leases: lease::Leases,
+    metrics: Arc<Metrics>,
     /// Cancelled when the grace period of a shutdown is over: jobs are handed back.
     abort: CancellationToken,
 }
 
 /// How a worker behaves.
-#[derive(Clone, Debug)]
 pub struct Options {
     /// Identifier of this life.
     pub worker: WorkerId,
@@ -42,6 +48,10 @@ pub struct Options {
     pub redis: config::Redis,
     /// How long running jobs may take to end after `token` is cancelled.
     pub shutdown_grace: Duration,
+    /// Where it counts; the same that its engine counts into.
+    pub metrics: Arc<Metrics>,
+    /// Where to serve `/healthz`, `/readyz` and `/metrics`, if at all.
+    pub listener: Option<TcpListener>,
 }
 
 /// Runs a worker until `token` is cancelled, then lets running jobs finish, hands back those that
@@ -50,7 +60,7 @@ pub struct Options {
 /// # Errors
 /// If Docker does not let us see whether every container is gone.
 pub async fn run(
-    options: Options,
+    mut options: Options,
     queue: Queue,
     executor: Executor,
     token: CancellationToken,
@@ -60,6 +70,7 @@ pub async fn run(
         queue,
         executor,
         leases: lease::Leases::default(),
+        metrics: options.metrics.clone(),
         abort: CancellationToken::new(),
     });
     // Renewal outlives claiming: jobs in their grace period still need their leases.
@@ -70,6 +81,10 @@ pub async fn run(
         Duration::from_millis(options.redis.renew_ms),
         renewal.clone(),
     ));
+    background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
+    if let Some(listener) = options.listener.take() {
+        background.spawn(observe::serve(Arc::clone(&context), listener, renewal.clone()));
+    }
 
     let jobs = TaskTracker::new();
     consumer::consume(&context, &options, &jobs, &token).await;
@@ -88,4 +103,11 @@ pub async fn run(
         tracing::warn!(%error, "could not sign off from the queue");
     }
     shut_down
+}
+
+async fn upkeep(metrics: Arc<Metrics>, token: CancellationToken) {
+    let mut due = tokio::time::interval(UPKEEP_PERIOD);
+    while token.run_until_cancelled(due.tick()).await.is_some() {
+        metrics.upkeep();
+    }
 }

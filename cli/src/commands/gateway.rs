@@ -20,8 +20,13 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
         let queue = Queue::open(&config.redis)?;
         let listener = roles::bind(&config).await?;
         roles::announce(&listener)?;
-        let options =
-            gateway::Options { config: config.clone(), listener, queue: queue.clone(), master_key };
+        let options = gateway::Options {
+            config: config.clone(),
+            listener,
+            queue: queue.clone(),
+            master_key,
+            more_metrics: None,
+        };
         let (served, usable) = tokio::join!(gateway::run(options, stop.clone()), async {
             // Meanwhile requests are answered 503.
             roles::await_queue(&queue, &stop).await.inspect_err(|_| stop.cancel())

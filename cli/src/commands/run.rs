@@ -1,6 +1,7 @@
 //! `isol8 run`: one program, on this machine or on a server.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -64,8 +65,9 @@ async fn run_here(
         prewarm: Vec::new(),
         seccomp: config.security.seccomp != "unconfined",
     };
+    let (worker, metrics) = (WorkerId::generate(), Arc::default());
     let engine =
-        Engine::start(options, docker, WorkerId::generate(), &job.image, cancel.clone()).await?;
+        Engine::start(options, docker, worker, &job.image, metrics, cancel.clone()).await?;
     let mut terminal = Terminal::default();
     let live: Option<&mut (dyn Live + '_)> =
         if args.no_stream { None } else { Some(&mut terminal) };

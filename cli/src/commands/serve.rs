@@ -41,7 +41,14 @@ async fn serve(config: Config, master_key: String, stop: &CancellationToken) -> 
     let worker = roles::build_worker(&config, &stop_worker).await?;
     let listener = roles::bind(&config).await?;
     roles::announce(&listener)?;
-    let options = gateway::Options { config, listener, queue: queue.clone(), master_key };
+    let numbers = worker.metrics();
+    let options = gateway::Options {
+        config,
+        listener,
+        queue: queue.clone(),
+        master_key,
+        more_metrics: Some(Box::new(move || numbers.render())),
+    };
     let (gateway, worker) = tokio::join!(
         async {
             let outcome = gateway::run(options, stop.clone()).await;

@@ -13,6 +13,9 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut config = settings::load()?.config;
     settings::apply_queue(&mut config, args.queue);
     settings::apply_slots(&mut config, &args.slots)?;
+    if args.listen.is_some() {
+        config.worker.listen = args.listen;
+    }
     ensure!(config.redis.url.is_some(), "a worker needs the fleet's queue: give --redis URL");
 
     let stop = CancellationToken::new();

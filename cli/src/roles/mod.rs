@@ -5,6 +5,7 @@ mod redis_server;
 mod signals;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use worker::Executor;
 use worker::engine::docker::Docker;
 use worker::engine::{Engine, Options};
+use worker::metrics::Metrics;
 use worker::name::Name;
 
 use crate::{printer, settings};
@@ -100,6 +102,15 @@ pub(crate) async fn build_worker(
     let directory = Name::default_directory(settings::home().as_deref());
     let name = Name::take(&directory, &config.worker.name)?;
     let id = WorkerId::generate();
+    let metrics = Arc::<Metrics>::default();
+    let listener = match &config.worker.listen {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))?,
+        ),
+        None => None,
+    };
     let executor = if config.worker.no_op {
         printer::warning("--no-op: jobs are answered, not run");
         Executor::NoOp
@@ -107,7 +118,9 @@ pub(crate) async fn build_worker(
         let docker = Docker::connect().await?;
         let options = engine_options(config, name.as_str().to_owned())?;
         let image = Runtime::ALL[0].image();
-        Executor::Sandbox(Engine::start(options, docker, id, image, token.clone()).await?)
+        Executor::Sandbox(
+            Engine::start(options, docker, id, image, Arc::clone(&metrics), token.clone()).await?,
+        )
     };
     tracing::info!(worker = %id, name = name.as_str(), "worker ready");
     Ok(Worker {
@@ -116,6 +129,8 @@ pub(crate) async fn build_worker(
             max_concurrent: config.max_concurrent,
             redis: config.redis.clone(),
             shutdown_grace: Duration::from_millis(config.worker.shutdown_grace_ms),
+            metrics,
+            listener,
         },
         executor,
         _name: name,
@@ -123,6 +138,11 @@ pub(crate) async fn build_worker(
 }
 
 impl Worker {
+    /// Its numbers.
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.options.metrics)
+    }
+
     /// Runs it until `token` is cancelled.
     pub(crate) async fn run(self, queue: Queue, token: CancellationToken) -> anyhow::Result<()> {
         let usable = await_queue(&queue, &token).await;

@@ -14,5 +14,9 @@ pub(crate) async fn metrics(
     FromState(state): FromState<State>,
 ) -> ([(http::HeaderName, HeaderValue); 1], String) {
     let depth = state.queue.depth().await.ok();
-    ([(CONTENT_TYPE, TEXT)], state.metrics.render(state.registry.waiting(), depth))
+    let mut text = state.metrics.render(state.registry.waiting(), depth);
+    if let Some(more) = &state.more_metrics {
+        text.push_str(&more());
+    }
+    ([(CONTENT_TYPE, TEXT)], text)
 }

@@ -48,6 +48,7 @@ impl Harness {
             config: config.clone(),
             listener,
             master_key: KEY.into(),
+            more_metrics: None,
         };
         let token = CancellationToken::new();
         let mut gateway = JoinSet::new();

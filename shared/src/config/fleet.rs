@@ -71,6 +71,9 @@ pub struct Worker {
     /// Beginning of the name that labels this worker's containers; workers of one machine number
     /// themselves.
     pub name: String,
+    /// Address of the worker's own `/healthz`, `/readyz` and `/metrics`; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
     /// Runtimes whose fresh sandboxes are kept ready from the start.
     pub prewarm: Vec<crate::runtime::Runtime>,
     /// Most containers alive at once, busy or waiting; 0 means four for each concurrent job.
@@ -87,6 +90,7 @@ impl Default for Worker {
     fn default() -> Self {
         Self {
             name: "worker".into(),
+            listen: None,
             prewarm: crate::runtime::Runtime::ALL.to_vec(),
             max_containers: 0,
             idle_ms: 300_000,

@@ -12,6 +12,7 @@ mod run;
 mod sandbox;
 mod volume;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -20,6 +21,7 @@ use shared::id::{JobId, TenantId, WorkerId};
 use shared::{Error, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use docker::{Docker, DockerError};
 pub use link::LinkError;
 use pool::Pool;
@@ -137,6 +139,7 @@ impl Engine {
         docker: Docker,
         worker: WorkerId,
         image: &str,
+        metrics: Arc<Metrics>,
         token: CancellationToken,
     ) -> Result<Self, EngineError> {
         let (leftovers, info, volume) = tokio::join!(
@@ -163,7 +166,7 @@ impl Engine {
             idle: options.idle,
         };
         let prewarm = options.prewarm.iter().map(Profile::of_job).collect();
-        let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, token);
+        let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, metrics, token);
         Ok(Self { docker, pool, origin })
     }
 

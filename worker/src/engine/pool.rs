@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::EngineError;
 use super::docker::Docker;
 use super::sandbox::{Origin, Profile, Sandbox};
-use crate::metrics;
+use crate::metrics::Metrics;
 
 /// How often idle sandboxes are looked through.
 const KEEPER_PERIOD: Duration = Duration::from_secs(1);
@@ -57,6 +57,7 @@ struct Inner {
     docker: Docker,
     origin: Origin,
     settings: Settings,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
     containers: Arc<Semaphore>,
     /// A sandbox came back, or a place became free.
@@ -108,6 +109,7 @@ impl Pool {
         origin: Origin,
         settings: Settings,
         prewarm: Vec<Profile>,
+        metrics: Arc<Metrics>,
         token: CancellationToken,
     ) -> Self {
         let demand =
@@ -118,6 +120,7 @@ impl Pool {
                 docker,
                 origin,
                 settings,
+                metrics,
                 state: Mutex::new(State { demand, ..State::default() }),
                 returned: Notify::new(),
                 wanted: Notify::new(),
@@ -146,7 +149,7 @@ impl Pool {
             match self.offer(tenant, profile) {
                 Offer::Warm(mut idle) => {
                     if !idle.sandbox.link.is_quiet() {
-                        metrics::sandbox_died_idle();
+                        self.inner.metrics.sandbox_died_idle();
                         self.destroy(idle.sandbox, idle.permit);
                         continue;
                     }
@@ -169,7 +172,7 @@ impl Pool {
                     let sandbox =
                         Sandbox::create(&self.inner.docker, &self.inner.origin, profile.clone())
                             .await?;
-                    metrics::sandbox_created("job");
+                    self.inner.metrics.sandbox_created("job");
                     return Ok(self.lend(sandbox, permit, tenant, true));
                 }
             }
@@ -208,7 +211,7 @@ impl Pool {
         // A task that ended meanwhile may have returned one more.
         let late = std::mem::take(&mut self.state().idle);
         for Idle { sandbox, .. } in late {
-            remove(&self.inner.docker, sandbox).await;
+            self.remove(sandbox).await;
         }
     }
 
@@ -263,7 +266,7 @@ impl Pool {
         };
         if let Some(Idle { sandbox, permit, .. }) = oldest {
             // Its place is free only once it is gone, so that memory is never over-committed.
-            remove(&self.inner.docker, sandbox).await;
+            self.remove(sandbox).await;
             return Some(permit);
         }
         tokio::select! {
@@ -299,11 +302,11 @@ impl Pool {
         self.state().stop_recycling(&key);
         match outcome {
             Ok(()) => {
-                metrics::sandbox_reset("verified");
+                self.inner.metrics.sandbox_reset("verified");
                 self.put(sandbox, permit);
             }
             Err(error) => {
-                metrics::sandbox_reset("failed");
+                self.inner.metrics.sandbox_reset("failed");
                 tracing::warn!(%error, container = %sandbox.id, "destroying a sandbox");
                 self.destroy(sandbox, permit);
                 self.inner.returned.notify_waiters();
@@ -324,10 +327,18 @@ impl Pool {
     fn destroy(&self, sandbox: Sandbox, permit: OwnedSemaphorePermit) {
         let pool = self.clone();
         self.inner.tasks.spawn(async move {
-            remove(&pool.inner.docker, sandbox).await;
+            pool.remove(sandbox).await;
             drop(permit);
             pool.inner.returned.notify_waiters();
         });
+    }
+
+    async fn remove(&self, sandbox: Sandbox) {
+        if let Err(error) = self.inner.docker.remove_container(&sandbox.id).await {
+            // It still goes away: its link closes here, the runner exits and the engine removes it.
+            tracing::warn!(%error, container = %sandbox.id, "a sandbox was not removed at once");
+        }
+        self.inner.metrics.sandbox_destroyed();
     }
 
     fn lend(
@@ -338,7 +349,7 @@ impl Pool {
         cold: bool,
     ) -> Lent {
         sandbox.tenant = Some(tenant.clone());
-        metrics::sandbox_lent(cold);
+        self.inner.metrics.sandbox_lent(cold);
         Lent { sandbox: Some(sandbox), permit: Some(permit), cold, pool: self.clone() }
     }
 
@@ -384,14 +395,14 @@ impl Pool {
             match sandbox.prepare().await {
                 Ok(()) => Ok(sandbox),
                 Err(error) => {
-                    remove(&self.inner.docker, sandbox).await;
+                    self.remove(sandbox).await;
                     Err(error)
                 }
             }
         };
         match created.await {
             Ok(sandbox) => {
-                metrics::sandbox_created("ahead");
+                self.inner.metrics.sandbox_created("ahead");
                 self.put(sandbox, permit);
             }
             Err(error) => {
@@ -495,12 +506,4 @@ impl Drop for Lent {
             self.pool.destroy(sandbox, permit);
         }
     }
-}
-
-async fn remove(docker: &Docker, sandbox: Sandbox) {
-    if let Err(error) = docker.remove_container(&sandbox.id).await {
-        // It still goes away: its link closes here, the runner exits and the engine removes it.
-        tracing::warn!(%error, container = %sandbox.id, "a sandbox was not removed at once");
-    }
-    metrics::sandbox_destroyed();
 }
