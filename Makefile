@@ -3,7 +3,7 @@
 
 ISOL8 := ./target/release/isol8
 
-.PHONY: demo test build setup check unit end-to-end bench
+.PHONY: demo test build setup check bench
 
 ## Set everything up and run one program of each runtime through HTTP.
 demo: setup
@@ -11,13 +11,14 @@ demo: setup
 
 ## Set everything up and run all checks and tests.
 test: setup check
-	cargo build --package cli
-	cargo nextest run --workspace --all-targets --no-fail-fast
+	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	cargo build --locked --package cli
+	cargo nextest run --workspace --locked --no-fail-fast
 
 ## Build tools first: nothing else can be built without them.
 build:
 	sh deploy/bootstrap.sh
-	cargo build --release --locked --package cli --package loadtest
+	cargo build --release --locked --package cli
 
 setup: build
 	$(ISOL8) setup
@@ -28,4 +29,5 @@ check:
 
 ## Measure: rewrites docs/performance/.
 bench: setup
+	cargo build --release --locked --package loadtest
 	sh loadtest/suite.sh

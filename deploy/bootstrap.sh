@@ -53,6 +53,7 @@ missing=""
 have cc || missing="$missing gcc libc6-dev"
 have make || missing="$missing make"
 have pkg-config || missing="$missing pkg-config"
+have curl || missing="$missing curl"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 # shellcheck disable=SC2086 # a list of words
 [ -z "$missing" ] || apt_install $missing

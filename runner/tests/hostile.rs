@@ -63,6 +63,25 @@ fn background_processes_live_on_where_wanted() {
 }
 
 #[test]
+fn a_chatty_background_process_does_not_delay_the_end() {
+    let mut sandbox = Sandbox::new("python");
+    for noise in ["yes", "while :; do echo tick; done", "while :; do echo tick; sleep 0.001; done"]
+    {
+        for _ in 0..5 {
+            let began = Instant::now();
+            let start = Start {
+                keep_background: true,
+                ..shell(&format!("({noise}) & sleep 0.02; echo hi"))
+            };
+            let outcome = sandbox.run(&start);
+            assert!(outcome.out().contains("hi\n") && !outcome.exited.killed);
+            assert!(began.elapsed() < Duration::from_secs(3), "{noise}: {:?}", began.elapsed());
+        }
+        sandbox.reset();
+    }
+}
+
+#[test]
 fn fork_bombs_are_contained() {
     let mut sandbox = Sandbox::new("python");
     for script in [

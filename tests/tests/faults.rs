@@ -44,12 +44,12 @@ async fn redis_is_not_there_at_the_start() {
     let mut stack = Stack::fleet(&json!({}));
     stack.redis().stop();
     let (gateway, worker) = (stack.launch_gateway(), stack.launch_worker());
-    for index in [gateway, worker] {
-        stack.node(index).await_line("the queue is not there yet", START_TIMEOUT);
-    }
+    stack.node(worker).await_line("the queue is not there yet", START_TIMEOUT);
+    let api = Api::new(stack.node(gateway).await_port());
+    let reply = api.post(limited("echo x", 1000).to_string()).await.expect("there is an answer");
+    is_error(&reply, UNAVAILABLE.0, UNAVAILABLE.1, "").expect("it says so");
     stack.redis().start_again();
     stack.node(worker).await_line("isol8 worker ready", START_TIMEOUT);
-    let api = Api::new(stack.node(gateway).await_port());
     resumes(&api).await.expect("it starts when redis does");
     stack.finish();
 }

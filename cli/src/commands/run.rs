@@ -28,12 +28,15 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             None => run_here(&args, &config, envelope, &interrupt).await,
         }
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = running => outcome,
         // Contract section 4.5: interrupted is exit code 0. Dropping the run closes the sandbox's
         // link, on which it ends itself.
         outcome = roles::interrupted() => outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into),
-    }
+    };
+    // A removal that this process's end cuts short is nothing to warn of.
+    interrupt.cancel();
+    outcome
 }
 
 async fn run_remotely(

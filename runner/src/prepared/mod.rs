@@ -85,6 +85,11 @@ impl Prepared {
         self.used = true;
     }
 
+    /// Whether there may have been.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used
+    }
+
     fn kill_server(&mut self) {
         if let Some(server) = self.server.take() {
             // Already gone is fine.

@@ -262,7 +262,8 @@ impl Supervisor {
         }
         self.ready_due = false;
         let prepared = self.prepared.is_waiting();
-        if prepared && self.job.is_none() {
+        // Only before the first program: a level that could rise later would hide small leaks.
+        if prepared && !self.prepared.is_used() {
             self.baseline.raise_memory(&self.memory);
         }
         let ready = Ready { prepared, detail: self.prepared.detail() };

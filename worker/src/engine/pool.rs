@@ -336,7 +336,11 @@ impl Pool {
     async fn remove(&self, sandbox: Sandbox) {
         if let Err(error) = self.inner.docker.remove_container(&sandbox.id).await {
             // It still goes away: its link closes here, the runner exits and the engine removes it.
-            tracing::warn!(%error, container = %sandbox.id, "a sandbox was not removed at once");
+            if self.inner.token.is_cancelled() {
+                tracing::debug!(%error, container = %sandbox.id, "left a sandbox to the engine");
+            } else {
+                tracing::warn!(%error, container = %sandbox.id, "a sandbox was not removed at once");
+            }
         }
         self.inner.metrics.sandbox_destroyed();
     }

@@ -1,0 +1,231 @@
+//! Programs run on this machine, without any server.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tests::case::equal;
+use tests::docker::containers;
+use tests::node::{Node, START_TIMEOUT};
+use tests::{Findings, binary};
+
+use super::{check, directory, write};
+
+#[test]
+fn programs_run_here() {
+    let here = directory();
+    for (name, text) in [
+        ("a.py", "print('py')"),
+        ("a.js", "console.log('js')"),
+        ("a.cjs", "console.log(typeof require)"),
+        ("a.ts", "const n: number = 1; console.log('ts')"),
+        ("a.mts", "const n: number = 1; console.log('mts')"),
+        ("a.sh", "echo sh"),
+        ("a.xyz", "?"),
+        ("set.sh", "echo from-file > made"),
+        ("tree/a/b.txt", "deep"),
+        ("tree/node_modules/x", "ballast"),
+    ] {
+        write(&here, name, text);
+    }
+    let mut findings = Findings::default();
+    check(
+        &mut findings,
+        here.path(),
+        &[
+            (&["run", "-e", "print(6*7)"], "", 0, "42\n", ""),
+            (&["run"], "print('from stdin')", 0, "from stdin\n", ""),
+            (&["run", "a.py"], "", 0, "py\n", ""),
+            (&["run", "a.js"], "", 0, "js\n", ""),
+            (&["run", "a.cjs"], "", 0, "function\n", ""),
+            (&["run", "a.ts"], "", 0, "ts\n", ""),
+            (&["run", "a.mts"], "", 0, "mts\n", ""),
+            (&["run", "a.sh"], "", 0, "sh\n", ""),
+            (
+                &["run", "a.xyz"],
+                "",
+                1,
+                "",
+                "[ERR] Cannot detect runtime for a.xyz. Use --runtime to specify.",
+            ),
+            (&["run", "no.py"], "", 1, "", "[ERR] File not found: no.py"),
+            (&["run", "--cmd", "echo x | tr x y"], "", 0, "y\n", ""),
+            (&["run", "--cmd", "id -un", "-r", "node"], "", 0, "sandbox\n", ""),
+            (&["run", "--cmd", "ls", "-e", "1"], "", 1, "", "[ERR] --cmd cannot be combined"),
+            (&["run", "-r", "cobol", "-e", "x"], "", 1, "", "[ERR] Unknown runtime: \"cobol\""),
+            (&["run", "-r", "bash", "-e", "exit 5"], "", 5, "", ""),
+            (
+                &["run", "-r", "bash", "-e", "echo out; echo err >&2; exit 42"],
+                "",
+                42,
+                "out\n",
+                "err\n",
+            ),
+            (&["run", "-r", "bash", "-e", "printf 'no newline'"], "", 0, "no newline", ""),
+            (
+                &["run", "-r", "bash", "--no-stream", "-e", "printf 'x\n\n'; exit 3"],
+                "",
+                3,
+                "x\n",
+                "",
+            ),
+            (
+                &["run", "-r", "bash", "-e", "echo a; sleep 60", "--timeout", "500"],
+                "",
+                137,
+                "a\n",
+                "[ERR] EXECUTION TIMED OUT",
+            ),
+            (&["run", "-r", "bash", "-e", "cat", "--stdin", "data"], "", 0, "data", ""),
+            (
+                &[
+                    "run",
+                    "-r",
+                    "bash",
+                    "-e",
+                    "echo $K-$V",
+                    "--secret",
+                    "K=hush-hush",
+                    "--env",
+                    "V=seen",
+                ],
+                "",
+                0,
+                "***-seen\n",
+                "",
+            ),
+            (
+                &["run", "-r", "bash", "-e", "pwd", "--workdir", "w", "--setup", "mkdir w"],
+                "",
+                0,
+                "/sandbox/w\n",
+                "",
+            ),
+            (
+                &["run", "-r", "bash", "-e", "pwd", "--workdir", "../w"],
+                "",
+                1,
+                "",
+                "Working directory must be inside /sandbox",
+            ),
+            (
+                &[
+                    "run",
+                    "-r",
+                    "bash",
+                    "-e",
+                    "cat made two",
+                    "--setup",
+                    "set.sh",
+                    "--setup",
+                    "echo 2 > two",
+                ],
+                "",
+                0,
+                "from-file\n2\n",
+                "",
+            ),
+            (
+                &["run", "-r", "bash", "-e", "echo no", "--setup", "echo why >&2; exit 9"],
+                "",
+                1,
+                "",
+                "Setup script failed (exit code 9)",
+            ),
+            (
+                &["run", "-r", "bash", "-e", "find . -type f ! -name main.sh", "--files", "tree"],
+                "",
+                0,
+                "./a/b.txt\n",
+                "",
+            ),
+            (
+                &["run", "-r", "bash", "-e", "x", "--files", "a.py"],
+                "",
+                1,
+                "",
+                "[ERR] --files path is not a directory: a.py",
+            ),
+            (&["run", "-r", "bash", "-e", "cat /proc/net/dev | wc -l"], "", 0, "3\n", ""),
+            (
+                &["run", "-r", "bash", "--no-stream", "--max-output", "4", "-e", "echo 123456"],
+                "",
+                0,
+                "1234\n\n--- OUTPUT TRUNCATED (7 bytes, limit: 4) ---\n",
+                "[WARN] Output was truncated",
+            ),
+            (
+                &["run", "-r", "bash", "--no-stream", "--out", "o.txt", "-e", "echo kept"],
+                "",
+                0,
+                "kept\n[Run] Output written to o.txt\n",
+                "",
+            ),
+            (
+                &[
+                    "run",
+                    "-r",
+                    "bash",
+                    "--memory",
+                    "64m",
+                    "--cpu",
+                    "0.5",
+                    "--pids-limit",
+                    "30",
+                    "-e",
+                    "ulimit -u >/dev/null; echo limited",
+                ],
+                "",
+                0,
+                "limited\n",
+                "",
+            ),
+            (
+                &["run", "-r", "bash", "--memory", "lots", "-e", "x"],
+                "",
+                1,
+                "",
+                "Invalid memory limit format: \"lots\"",
+            ),
+            (
+                &["run", "-r", "bash", "--image", "isol8:no-such", "-e", "x"],
+                "",
+                1,
+                "",
+                "isol8:no-such",
+            ),
+        ],
+    );
+    let written = std::fs::read_to_string(here.path().join("o.txt")).unwrap_or_default();
+    findings.note("--out", equal("file", &written.as_str(), &"kept"));
+    findings.report();
+}
+
+#[test]
+fn a_run_that_is_interrupted_leaves_nothing() {
+    let here = directory();
+    let mut findings = Findings::default();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let mut command = binary::command(here.path());
+        command.args(["run", "-r", "bash", "-e", "echo up; sleep 600"]);
+        let mut node = Node::start("run", command);
+        node.await_line("up", START_TIMEOUT);
+        let label = format!("isol8.owner=run-{}", node.pid());
+        findings.check("it has a container", containers(&label).len() == 1, &label);
+        node.signal(signal);
+        let status = node.wait(Duration::from_secs(8));
+        if signal != Signal::SIGKILL {
+            let code = status.map(|status| status.code());
+            findings
+                .note(signal.as_str(), code.and_then(|code| equal("exit code", &code, &Some(0))));
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !containers(&label).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        findings.note(
+            signal.as_str(),
+            equal("containers left", &containers(&label), &Vec::<String>::new()),
+        );
+    }
+    findings.report();
+}
