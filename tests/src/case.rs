@@ -213,3 +213,58 @@ pub async fn run_cases(api: &Api, cases: impl IntoIterator<Item = Case>) -> Find
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wrong(case: &Case, status: u16, body: &Value) -> usize {
+        let reply = Reply {
+            status,
+            headers: [("content-type", "application/json")]
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+                .into_iter()
+                .collect(),
+            text: body.to_string(),
+            took: Duration::from_secs(7),
+        };
+        case.checks.iter().filter(|check| check(&reply).is_err()).count()
+    }
+
+    #[test]
+    fn every_check_can_fail() {
+        let good = json!({"stdout": "a", "stderr": "", "exitCode": 0, "outcome": "exited"});
+        let bad = json!({"stdout": "b", "stderr": "x", "exitCode": 2, "outcome": "timed_out"});
+        let case = || Case::new("", &json!({})).prints("a").quietly().has("stdout", "a");
+        assert_eq!(wrong(&case(), 200, &good), 0);
+        assert_eq!(wrong(&case(), 200, &bad), 5);
+        assert_eq!(wrong(&case(), 500, &good), 1);
+        assert_eq!(wrong(&case().lacks("stdout", "a").within(Duration::ZERO), 200, &good), 2);
+        assert_eq!(wrong(&Case::new("", &json!({})).fails(), 200, &good), 1);
+        assert_eq!(wrong(&case(), 200, &json!({})), 5);
+    }
+
+    #[test]
+    fn errors_need_all_their_parts() {
+        let case = Case::refused("", "", (400, "CODE", "why"));
+        let error = json!({"error": "that is why", "code": "CODE", "requestId": "1"});
+        assert_eq!(wrong(&case, 400, &error), 0);
+        assert_eq!(wrong(&case, 500, &error), 1);
+        for field in ["error", "code", "requestId"] {
+            let mut error = error.clone();
+            error[field] = Value::Null;
+            assert_eq!(wrong(&case, 400, &error), 1, "{field}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "1 of 2 wrong")]
+    fn findings_fail_the_test() {
+        let mut findings = Findings::default();
+        findings.check("good", true, 1);
+        findings.check("bad", false, 2);
+        findings.report();
+    }
+}

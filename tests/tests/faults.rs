@@ -194,6 +194,25 @@ async fn docker_goes_away_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn docker_does_not_answer() {
+    // Three attempts, each bounded by the job's own limit, and what lies between them.
+    const PATIENCE: Duration = Duration::from_secs(25);
+    let gate = Gate::open();
+    let (stack, api) = Stack::serve_with(&json!({}), &[("DOCKER_HOST", &gate.address())]);
+    let mut findings = Findings::default();
+    resumes(&api).await.expect("it works to begin with");
+    gate.hold(true);
+    let reply = tokio::time::timeout(PATIENCE, api.post(limited("echo x", 1000).to_string())).await;
+    gate.hold(false);
+    let outcome = reply.map_err(|_| format!("no answer within {PATIENCE:?}")).flatten();
+    let outcome = outcome.and_then(|reply| is_error(&reply, 500, "SANDBOX_FAILED", ""));
+    findings.note("a job while the engine is silent", outcome);
+    findings.note("resumes", resumes(&api).await);
+    findings.report();
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_go_away() {
     let (stack, api) = Stack::serve(&json!({"maxConcurrent": 2}));
     let jobs: Vec<_> = (0..4).map(|_| start(&api, limited("sleep 1", 5000))).collect();
