@@ -6,7 +6,7 @@ use shared::execution::{ExecutionResult, Job, Outcome, Timings};
 use shared::id::{JobId, TenantId};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Spent};
 
 /// Runs jobs.
 #[expect(clippy::large_enum_variant, reason = "one per process")]
@@ -24,24 +24,13 @@ impl Executor {
         tenant: &TenantId,
         job: &Job,
         cancel: &CancellationToken,
-    ) -> Result<ExecutionResult, Error> {
+    ) -> Result<(ExecutionResult, Option<Spent>), Error> {
         match self {
-            Self::Sandbox(engine) => engine.execute(id, tenant, job, None, cancel).await,
-            Self::NoOp => Ok(ExecutionResult {
-                stdout: String::new(),
-                stderr: String::new(),
-                exit_code: 0,
-                duration_ms: 0,
-                truncated: false,
-                execution_id: id,
-                runtime: job.runtime,
-                timestamp: Utc::now(),
-                container_id: String::new(),
-                resource_usage: None,
-                files: None,
-                outcome: Outcome::Exited,
-                timings: Timings::default(),
-            }),
+            Self::Sandbox(engine) => {
+                let (result, spent) = engine.execute(id, tenant, job, None, cancel).await?;
+                Ok((result, Some(spent)))
+            }
+            Self::NoOp => Ok((nothing(id, job), None)),
         }
     }
 
@@ -57,5 +46,23 @@ impl Executor {
             Self::Sandbox(engine) => engine.shutdown().await,
             Self::NoOp => Ok(()),
         }
+    }
+}
+
+fn nothing(id: JobId, job: &Job) -> ExecutionResult {
+    ExecutionResult {
+        stdout: String::new(),
+        stderr: String::new(),
+        exit_code: 0,
+        duration_ms: 0,
+        truncated: false,
+        execution_id: id,
+        runtime: job.runtime,
+        timestamp: Utc::now(),
+        container_id: String::new(),
+        resource_usage: None,
+        files: None,
+        outcome: Outcome::Exited,
+        timings: Timings::default(),
     }
 }

@@ -36,6 +36,11 @@ pub(crate) async fn run(context: Arc<Context>, claimed: Claimed, slot: OwnedSema
         .executor
         .execute(claimed.lease.job, &claimed.tenant, &claimed.job, held.cancel())
         .await;
+    // The sandbox is cleaned after the commit: the caller waits for one, nobody for the other.
+    let (outcome, spent) = match outcome {
+        Ok((result, spent)) => (Ok(result), spent),
+        Err(error) => (Err(error), None),
+    };
     let verdict = if held.is_lost() {
         Verdict::Drop
     } else if context.abort.is_cancelled() && was_cut_short(&outcome) {
@@ -50,8 +55,7 @@ pub(crate) async fn run(context: Arc<Context>, claimed: Claimed, slot: OwnedSema
     }
     let label = commit(&context, &claimed, verdict).await;
     context.metrics.job_ended(label, started.elapsed());
-    drop(held);
-    drop(slot);
+    drop((spent, held, slot));
 }
 
 fn was_cut_short(outcome: &Result<ExecutionResult, Error>) -> bool {

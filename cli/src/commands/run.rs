@@ -75,7 +75,7 @@ async fn run_here(
     let live: Option<&mut (dyn Live + '_)> =
         if args.no_stream { None } else { Some(&mut terminal) };
     let tenant = TenantId::master();
-    let result = engine.execute(JobId::generate(), &tenant, &job, live, cancel).await?;
+    let (result, _spent) = engine.execute(JobId::generate(), &tenant, &job, live, cancel).await?;
     // Removal of the container goes on by itself: its link is closed, and the engine removes it
     // when it ends. Waiting for that would double the time of a short program.
     if args.no_stream {

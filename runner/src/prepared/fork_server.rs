@@ -1,4 +1,4 @@
-//! The Python fork server: started once, before any user code, and root like the runner.
+//! The Python fork server: started while nothing of a user is in the sandbox, and root like the runner.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;

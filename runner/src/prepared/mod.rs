@@ -56,8 +56,10 @@ pub(crate) struct Prepared {
     replacements: u32,
     /// Whether the server has passed the point where it looks at files.
     server_is_up: bool,
-    /// Whether any file or program has come into this sandbox.
+    /// Whether any file or program has ever come into this sandbox.
     used: bool,
+    /// Whether one has since the last verified reset.
+    dirty: bool,
 }
 
 impl Prepared {
@@ -82,7 +84,12 @@ impl Prepared {
 
     /// From now on there may be user code in the sandbox.
     pub(crate) fn mark_used(&mut self) {
-        self.used = true;
+        (self.used, self.dirty) = (true, true);
+    }
+
+    /// Nothing of a user is left: a reset was verified.
+    pub(crate) fn mark_clean(&mut self) {
+        self.dirty = false;
     }
 
     /// Whether there may have been.
@@ -98,9 +105,9 @@ impl Prepared {
     }
 
     fn start_server(&mut self, request: &Prepare) {
-        if self.used {
+        if self.dirty {
             // It would be root, and start in a place that user code could have prepared for it.
-            self.detail = Some("a fork server can only start before the first program".to_owned());
+            self.detail = Some("a fork server can only start in a clean sandbox".to_owned());
             return;
         }
         match ForkServer::start(request) {

@@ -208,6 +208,7 @@ impl Supervisor {
         let verified = outcome.is_ok();
         self.link.send_message(Kind::ResetDone, &ResetDone { verified, detail: outcome.err() });
         if verified {
+            self.prepared.mark_clean();
             self.prepared.make_next();
             self.ready_due = true;
         }

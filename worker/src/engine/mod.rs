@@ -119,6 +119,11 @@ impl From<EngineError> for Error {
     }
 }
 
+/// A sandbox whose job is done. Dropped, it is cleaned for the next job, or destroyed.
+pub struct Spent {
+    _lent: pool::Lent,
+}
+
 /// An engine with its pool of sandboxes; cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -172,6 +177,9 @@ impl Engine {
 
     /// Runs a job for `tenant`. A program that fails is a result.
     ///
+    /// The sandbox comes back with the result: dropping it starts its cleaning, which is better
+    /// done once the result is on its way.
+    ///
     /// # Errors
     /// If the job cannot be run; [`ErrorCode::is_retryable`] tells whether it may work elsewhere.
     pub async fn execute(
@@ -181,20 +189,17 @@ impl Engine {
         job: &Job,
         live: Option<&mut (dyn Live + '_)>,
         cancel: &CancellationToken,
-    ) -> Result<ExecutionResult, Error> {
+    ) -> Result<(ExecutionResult, Spent), Error> {
         let asked = Instant::now();
         let mut lent = self.pool.acquire(tenant, &Profile::of_job(job)).await?;
         let sandbox_time = asked.elapsed();
-        let cold = lent.cold;
         let container_id = lent.sandbox().id.clone();
         let outcome = run::run(lent.sandbox(), job, live, cancel).await;
-        let is_healthy = matches!(outcome, Ok(_) | Err(EngineError::Job(_)));
-        self.pool.release(lent, is_healthy);
-        let ran = outcome?;
-        let mut result = result(id, job, container_id, ran);
+        lent.is_healthy = matches!(outcome, Ok(_) | Err(EngineError::Job(_)));
+        let mut result = result(id, job, container_id, outcome?);
         result.timings.sandbox_ms = milliseconds(sandbox_time);
-        result.timings.cold = cold;
-        Ok(result)
+        result.timings.cold = lent.cold;
+        Ok((result, Spent { _lent: lent }))
     }
 
     /// Asks Docker whether it is alive.

@@ -38,12 +38,15 @@ pub(super) struct Settings {
     pub(super) idle: Duration,
 }
 
-/// A sandbox lent to one job. Give it back with [`Pool::release`]; dropped, it is destroyed.
+/// A sandbox lent to one job. Dropped, it goes back to the pool: to be reset if the job is known to
+/// have left it in good order, else to be destroyed.
 pub(super) struct Lent {
     sandbox: Option<Sandbox>,
     permit: Option<OwnedSemaphorePermit>,
     /// Whether it was created for this job.
     pub(super) cold: bool,
+    /// Whether it is fit to be used again. Not while a job is half-way.
+    pub(super) is_healthy: bool,
     pool: Pool,
 }
 
@@ -180,11 +183,10 @@ impl Pool {
     }
 
     /// Takes a sandbox back after its job. It is reset and kept, or destroyed, in the background.
-    pub(super) fn release(&self, mut lent: Lent, is_healthy: bool) {
-        let (Some(sandbox), Some(permit)) = (lent.sandbox.take(), lent.permit.take()) else {
-            return;
-        };
+    fn release(&self, sandbox: Sandbox, permit: OwnedSemaphorePermit, is_healthy: bool) {
+        // A reset proves the memory file systems clean; of a writable root it can prove nothing.
         let is_kept = is_healthy
+            && sandbox.profile.readonly_root
             && self.inner.settings.strategy == PoolStrategy::Fast
             && !self.inner.token.is_cancelled();
         match sandbox.tenant.clone() {
@@ -354,7 +356,8 @@ impl Pool {
     ) -> Lent {
         sandbox.tenant = Some(tenant.clone());
         self.inner.metrics.sandbox_lent(cold);
-        Lent { sandbox: Some(sandbox), permit: Some(permit), cold, pool: self.clone() }
+        let pool = self.clone();
+        Lent { sandbox: Some(sandbox), permit: Some(permit), cold, is_healthy: false, pool }
     }
 
     /// Refills and prunes until the token is cancelled.
@@ -486,7 +489,7 @@ impl Demand {
 impl Lent {
     /// The sandbox.
     pub(super) fn sandbox(&mut self) -> &mut Sandbox {
-        self.sandbox.as_mut().expect("only release and drop take the sandbox out")
+        self.sandbox.as_mut().expect("only drop takes the sandbox out")
     }
 }
 
@@ -504,10 +507,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl Drop for Lent {
-    /// A job that was dropped half-way leaves its sandbox in an unknown state.
     fn drop(&mut self) {
         if let (Some(sandbox), Some(permit)) = (self.sandbox.take(), self.permit.take()) {
-            self.pool.destroy(sandbox, permit);
+            self.pool.release(sandbox, permit, self.is_healthy);
         }
     }
 }
