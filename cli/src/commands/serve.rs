@@ -1,5 +1,6 @@
 //! `isol8 serve`: gateway, worker and queue in one process.
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use shared::config::Config;
@@ -16,7 +17,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     settings::apply_queue(&mut config, args.queue);
     settings::apply_slots(&mut config, &args.slots)?;
 
-    let redis = match (&config.redis.url, args.data_dir) {
+    let mut redis = match (&config.redis.url, args.data_dir) {
         (Some(_), _) => None,
         (None, Some(directory)) => Some(RedisServer::start(&directory).await?),
         (None, None) => Some(RedisServer::start(&roles::default_data_directory()?).await?),
@@ -25,13 +26,32 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         config.redis.url = Some(redis.url());
     }
     let stop = CancellationToken::new();
-    let served =
-        Box::pin(roles::run_until_signalled(serve(config, master_key, &stop), &stop)).await;
+    let serving = Box::pin(roles::run_until_signalled(serve(config, master_key, &stop), &stop));
+    let served = match &mut redis {
+        None => serving.await,
+        Some(redis) => supervised(serving, redis, &stop).await,
+    };
     // Also after a failed start: nothing of ours may stay behind.
     if let Some(redis) = redis {
         redis.stop().await?;
     }
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Serves while keeping Redis running; without a Redis there is nothing to serve.
+async fn supervised(
+    mut serving: Pin<Box<impl Future<Output = anyhow::Result<()>>>>,
+    redis: &mut RedisServer,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        served = &mut serving => served,
+        lost = redis.supervise() => {
+            stop.cancel();
+            serving.await?;
+            lost.map(|never| match never {})
+        }
+    }
 }
 
 async fn serve(config: Config, master_key: String, stop: &CancellationToken) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! The server's own Redis: a child process on a private Unix socket, with an append-only file in
 //! the data directory, so that `isol8 serve` needs nothing set up and loses nothing in a restart.
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,11 +17,14 @@ use tokio::time::{Instant, sleep, timeout};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Redis syncs its append-only file before it exits.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// One that dies at once must not be started in a tight loop.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A running `redis-server`, ours alone.
 pub(crate) struct RedisServer {
     child: Child,
+    directory: PathBuf,
     socket: PathBuf,
     /// Held so that two servers never share a data directory.
     _lock: File,
@@ -40,38 +44,21 @@ impl RedisServer {
             ask(&socket, "SHUTDOWN\r\n").await;
             wait_until_silent(&socket).await?;
         }
-        let mut child = Command::new("redis-server")
-            .args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no"])
-            .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
-            .args(["--maxmemory-policy", "noeviction", "--loglevel", "warning"])
-            .arg("--unixsocket")
-            .arg(&socket)
-            .arg("--dir")
-            .arg(&directory)
-            .arg("--logfile")
-            .arg(directory.join("redis.log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Our own shutdown stops it in order; a terminal's Ctrl-C must not do so first.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start redis-server; `isol8 setup` installs it, or give --redis URL")?;
-        let deadline = Instant::now() + START_TIMEOUT;
-        while !is_answering(&socket).await {
-            if let Some(status) = child.try_wait()? {
-                bail!(
-                    "redis-server ended at once ({status}); see {}",
-                    directory.join("redis.log").display()
-                );
-            }
-            if Instant::now() > deadline {
-                bail!("redis-server did not answer within {} s", START_TIMEOUT.as_secs());
-            }
-            sleep(POLL).await;
+        let child = launch(&directory, &socket).await?;
+        Ok(Self { child, directory, socket, _lock: lock })
+    }
+
+    /// Keeps it running: starts it again on its data when it dies.
+    ///
+    /// # Errors
+    /// Returns only if it cannot be started again.
+    pub(crate) async fn supervise(&mut self) -> anyhow::Result<Infallible> {
+        loop {
+            let status = self.child.wait().await.context("cannot wait for redis-server")?;
+            tracing::error!(%status, "redis-server died; starting it again");
+            sleep(RESTART_PAUSE).await;
+            self.child = launch(&self.directory, &self.socket).await?;
         }
-        Ok(Self { child, socket, _lock: lock })
     }
 
     /// How to reach it.
@@ -93,6 +80,42 @@ impl RedisServer {
         }
         Ok(())
     }
+}
+
+/// Starts the process and waits until it answers.
+async fn launch(directory: &Path, socket: &Path) -> anyhow::Result<Child> {
+    let mut child = Command::new("redis-server")
+        .args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no"])
+        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
+        .args(["--maxmemory-policy", "noeviction", "--loglevel", "warning"])
+        .arg("--unixsocket")
+        .arg(socket)
+        .arg("--dir")
+        .arg(directory)
+        .arg("--logfile")
+        .arg(directory.join("redis.log"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // Our own shutdown stops it in order; a terminal's Ctrl-C must not do so first.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start redis-server; `isol8 setup` installs it, or give --redis URL")?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !is_answering(socket).await {
+        if let Some(status) = child.try_wait()? {
+            bail!(
+                "redis-server ended at once ({status}); see {}",
+                directory.join("redis.log").display()
+            );
+        }
+        if Instant::now() > deadline {
+            bail!("redis-server did not answer within {} s", START_TIMEOUT.as_secs());
+        }
+        sleep(POLL).await;
+    }
+    Ok(child)
 }
 
 fn lock(directory: &Path) -> anyhow::Result<File> {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use shared::execution::PoolStrategy;
 use shared::id::TenantId;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::EngineError;
 use super::docker::Docker;
+use super::link::LinkError;
 use super::sandbox::{Origin, Profile, Sandbox};
 use crate::metrics::Metrics;
 
@@ -21,6 +22,11 @@ use crate::metrics::Metrics;
 const KEEPER_PERIOD: Duration = Duration::from_secs(1);
 /// Demand above the minimum is forgotten by half each time this passes without a miss.
 const DEMAND_HALF_LIFE: Duration = Duration::from_secs(30);
+/// Sandboxes created at the same time: Docker gets no faster with more, and one that comes back
+/// meanwhile serves a waiting job sooner.
+const CREATED_AT_ONCE: usize = 2;
+/// How long a job waits for a new sandbox before the engine counts as broken.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a sandbox could not be created, so that a broken engine is not hammered.
 const CREATE_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -63,6 +69,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     containers: Arc<Semaphore>,
+    creating: Arc<Semaphore>,
     /// A sandbox came back, or a place became free.
     returned: Notify,
     /// The keeper has something to do.
@@ -85,6 +92,12 @@ struct Idle {
     sandbox: Sandbox,
     permit: OwnedSemaphorePermit,
     since: Instant,
+}
+
+/// The right to have one more container, and a turn to create it.
+struct Place {
+    container: OwnedSemaphorePermit,
+    creating: OwnedSemaphorePermit,
 }
 
 /// How many fresh sandboxes of a profile should wait.
@@ -120,6 +133,7 @@ impl Pool {
         let pool = Self {
             inner: Arc::new(Inner {
                 containers: Arc::new(Semaphore::new(settings.max_containers)),
+                creating: Arc::new(Semaphore::new(CREATED_AT_ONCE)),
                 docker,
                 origin,
                 settings,
@@ -169,16 +183,44 @@ impl Pool {
                     returned.await;
                 }
                 Offer::Create => {
-                    let Some(permit) = self.permit(returned).await else {
-                        continue;
+                    let place = tokio::select! {
+                        place = self.place() => place,
+                        () = returned => continue,
                     };
-                    let sandbox =
-                        Sandbox::create(&self.inner.docker, &self.inner.origin, profile.clone())
-                            .await?;
+                    self.state().note_miss(profile, self.inner.settings.max_fresh);
+                    let created = self.create(profile.clone(), place).await;
+                    let (sandbox, permit) = created?;
                     self.inner.metrics.sandbox_created("job");
                     return Ok(self.lend(sandbox, permit, tenant, true));
                 }
             }
+        }
+    }
+
+    /// Creates a sandbox in a task of its own: one that is given up on, because it takes too long
+    /// or its job is gone, is still removed when it turns up.
+    async fn create(
+        &self,
+        profile: Profile,
+        place: Place,
+    ) -> Result<(Sandbox, OwnedSemaphorePermit), EngineError> {
+        // The turn ends with the wait, so that an engine that hangs does not hold up its own test.
+        let Place { container, creating: _turn } = place;
+        let (sender, receiver) = oneshot::channel();
+        let pool = self.clone();
+        self.inner.tasks.spawn(async move {
+            let Inner { docker, origin, .. } = &*pool.inner;
+            let created = Sandbox::create(docker, origin, profile).await;
+            let unclaimed = sender.send(created.map(|sandbox| (sandbox, container)));
+            if let Err(Ok((sandbox, container))) = unclaimed {
+                pool.remove(sandbox).await;
+                drop(container);
+            }
+            pool.inner.returned.notify_waiters();
+        });
+        match tokio::time::timeout(CREATE_TIMEOUT, receiver).await {
+            Ok(Ok(created)) => created,
+            Ok(Err(_)) | Err(_) => Err(LinkError::Silent("being created").into()),
         }
     }
 
@@ -244,10 +286,7 @@ impl Pool {
             Some(at) => Offer::Warm(state.idle.remove(at)),
             None => match resizable() {
                 Some(at) => Offer::Resize(state.idle.remove(at)),
-                None => {
-                    state.note_miss(profile, self.inner.settings.max_fresh);
-                    Offer::Create
-                }
+                None => Offer::Create,
             },
         };
         drop(state);
@@ -255,26 +294,25 @@ impl Pool {
         offer
     }
 
-    /// A place for one more container, made by evicting the longest idle one if need be. `None`:
-    /// something came back first, look again.
-    async fn permit(&self, returned: impl Future<Output = ()>) -> Option<OwnedSemaphorePermit> {
+    /// A place for one more container, made by evicting the longest idle one if need be, and a turn
+    /// to create it.
+    async fn place(&self) -> Place {
+        let creating = Arc::clone(&self.inner.creating).acquire_owned();
+        let creating = creating.await.expect("the semaphore is never closed");
         let containers = Arc::clone(&self.inner.containers);
-        if let Ok(permit) = Arc::clone(&containers).try_acquire_owned() {
-            return Some(permit);
+        if let Ok(container) = Arc::clone(&containers).try_acquire_owned() {
+            return Place { container, creating };
         }
         let oldest = {
             let mut state = self.state();
             (!state.idle.is_empty()).then(|| state.idle.remove(0))
         };
         if let Some(Idle { sandbox, permit, .. }) = oldest {
-            // Its place is free only once it is gone, so that memory is never over-committed.
-            self.remove(sandbox).await;
-            return Some(permit);
+            self.destroy(sandbox, permit);
         }
-        tokio::select! {
-            permit = containers.acquire_owned() => permit.ok(),
-            () = returned => None,
-        }
+        // Free only once the container is gone, so that memory is never over-committed.
+        let container = containers.acquire_owned().await.expect("the semaphore is never closed");
+        Place { container, creating }
     }
 
     async fn resize(&self, idle: &mut Idle, profile: &Profile) -> bool {
@@ -363,8 +401,8 @@ impl Pool {
     /// Refills and prunes until the token is cancelled.
     async fn keep(self) {
         loop {
-            while let Some((profile, permit)) = self.next_missing() {
-                self.refill(profile, permit).await;
+            while let Some((profile, place)) = self.next_missing() {
+                self.refill(profile, place).await;
                 if self.inner.token.is_cancelled() {
                     return;
                 }
@@ -379,8 +417,10 @@ impl Pool {
     }
 
     /// A profile with too few fresh sandboxes, and a place for one more container.
-    fn next_missing(&self) -> Option<(Profile, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.inner.containers).try_acquire_owned().ok()?;
+    fn next_missing(&self) -> Option<(Profile, Place)> {
+        // Jobs that wait for a new one come first: this is only done while a turn is free.
+        let creating = Arc::clone(&self.inner.creating).try_acquire_owned().ok()?;
+        let container = Arc::clone(&self.inner.containers).try_acquire_owned().ok()?;
         let state = self.state();
         let now = Instant::now();
         let profile = state.demand.iter().find_map(|(profile, demand)| {
@@ -392,15 +432,14 @@ impl Pool {
             let is_due = demand.failed_until.is_none_or(|until| until < now);
             (is_due && fresh < demand.minimum + demand.extra).then(|| profile.clone())
         })?;
-        Some((profile, permit))
+        Some((profile, Place { container, creating }))
     }
 
-    async fn refill(&self, profile: Profile, permit: OwnedSemaphorePermit) {
+    async fn refill(&self, profile: Profile, place: Place) {
         let created = async {
-            let mut sandbox =
-                Sandbox::create(&self.inner.docker, &self.inner.origin, profile.clone()).await?;
+            let (mut sandbox, permit) = self.create(profile.clone(), place).await?;
             match sandbox.prepare().await {
-                Ok(()) => Ok(sandbox),
+                Ok(()) => Ok((sandbox, permit)),
                 Err(error) => {
                     self.remove(sandbox).await;
                     Err(error)
@@ -408,7 +447,7 @@ impl Pool {
             }
         };
         match created.await {
-            Ok(sandbox) => {
+            Ok((sandbox, permit)) => {
                 self.inner.metrics.sandbox_created("ahead");
                 self.put(sandbox, permit);
             }

@@ -16,8 +16,8 @@ use super::{EngineError, volume};
 
 /// A started container says hello in milliseconds; a crowded machine may need longer.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// The runner bounds a reset itself, below this.
-const RESET_TIMEOUT: Duration = Duration::from_secs(10);
+/// The runner bounds a reset itself, to 5 s.
+const RESET_TIMEOUT: Duration = Duration::from_secs(6);
 /// Bound on starting an interpreter ahead.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
 
