@@ -268,26 +268,23 @@ impl Pool {
         if let Some(at) = state.idle.iter().rposition(own) {
             return Offer::Warm(state.idle.remove(at));
         }
+        let is_fresh = |idle: &Idle| idle.sandbox.tenant.is_none();
+        let exact = |idle: &Idle| is_fresh(idle) && idle.sandbox.profile == *profile;
+        let resizable =
+            |idle: &Idle| is_fresh(idle) && profile.differs_in_limits_only(&idle.sandbox.profile);
         let key = (tenant.clone(), profile.clone());
         let count = |list: &[(TenantId, Profile)]| list.iter().filter(|item| **item == key).count();
-        if count(&state.recycling) > count(&state.waiting) {
+        // A fresh one before the wait: a tenant that is busy gets a second sandbox this way, and
+        // need not wait for the cleaning of its first one any more.
+        let offer = if let Some(at) = state.idle.iter().rposition(exact) {
+            Offer::Warm(state.idle.remove(at))
+        } else if count(&state.recycling) > count(&state.waiting) {
             state.waiting.push(key);
             return Offer::Wait;
-        }
-        let is_fresh = |idle: &Idle| idle.sandbox.tenant.is_none();
-        let exact =
-            state.idle.iter().rposition(|idle| is_fresh(idle) && idle.sandbox.profile == *profile);
-        let resizable = || {
-            state.idle.iter().rposition(|idle| {
-                is_fresh(idle) && profile.differs_in_limits_only(&idle.sandbox.profile)
-            })
-        };
-        let offer = match exact {
-            Some(at) => Offer::Warm(state.idle.remove(at)),
-            None => match resizable() {
-                Some(at) => Offer::Resize(state.idle.remove(at)),
-                None => Offer::Create,
-            },
+        } else if let Some(at) = state.idle.iter().rposition(resizable) {
+            Offer::Resize(state.idle.remove(at))
+        } else {
+            Offer::Create
         };
         drop(state);
         self.inner.wanted.notify_one();
