@@ -1,10 +1,12 @@
 #!/bin/sh
 # Starts a server with sandboxes and one without, measures both beside the machine's own floors,
-# and writes docs/performance/. Usage: loadtest/suite.sh [OUT]
+# and writes docs/performance/. Usage: loadtest/suite.sh [OUT [FLAGS OF loadtest suite...]]
 set -eu
 cd "$(dirname "$0")/.."
 
 out=${1:-docs/performance}
+[ $# -eq 0 ] || shift
+flags=$*
 directory=$(mktemp -d)
 ISOL8_API_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export ISOL8_API_KEY
@@ -30,5 +32,5 @@ sandboxes=$url
 start no-op --port 3951 --max-concurrent 256 --no-op
 no_op=$url
 mkdir -p "$out"
-./target/release/loadtest suite --url "$sandboxes" --noop-url "$no_op" --out "$out"
+./target/release/loadtest suite --url "$sandboxes" --noop-url "$no_op" --out "$out" $flags
 cat "$out/table.md"

@@ -23,14 +23,7 @@ fn build_runner(runner: &Path, out: &Path) -> Outcome<PathBuf> {
     let target_dir = out.join("runner-target");
     // A target directory of its own: cargo holds a lock on the outer one while this runs.
     let status = Command::new(env::var("CARGO")?)
-        .args([
-            "build",
-            "--locked",
-            "--bin",
-            "isol8-runner",
-            "--profile",
-            "runner",
-        ])
+        .args(["build", "--locked", "--bin", "isol8-runner", "--profile", "runner"])
         .args(["--target", &target])
         .arg("--manifest-path")
         .arg(runner.join("Cargo.toml"))

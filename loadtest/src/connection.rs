@@ -35,25 +35,19 @@ impl Target {
     /// # Errors
     /// `url` is not a plain `http://` address, or `key` holds characters no header may hold.
     pub fn new(url: &str, key: &str) -> Result<Self> {
-        let uri: Uri = url
-            .parse()
-            .with_context(|| format!("{url:?} is not a URL"))?;
+        let uri: Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
         ensure!(
             uri.scheme_str() == Some("http"),
             "{url:?} must begin with http://; encryption would be measured too"
         );
-        let host = uri
-            .host()
-            .with_context(|| format!("{url:?} names no host"))?;
+        let host = uri.host().with_context(|| format!("{url:?} names no host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
         let path = format!("{}/execute", uri.path().trim_end_matches('/'));
         let mut authorization = HeaderValue::from_str(&format!("Bearer {key}"))
             .context("the API key holds characters that no HTTP header may hold")?;
         authorization.set_sensitive(true);
         Ok(Self {
-            host: authority
-                .parse()
-                .context("the host is not one for a header")?,
+            host: authority.parse().context("the host is not one for a header")?,
             authority,
             path: path.parse().context("the path of the URL is not one")?,
             authorization,
@@ -105,17 +99,11 @@ pub struct Rejection {
 
 impl Rejection {
     fn new(failure: Failure, detail: impl fmt::Display) -> Self {
-        Self {
-            failure,
-            detail: detail.to_string(),
-        }
+        Self { failure, detail: detail.to_string() }
     }
 
     fn answer(failure: Failure, body: &[u8]) -> Self {
-        Self::new(
-            failure,
-            String::from_utf8_lossy(&body[..body.len().min(300)]),
-        )
+        Self::new(failure, String::from_utf8_lossy(&body[..body.len().min(300)]))
     }
 }
 
@@ -160,9 +148,7 @@ fn judge(status: StatusCode, body: &[u8], stdout: Option<&str>) -> Result<Accept
     if stdout.is_some_and(|expected| answer.stdout != expected) {
         return Err(Rejection::answer(Failure::WrongOutput, body));
     }
-    Ok(Accepted {
-        cold: answer.timings.is_some_and(|timings| timings.cold),
-    })
+    Ok(Accepted { cold: answer.timings.is_some_and(|timings| timings.cold) })
 }
 
 type Sender = http1::SendRequest<Full<Bytes>>;
@@ -176,9 +162,7 @@ pub struct Connection<'a> {
 
 impl fmt::Debug for Connection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("target", self.target)
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("target", self.target).finish_non_exhaustive()
     }
 }
 
@@ -223,9 +207,7 @@ impl<'a> Connection<'a> {
     ) -> Result<Accepted, Rejection> {
         let exchange = async {
             self.connect().await?;
-            self.exchange(body)
-                .await
-                .map_err(|cause| Rejection::new(Failure::Broken, cause))
+            self.exchange(body).await.map_err(|cause| Rejection::new(Failure::Broken, cause))
         };
         let outcome = match tokio::time::timeout(limit, exchange).await {
             Ok(outcome) => outcome,
@@ -289,20 +271,11 @@ mod tests {
             judge(status, body.as_bytes(), Some("hello")).map_err(|rejection| rejection.failure)
         };
         let ok = StatusCode::OK;
-        assert_eq!(
-            judge(ok, r#"{"stdout":"hello","exitCode":0}"#),
-            Ok(Accepted { cold: false })
-        );
+        assert_eq!(judge(ok, r#"{"stdout":"hello","exitCode":0}"#), Ok(Accepted { cold: false }));
         let cold = r#"{"stdout":"hello","exitCode":0,"timings":{"cold":true}}"#;
         assert_eq!(judge(ok, cold), Ok(Accepted { cold: true }));
-        assert_eq!(
-            judge(ok, r#"{"stdout":"hallo","exitCode":0}"#),
-            Err(Failure::WrongOutput)
-        );
-        assert_eq!(
-            judge(ok, r#"{"stdout":"hello","exitCode":137}"#),
-            Err(Failure::ExitCode(137))
-        );
+        assert_eq!(judge(ok, r#"{"stdout":"hallo","exitCode":0}"#), Err(Failure::WrongOutput));
+        assert_eq!(judge(ok, r#"{"stdout":"hello","exitCode":137}"#), Err(Failure::ExitCode(137)));
         assert_eq!(judge(ok, r#"{"error":"no"}"#), Err(Failure::NotAResult));
         let busy = StatusCode::TOO_MANY_REQUESTS;
         let body = r#"{"stdout":"hello","exitCode":0}"#;
@@ -314,16 +287,10 @@ mod tests {
         let target = Target::new("http://127.0.0.1:3900/api/", "key").unwrap();
         assert_eq!(target.authority, "127.0.0.1:3900");
         assert_eq!(target.path, "/api/execute");
-        assert_eq!(
-            Target::new("http://localhost", "key").unwrap().authority,
-            "localhost:80"
-        );
+        assert_eq!(Target::new("http://localhost", "key").unwrap().authority, "localhost:80");
         assert!(Target::new("https://example.org", "key").is_err());
         assert!(Target::new("127.0.0.1:3900", "key").is_err());
         assert!(Target::new("http://localhost", "a\nb").is_err());
-        assert!(
-            !format!("{target:?}").contains("Bearer"),
-            "the key must not be printed"
-        );
+        assert!(!format!("{target:?}").contains("Bearer"), "the key must not be printed");
     }
 }

@@ -61,10 +61,7 @@ impl Load {
     #[must_use]
     pub const fn closed(connections: usize, warm_up: Duration, length: Duration) -> Self {
         Self {
-            shape: Shape::Closed {
-                connections,
-                jobs: None,
-            },
+            shape: Shape::Closed { connections, jobs: None },
             warm_up,
             length,
             answer_limit: Duration::from_secs(30),
@@ -81,10 +78,7 @@ impl Load {
             max_in_flight: 64,
             shed_after: Duration::from_secs(1),
         };
-        Self {
-            shape,
-            ..Self::closed(0, warm_up, length)
-        }
+        Self { shape, ..Self::closed(0, warm_up, length) }
     }
 }
 
@@ -109,11 +103,8 @@ struct Run {
 /// The load makes no sense, or a watched process is gone. Failing requests are part of the result.
 pub async fn run(target: &Target, scenario: &'static Scenario, load: Load) -> Result<Summary> {
     let (workers, schedule) = plan(&load)?;
-    let watches = load
-        .watched
-        .iter()
-        .map(|pid| Watch::start(*pid))
-        .collect::<Result<Vec<Watch>>>()?;
+    let watches =
+        load.watched.iter().map(|pid| Watch::start(*pid)).collect::<Result<Vec<Watch>>>()?;
     let clock = ThreadClock::start()?;
     let started = Instant::now();
     let run = Arc::new(Run {
@@ -139,36 +130,22 @@ pub async fn run(target: &Target, scenario: &'static Scenario, load: Load) -> Re
     while let Some(part) = connections.join_next().await {
         total.add(part.context("a connection's task was lost")??);
     }
-    let measured = started
-        .elapsed()
-        .saturating_sub(run.load.warm_up)
-        .min(run.load.length);
+    let measured = started.elapsed().saturating_sub(run.load.warm_up).min(run.load.length);
     let watched = watches.iter().map(Watch::change).collect::<Result<_>>()?;
     Ok(total.summary(measured, clock.percent()?, watched))
 }
 
 /// Number of connections, and the intended starts of an open loop.
 fn plan(load: &Load) -> Result<(usize, Vec<Duration>)> {
-    ensure!(
-        !load.length.is_zero(),
-        "a run of no length measures nothing"
-    );
+    ensure!(!load.length.is_zero(), "a run of no length measures nothing");
     let (workers, starts) = match load.shape {
-        Shape::Open {
-            rate,
-            arrivals,
-            max_in_flight,
-            ..
-        } => {
+        Shape::Open { rate, arrivals, max_in_flight, .. } => {
             let starts = starts(arrivals, rate, load.warm_up + load.length)?;
             (max_in_flight.min(starts.len()), starts)
         }
         Shape::Closed { connections, .. } => (connections, Vec::new()),
     };
-    ensure!(
-        (1..=10_000).contains(&workers),
-        "{workers} connections; it takes 1 to 10000"
-    );
+    ensure!((1..=10_000).contains(&workers), "{workers} connections; it takes 1 to 10000");
     Ok((workers, starts))
 }
 
@@ -187,9 +164,7 @@ impl Run {
         number: u64,
     ) -> Result<Accepted, Rejection> {
         let body = self.bodies.get(number);
-        connection
-            .execute(body, self.scenario.stdout, self.load.answer_limit)
-            .await
+        connection.execute(body, self.scenario.stdout, self.load.answer_limit).await
     }
 
     /// Takes the next intended start, waits for it, sends. All idle connections wait at once, so a
@@ -202,9 +177,7 @@ impl Run {
         let _ = connection.connect().await;
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(start) = usize::try_from(number)
-                .ok()
-                .and_then(|at| self.starts.get(at))
+            let Some(start) = usize::try_from(number).ok().and_then(|at| self.starts.get(at))
             else {
                 return Ok(seen);
             };
@@ -241,12 +214,7 @@ impl Run {
                 break;
             }
             let refused = matches!(&outcome, Err(why) if why.failure == Failure::Connect);
-            note(
-                &mut seen,
-                outcome,
-                answered - sent,
-                answered >= self.measured_from(),
-            );
+            note(&mut seen, outcome, answered - sent, answered >= self.measured_from());
             if refused {
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }

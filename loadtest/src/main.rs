@@ -138,17 +138,13 @@ struct SuiteArgs {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let outcome = runtime
-        .map_err(Into::into)
-        .and_then(|runtime| match Cli::parse().command {
-            Command::Run(args) => runtime.block_on(run_scenario(&args)),
-            Command::Floors(args) => runtime.block_on(floors(&args)),
-            Command::Suite(args) => runtime.block_on(suite(args)),
-            Command::Report { from, out } => Document::read(&from)?.write(&out).map(|()| true),
-        });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(Into::into).and_then(|runtime| match Cli::parse().command {
+        Command::Run(args) => runtime.block_on(run_scenario(&args)),
+        Command::Floors(args) => runtime.block_on(floors(&args)),
+        Command::Suite(args) => runtime.block_on(suite(args)),
+        Command::Report { from, out } => Document::read(&from)?.write(&out).map(|()| true),
+    });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -169,10 +165,7 @@ fn tell(text: &str) {
 
 /// A length within a day, so that no typing mistake runs for ever.
 fn seconds(number: f64) -> Result<Duration> {
-    ensure!(
-        (0.0..=86_400.0).contains(&number),
-        "{number} seconds are not within a day"
-    );
+    ensure!((0.0..=86_400.0).contains(&number), "{number} seconds are not within a day");
     Ok(Duration::from_secs_f64(number))
 }
 
@@ -180,18 +173,13 @@ fn seconds(number: f64) -> Result<Duration> {
 async fn run_scenario(args: &RunArgs) -> Result<bool> {
     let target = Target::new(&args.url, &args.key)?;
     let scenario = by_name(&args.scenario)?;
-    let closed = |connections| Shape::Closed {
-        connections,
-        jobs: args.jobs,
-    };
+    let closed = |connections| Shape::Closed { connections, jobs: args.jobs };
     let shapes: Vec<Shape> = match args.connections {
         Some(connections) => vec![closed(connections)],
         None if !args.sweep.is_empty() => args.sweep.iter().copied().map(closed).collect(),
         None => vec![Shape::Open {
             rate: args.rate.unwrap_or(scenario.rate),
-            arrivals: args
-                .poisson_seed
-                .map_or(Arrivals::Fixed, |seed| Arrivals::Poisson { seed }),
+            arrivals: args.poisson_seed.map_or(Arrivals::Fixed, |seed| Arrivals::Poisson { seed }),
             max_in_flight: args.max_in_flight,
             shed_after: Duration::from_millis(args.shed_after_ms),
         }],
@@ -226,28 +214,15 @@ async fn floors(args: &FloorsArgs) -> Result<bool> {
     let redis = redis::measure(args.reference.redis_url.as_deref(), length).await?;
     tell(&format!("Redis PING: {}", redis.ping_ms));
     tell(&format!("Redis SET: {}", redis.set_ms));
-    tell(&format!(
-        "Redis pipelined: {:.0} SET/s",
-        redis.pipelined_sets_per_second
-    ));
+    tell(&format!("Redis pipelined: {:.0} SET/s", redis.pipelined_sets_per_second));
     let scenario = by_name("python-hello")?;
-    let image = args
-        .reference
-        .image
-        .as_deref()
-        .unwrap_or_else(|| scenario.runtime.image());
+    let image = args.reference.image.as_deref().unwrap_or_else(|| scenario.runtime.image());
     for floor in docker_exec(image, scenario, &[4, 16], length).await? {
         let (count, rate) = (floor.concurrency, floor.per_second);
-        tell(&format!(
-            "docker exec, {count} at a time: {rate:.1}/s, {}",
-            floor.latency_ms
-        ));
+        tell(&format!("docker exec, {count} at a time: {rate:.1}/s, {}", floor.latency_ms));
     }
     let floor = docker::run(image, scenario, length).await?;
-    tell(&format!(
-        "docker run: {:.1}/s, {}",
-        floor.per_second, floor.latency_ms
-    ));
+    tell(&format!("docker run: {:.1}/s, {}", floor.per_second, floor.latency_ms));
     Ok(true)
 }
 

@@ -35,9 +35,7 @@ impl Latencies {
     }
 
     fn add(&mut self, other: &Self) {
-        self.0
-            .add(&other.0)
-            .expect("a histogram that grows has room for any other");
+        self.0.add(&other.0).expect("a histogram that grows has room for any other");
     }
 
     /// How many were recorded.
@@ -49,10 +47,7 @@ impl Latencies {
     /// The usual percentiles.
     #[must_use]
     pub fn percentiles(&self) -> Percentiles {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "2^53 microseconds are 285 years"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "2^53 microseconds are 285 years")]
         let at = |quantile: f64| self.0.value_at_quantile(quantile) as f64 / 1000.0;
         Percentiles {
             min: at(0.0),
@@ -121,10 +116,7 @@ impl Measurement {
     pub fn reject(&mut self, rejection: Rejection) {
         self.failures
             .entry(rejection.failure)
-            .or_insert_with(|| Kind {
-                count: 0,
-                example: rejection.detail,
-            })
+            .or_insert_with(|| Kind { count: 0, example: rejection.detail })
             .count += 1;
     }
 
@@ -152,13 +144,7 @@ impl Measurement {
         #[expect(clippy::cast_precision_loss, reason = "counts of one run are small")]
         let per_second = completed as f64 / seconds.max(1e-9);
         let failures = self.failures.iter().map(|(failure, kind)| {
-            (
-                failure.to_string(),
-                FailureKind {
-                    count: kind.count,
-                    example: kind.example.clone(),
-                },
-            )
+            (failure.to_string(), FailureKind { count: kind.count, example: kind.example.clone() })
         });
         Summary {
             completed,
@@ -227,9 +213,7 @@ impl Summary {
     /// # Errors
     /// The kinds of failure, each with an example.
     pub fn require_clean(&self, what: &str) -> Result<()> {
-        self.is_clean()
-            .then_some(())
-            .with_context(|| format!("{what} did not go well:\n{self}"))
+        self.is_clean().then_some(()).with_context(|| format!("{what} did not go well:\n{self}"))
     }
 }
 
@@ -247,11 +231,7 @@ impl fmt::Display for Summary {
         if self.cold > 0 {
             writeln!(f, "  cold       {} answers needed a new sandbox", self.cold)?;
         }
-        writeln!(
-            f,
-            "  generator  {:.0} % of one core",
-            self.generator_cpu_percent
-        )?;
+        writeln!(f, "  generator  {:.0} % of one core", self.generator_cpu_percent)?;
         for change in &self.watched {
             writeln!(
                 f,
@@ -264,11 +244,7 @@ impl fmt::Display for Summary {
             )?;
         }
         if self.failed_in_warm_up > 0 {
-            writeln!(
-                f,
-                "  ! {} more failed in the warm-up",
-                self.failed_in_warm_up
-            )?;
+            writeln!(f, "  ! {} more failed in the warm-up", self.failed_in_warm_up)?;
         }
         for (failure, kind) in &self.failures {
             writeln!(f, "  ! {} x {failure}: {}", kind.count, kind.example)?;
@@ -282,10 +258,7 @@ mod tests {
     use super::*;
 
     fn rejection(failure: Failure) -> Rejection {
-        Rejection {
-            failure,
-            detail: "why".into(),
-        }
+        Rejection { failure, detail: "why".into() }
     }
 
     #[test]
@@ -302,10 +275,7 @@ mod tests {
             (percentiles.max, 1000.0),
             (percentiles.mean, 500.5),
         ] {
-            assert!(
-                (seen - right).abs() <= right / 1000.0,
-                "{seen} is not {right}"
-            );
+            assert!((seen - right).abs() <= right / 1000.0, "{seen} is not {right}");
         }
     }
 

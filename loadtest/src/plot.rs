@@ -80,65 +80,27 @@ fn draw(out: &mut String, panel: &Panel) {
         return;
     };
     // Whole decades upwards; concurrency ends exactly where the points end.
-    let (low, high) = (
-        10_f64.powf(values.0.log10().floor()),
-        10_f64.powf(values.1.log10().ceil()),
-    );
+    let (low, high) = (10_f64.powf(values.0.log10().floor()), 10_f64.powf(values.1.log10().ceil()));
     let high = if high > low { high } else { low * 10.0 };
-    let y = Axis {
-        low,
-        high,
-        start: HEIGHT - bottom,
-        end: top,
-    };
-    let last = if counts.1 > counts.0 {
-        counts.1
-    } else {
-        counts.0 * 2.0
-    };
-    let x = Axis {
-        low: counts.0,
-        high: last,
-        start: left,
-        end: WIDTH - right,
-    };
+    let y = Axis { low, high, start: HEIGHT - bottom, end: top };
+    let last = if counts.1 > counts.0 { counts.1 } else { counts.0 * 2.0 };
+    let x = Axis { low: counts.0, high: last, start: left, end: WIDTH - right };
 
     let mut tick = y.low;
     while tick <= y.high * 1.001 {
         let at = y.at(tick);
         line(out, "grid", (left, at), (WIDTH - right, at));
-        label(
-            out,
-            "",
-            left - 6.0,
-            at + 4.0,
-            "end",
-            &format!("{}", rounded(tick)),
-        );
+        label(out, "", left - 6.0, at + 4.0, "end", &format!("{}", rounded(tick)));
         tick *= 10.0;
     }
     let mut tick = x.low;
     while tick <= x.high * 1.001 {
         let at = x.at(tick);
         line(out, "grid", (at, top), (at, HEIGHT - bottom));
-        label(
-            out,
-            "",
-            at,
-            HEIGHT - bottom + 16.0,
-            "middle",
-            &format!("{}", rounded(tick)),
-        );
+        label(out, "", at, HEIGHT - bottom + 16.0, "middle", &format!("{}", rounded(tick)));
         tick *= 2.0;
     }
-    label(
-        out,
-        "",
-        (left + WIDTH) / 2.0,
-        HEIGHT - bottom + 32.0,
-        "middle",
-        "requests at a time",
-    );
+    label(out, "", (left + WIDTH) / 2.0, HEIGHT - bottom + 32.0, "middle", "requests at a time");
     for (index, series) in panel.series.iter().enumerate() {
         draw_series(out, series, index, &x, &y);
     }
@@ -151,28 +113,19 @@ fn draw_series(out: &mut String, series: &Series, index: usize, x: &Axis, y: &Ax
     for (count, value) in &series.points {
         let _ = write!(path, "{:.1},{:.1} ", x.at(*count), y.at(*value));
     }
-    let _ = writeln!(
-        out,
-        "<polyline class=\"{class}\" points=\"{}\"/>",
-        path.trim_end()
-    );
+    let _ = writeln!(out, "<polyline class=\"{class}\" points=\"{}\"/>", path.trim_end());
     #[expect(clippy::cast_precision_loss, reason = "a handful of lines")]
     let (column, row) = ((index % 2) as f64, (index / 2) as f64);
-    let (left, top) = (
-        MARGIN.0 + 200.0 * column,
-        HEIGHT - MARGIN.3 + 54.0 + 18.0 * row,
-    );
+    let (left, top) = (MARGIN.0 + 200.0 * column, HEIGHT - MARGIN.3 + 54.0 + 18.0 * row);
     line(out, &class, (left, top - 4.0), (left + 22.0, top - 4.0));
     label(out, "", left + 28.0, top, "start", &series.name);
 }
 
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    values
-        .filter(|value| *value > 0.0)
-        .fold(None, |extent, value| {
-            let (low, high) = extent.unwrap_or((value, value));
-            Some((low.min(value), high.max(value)))
-        })
+    values.filter(|value| *value > 0.0).fold(None, |extent, value| {
+        let (low, high) = extent.unwrap_or((value, value));
+        Some((low.min(value), high.max(value)))
+    })
 }
 
 /// Ticks below 1 are powers of ten that a float holds only nearly.
@@ -197,9 +150,7 @@ fn label(out: &mut String, class: &str, x: f64, y: f64, anchor: &str, text: &str
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -208,21 +159,10 @@ mod tests {
 
     fn example(points: Vec<(f64, f64)>) -> String {
         let series = vec![
-            Series {
-                name: "p50 <ours> & theirs".into(),
-                colour: 0,
-                points: points.clone(),
-            },
-            Series {
-                name: "docker exec".into(),
-                colour: 3,
-                points,
-            },
+            Series { name: "p50 <ours> & theirs".into(), colour: 0, points: points.clone() },
+            Series { name: "docker exec".into(), colour: 3, points },
         ];
-        let panel = Panel {
-            title: "Latency, ms".into(),
-            series,
-        };
+        let panel = Panel { title: "Latency, ms".into(), series };
         svg("A & B", &[panel.clone(), panel])
     }
 
@@ -239,11 +179,7 @@ mod tests {
                 open.push(tag.split(' ').next().unwrap());
             }
             for after in text.split('&').skip(1) {
-                assert!(
-                    ["amp;", "lt;", "gt;"]
-                        .iter()
-                        .any(|name| after.starts_with(name))
-                );
+                assert!(["amp;", "lt;", "gt;"].iter().any(|name| after.starts_with(name)));
             }
         }
         assert!(open.is_empty(), "{open:?}");
@@ -265,12 +201,7 @@ mod tests {
 
     #[test]
     fn a_higher_value_is_drawn_higher_and_inside() {
-        let axis = Axis {
-            low: 1.0,
-            high: 100.0,
-            start: 200.0,
-            end: 0.0,
-        };
+        let axis = Axis { low: 1.0, high: 100.0, start: 200.0, end: 0.0 };
         assert!((axis.at(10.0) - 100.0).abs() < 1e-9);
         assert!(axis.at(100.0) < axis.at(1.0));
     }

@@ -24,10 +24,7 @@ impl ThreadClock {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn start() -> Result<Self> {
-        Ok(Self {
-            started: Instant::now(),
-            used: cpu_time("thread-self")?,
-        })
+        Ok(Self { started: Instant::now(), used: cpu_time("thread-self")? })
     }
 
     /// Share of one core used since the start, in per cent.
@@ -125,13 +122,7 @@ fn resident_kib(process: &str) -> Result<u64> {
     let status = read(process, "status")?;
     status
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok())
         .with_context(|| format!("/proc/{process}/status tells no resident memory"))
 }
 

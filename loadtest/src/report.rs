@@ -99,9 +99,9 @@ impl Row {
         let reached = match self.goal.metric {
             Metric::P50 | Metric::P99 => self.ours <= self.goal.limit,
             Metric::Throughput => self.ours >= self.goal.limit,
-            Metric::TimesFaster => self
-                .reference
-                .is_some_and(|(_, value)| value / self.ours >= self.goal.limit),
+            Metric::TimesFaster => {
+                self.reference.is_some_and(|(_, value)| value / self.ours >= self.goal.limit)
+            }
         };
         reached && self.failed == 0 && self.not_cold == 0
     }
@@ -121,10 +121,9 @@ impl Row {
             (_, failed, _) => format!("**missed**, {failed} failed or shed"),
         };
         let (reference, ratio) = match self.reference {
-            Some((label, value)) => (
-                format!("{} ({label})", with_unit(metric, value)),
-                ratio(metric, self.ours, value),
-            ),
+            Some((label, value)) => {
+                (format!("{} ({label})", with_unit(metric, value)), ratio(metric, self.ours, value))
+            }
             None => ("–".to_owned(), "–".to_owned()),
         };
         format!(
@@ -197,10 +196,8 @@ impl Document {
     fn row(&self, goal: &'static Goal) -> Option<Row> {
         let scenario = crate::scenario::by_name(goal.scenario).ok()?;
         let offered = offered_as(goal.offered, scenario.rate);
-        let run = self
-            .runs
-            .iter()
-            .find(|run| run.scenario == goal.scenario && run.offered == offered)?;
+        let run =
+            self.runs.iter().find(|run| run.scenario == goal.scenario && run.offered == offered)?;
         let summary = &run.summary;
         let ours = match goal.metric {
             Metric::P50 | Metric::TimesFaster => summary.latency_ms.p50,
@@ -246,14 +243,12 @@ impl Document {
                 let best = all.iter().map(of_docker).reduce(f64::max)?;
                 ("docker exec, best", best)
             }
-            Reference::DockerExec => (
-                "docker exec",
-                of_docker(self.floors.docker_exec.get(goal.scenario)?),
-            ),
-            Reference::DockerRun => (
-                "docker run",
-                of_docker(self.floors.docker_run.get(goal.scenario)?),
-            ),
+            Reference::DockerExec => {
+                ("docker exec", of_docker(self.floors.docker_exec.get(goal.scenario)?))
+            }
+            Reference::DockerRun => {
+                ("docker run", of_docker(self.floors.docker_run.get(goal.scenario)?))
+            }
         })
     }
 
@@ -267,11 +262,7 @@ impl Document {
             match self.row(goal) {
                 Some(row) => out.push_str(&row.markdown()),
                 None => {
-                    let _ = write!(
-                        out,
-                        "| {} | {} | | not run | | | |",
-                        goal.row, goal.scenario
-                    );
+                    let _ = write!(out, "| {} | {} | | not run | | | |", goal.row, goal.scenario);
                 }
             }
             out.push('\n');
@@ -308,19 +299,13 @@ impl Document {
     pub fn plot(&self) -> String {
         let line = |name: &str, colour, points: Vec<(f64, f64)>| {
             let points = points.into_iter().filter(|point| point.1 > 0.0).collect();
-            Series {
-                name: name.to_owned(),
-                colour,
-                points,
-            }
+            Series { name: name.to_owned(), colour, points }
         };
         let ours = |value: fn(&Summary) -> f64| points(&self.sweep, value);
         let http = |value: fn(&Summary) -> f64| points(&self.floors.http, value);
         let exec = |value: fn(&DockerFloor) -> f64| {
             let floors = self.floors.docker_exec_sweep.iter();
-            floors
-                .map(|floor| (as_float(floor.concurrency), value(floor)))
-                .collect()
+            floors.map(|floor| (as_float(floor.concurrency), value(floor))).collect()
         };
         let latency = Panel {
             title: "Python hello: latency, ms".to_owned(),
@@ -340,23 +325,15 @@ impl Document {
                 line("HTTP alone", 4, http(|run| run.per_second)),
             ],
         };
-        svg(
-            "Latency and throughput of isol8 against concurrency",
-            &[latency, throughput],
-        )
+        svg("Latency and throughput of isol8 against concurrency", &[latency, throughput])
     }
 }
 
 fn points(runs: &BTreeMap<usize, Summary>, value: fn(&Summary) -> f64) -> Vec<(f64, f64)> {
-    runs.iter()
-        .map(|(connections, run)| (as_float(*connections), value(run)))
-        .collect()
+    runs.iter().map(|(connections, run)| (as_float(*connections), value(run))).collect()
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "numbers of connections are small"
-)]
+#[expect(clippy::cast_precision_loss, reason = "numbers of connections are small")]
 const fn as_float(count: usize) -> f64 {
     count as f64
 }

@@ -114,16 +114,10 @@ pub const GOALS: &[Goal] = &[
 /// # Errors
 /// There is none; the message lists those there are.
 pub fn by_name(name: &str) -> Result<&'static Scenario> {
-    SCENARIOS
-        .iter()
-        .find(|scenario| scenario.name == name)
-        .with_context(|| {
-            let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-            format!(
-                "no scenario is called {name:?}; there are {}",
-                known.join(", ")
-            )
-        })
+    SCENARIOS.iter().find(|scenario| scenario.name == name).with_context(|| {
+        let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        format!("no scenario is called {name:?}; there are {}", known.join(", "))
+    })
 }
 
 /// Makes the bodies of one run of a scenario.
@@ -142,15 +136,9 @@ impl Bodies {
     /// not meet the containers of the first.
     #[must_use]
     pub fn new(scenario: &'static Scenario) -> Self {
-        let seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |age| age.as_secs());
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let same_for_all = encode(scenario, ExecutionOptions::default());
-        Self {
-            scenario,
-            same_for_all,
-            first_profile: seconds.wrapping_mul(97) % PROFILES,
-        }
+        Self { scenario, same_for_all, first_profile: seconds.wrapping_mul(97) % PROFILES }
     }
 
     /// The body of request number `index`.
@@ -178,14 +166,8 @@ fn encode(scenario: &Scenario, options: ExecutionOptions) -> Bytes {
         code: Some(scenario.code.to_owned()),
         ..ExecutionRequest::default()
     };
-    let envelope = ExecuteEnvelope {
-        request,
-        options,
-        session_id: None,
-    };
-    serde_json::to_vec(&envelope)
-        .expect("strings and numbers always become JSON")
-        .into()
+    let envelope = ExecuteEnvelope { request, options, session_id: None };
+    serde_json::to_vec(&envelope).expect("strings and numbers always become JSON").into()
 }
 
 #[cfg(test)]
@@ -201,12 +183,7 @@ mod tests {
         for goal in GOALS {
             by_name(goal.scenario).unwrap();
         }
-        assert!(
-            by_name("cobol")
-                .unwrap_err()
-                .to_string()
-                .contains("python-hello")
-        );
+        assert!(by_name("cobol").unwrap_err().to_string().contains("python-hello"));
     }
 
     #[test]

@@ -30,10 +30,7 @@ pub enum Arrivals {
 /// # Errors
 /// `rate` is not a positive number, or the schedule would be larger than ten million entries.
 pub fn starts(arrivals: Arrivals, rate: f64, length: Duration) -> Result<Vec<Duration>> {
-    ensure!(
-        rate.is_finite() && rate > 0.0,
-        "a rate of {rate} jobs/s is not a positive number"
-    );
+    ensure!(rate.is_finite() && rate > 0.0, "a rate of {rate} jobs/s is not a positive number");
     let expected = rate * length.as_secs_f64();
     ensure!(
         expected <= MAX_STARTS,
@@ -80,10 +77,7 @@ impl SplitMix {
 
     /// A number in `(0, 1]`, so that its logarithm is finite.
     fn unit(&mut self) -> f64 {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "53 bits are what a float holds exactly"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds exactly")]
         let whole = ((self.next() >> 11) + 1) as f64;
         whole / 9_007_199_254_740_992.0
     }
@@ -138,16 +132,9 @@ impl ExactTimer {
             self.descriptor
                 .get_ref()
                 .0
-                .set(
-                    Expiration::OneShot(TimeSpec::from_duration(wait)),
-                    TimerSetTimeFlags::empty(),
-                )
+                .set(Expiration::OneShot(TimeSpec::from_duration(wait)), TimerSetTimeFlags::empty())
                 .context("cannot set a timer")?;
-            let mut ready = self
-                .descriptor
-                .readable()
-                .await
-                .context("cannot wait for a timer")?;
+            let mut ready = self.descriptor.readable().await.context("cannot wait for a timer")?;
             ready.clear_ready();
         }
     }
@@ -179,16 +166,9 @@ mod tests {
 
     #[test]
     fn gaps_of_poisson_starts_vary_as_much_as_their_mean() {
-        let starts = starts(
-            Arrivals::Poisson { seed: 1 },
-            1000.0,
-            Duration::from_secs(20),
-        )
-        .unwrap();
-        let gaps: Vec<f64> = starts
-            .windows(2)
-            .map(|w| (w[1] - w[0]).as_secs_f64())
-            .collect();
+        let starts =
+            starts(Arrivals::Poisson { seed: 1 }, 1000.0, Duration::from_secs(20)).unwrap();
+        let gaps: Vec<f64> = starts.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         assert!((0.9..1.1).contains(&(variance.sqrt() / mean)));
@@ -197,10 +177,7 @@ mod tests {
     #[test]
     fn senseless_rates_are_refused() {
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e9] {
-            assert!(
-                starts(Arrivals::Fixed, rate, Duration::from_secs(10)).is_err(),
-                "{rate}"
-            );
+            assert!(starts(Arrivals::Fixed, rate, Duration::from_secs(10)).is_err(), "{rate}");
         }
     }
 

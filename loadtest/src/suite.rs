@@ -86,11 +86,7 @@ impl Suite {
             done.push((goal.scenario, goal.offered));
             let scenario = by_name(goal.scenario)?;
             let runs_programs = scenario.stdout.is_some();
-            let target = if runs_programs {
-                &self.target
-            } else {
-                &self.noop_target
-            };
+            let target = if runs_programs { &self.target } else { &self.noop_target };
             let Some(target) = target else {
                 let option = if runs_programs { "--url" } else { "--noop-url" };
                 document.left_out.push(format!(
@@ -106,28 +102,19 @@ impl Suite {
             let summary = settled_run(target, scenario, load).await?;
             let offered = offered_as(goal.offered, scenario.rate);
             tell(&format!("{}, {offered}: {summary}", scenario.name));
-            document.runs.push(Run {
-                scenario: scenario.name.to_owned(),
-                offered,
-                summary,
-            });
+            document.runs.push(Run { scenario: scenario.name.to_owned(), offered, summary });
         }
         Ok(())
     }
 
     async fn floors(&self, document: &mut Document, tell: Progress<'_>) -> Result<()> {
-        let Document {
-            floors, left_out, ..
-        } = document;
+        let Document { floors, left_out, .. } = document;
         floors.http = http_floor(&self.http_connections(), self.length / 3, tell).await?;
         match redis::measure(self.redis_url.as_deref(), self.length).await {
             Ok(floor) => {
                 tell(&format!("Redis PING: {}", floor.ping_ms));
                 tell(&format!("Redis SET: {}", floor.set_ms));
-                tell(&format!(
-                    "Redis pipelined: {:.0} SET/s",
-                    floor.pipelined_sets_per_second
-                ));
+                tell(&format!("Redis pipelined: {:.0} SET/s", floor.pipelined_sets_per_second));
                 floors.redis = Some(floor);
             }
             Err(error) => left_out.push(format!("raw Redis ({error:#})")),
@@ -150,12 +137,10 @@ impl Suite {
 
     /// Every number of connections at which HTTP alone is a reference.
     fn http_connections(&self) -> Vec<usize> {
-        let of_goals = GOALS
-            .iter()
-            .filter_map(|goal| match (goal.reference, goal.offered) {
-                (Reference::Http, Offered::Connections(count)) => Some(count),
-                _ => None,
-            });
+        let of_goals = GOALS.iter().filter_map(|goal| match (goal.reference, goal.offered) {
+            (Reference::Http, Offered::Connections(count)) => Some(count),
+            _ => None,
+        });
         let mut all: Vec<usize> = of_goals.chain(self.sweep.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
@@ -169,10 +154,7 @@ impl Suite {
         floors: &mut Floors,
         tell: Progress<'_>,
     ) -> Result<()> {
-        let image = self
-            .image
-            .as_deref()
-            .unwrap_or_else(|| scenario.runtime.image());
+        let image = self.image.as_deref().unwrap_or_else(|| scenario.runtime.image());
         let name = scenario.name.to_owned();
         if reference == Reference::DockerRun {
             let floor = docker::run(image, scenario, self.length).await?;
@@ -180,23 +162,14 @@ impl Suite {
             floors.docker_run.insert(name, floor);
             return Ok(());
         }
-        let concurrencies = if scenario.name == SWEPT {
-            self.sweep.as_slice()
-        } else {
-            &[]
-        };
+        let concurrencies = if scenario.name == SWEPT { self.sweep.as_slice() } else { &[] };
         let measured = docker_exec(image, scenario, concurrencies, self.length / 3).await?;
         for floor in measured.iter() {
             let at_a_time = floor.concurrency;
-            tell(&format!(
-                "docker exec, {name}, {at_a_time} at a time: {}",
-                floor.latency_ms
-            ));
+            tell(&format!("docker exec, {name}, {at_a_time} at a time: {}", floor.latency_ms));
         }
         let mut measured = measured.into_iter();
-        floors
-            .docker_exec
-            .extend(measured.next().map(|floor| (name, floor)));
+        floors.docker_exec.extend(measured.next().map(|floor| (name, floor)));
         floors.docker_exec_sweep.extend(measured);
         Ok(())
     }
@@ -214,16 +187,10 @@ pub async fn docker_exec(
     length: Duration,
 ) -> Result<Vec<DockerFloor>> {
     let container = IdleContainer::start(image).await?;
-    let sensible = concurrencies
-        .iter()
-        .copied()
-        .filter(|count| *count <= MAX_EXEC_CONCURRENCY);
+    let sensible = concurrencies.iter().copied().filter(|count| *count <= MAX_EXEC_CONCURRENCY);
     let mut measured = Ok(Vec::new());
     for concurrency in [1].into_iter().chain(sensible) {
-        measured = match (
-            measured,
-            container.exec(scenario, concurrency, length).await,
-        ) {
+        measured = match (measured, container.exec(scenario, concurrency, length).await) {
             (Ok(mut all), Ok(floor)) => {
                 all.push(floor);
                 Ok(all)
@@ -263,9 +230,7 @@ pub async fn http_floor(
 
 async fn settled_run(target: &Target, scenario: &'static Scenario, load: Load) -> Result<Summary> {
     tokio::time::sleep(SETTLE).await;
-    run(target, scenario, load)
-        .await
-        .with_context(|| format!("cannot run {}", scenario.name))
+    run(target, scenario, load).await.with_context(|| format!("cannot run {}", scenario.name))
 }
 
 async fn machine() -> Result<Machine> {
@@ -278,26 +243,17 @@ async fn machine() -> Result<Machine> {
             .map(|(_, value)| value.trim().to_owned())
     };
     let memory = field(&read("/proc/meminfo")?, "MemTotal").context("no MemTotal in meminfo")?;
-    let memory_kib: u64 = memory
-        .trim_end_matches(" kB")
-        .parse()
-        .context("MemTotal in kB")?;
+    let memory_kib: u64 = memory.trim_end_matches(" kB").parse().context("MemTotal in kB")?;
     let docker = docker::docker(&["version", "--format", "{{.Server.Version}}"]).await;
-    let redis = tokio::process::Command::new("redis-server")
-        .arg("--version")
-        .output()
-        .await;
+    let redis = tokio::process::Command::new("redis-server").arg("--version").output().await;
     let redis = redis.ok().and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;
-        text.split(' ')
-            .find_map(|word| word.strip_prefix("v=").map(ToOwned::to_owned))
+        text.split(' ').find_map(|word| word.strip_prefix("v=").map(ToOwned::to_owned))
     });
     let absent = || "not found".to_owned();
     Ok(Machine {
         cpu: field(&read("/proc/cpuinfo")?, "model name").unwrap_or_else(absent),
-        cores: std::thread::available_parallelism()
-            .context("number of cores")?
-            .get(),
+        cores: std::thread::available_parallelism().context("number of cores")?.get(),
         memory_mib: memory_kib / 1024,
         kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         docker: docker.map_or_else(|_| absent(), |version| version.trim().to_owned()),

@@ -21,17 +21,12 @@ fn right() -> (StatusCode, Bytes) {
 async fn offer(server: &StubServer, scenario: &str, load: Load) -> Summary {
     let target = Target::new(&server.url(), "key").expect("the server's URL is one");
     let scenario = by_name(scenario).expect("the scenario exists");
-    run(&target, scenario, load)
-        .await
-        .expect("the load makes sense")
+    run(&target, scenario, load).await.expect("the load makes sense")
 }
 
 fn jobs(connections: usize, jobs: u64) -> Load {
     let mut load = Load::closed(connections, Duration::ZERO, Duration::from_secs(30));
-    load.shape = Shape::Closed {
-        connections,
-        jobs: Some(jobs),
-    };
+    load.shape = Shape::Closed { connections, jobs: Some(jobs) };
     load
 }
 
@@ -54,29 +49,15 @@ async fn closed_loop_sends_exactly_the_jobs_asked_for() {
 async fn every_kind_of_wrong_answer_is_counted_apart_and_never_as_success() {
     let server = StubServer::with_handler(Arc::new(|number, _: &[u8]| match number % 5 {
         0 => right(),
-        1 => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Bytes::from_static(b"{\"error\":\"full\"}"),
-        ),
-        2 => (
-            StatusCode::OK,
-            Bytes::from_static(b"{\"stdout\":\"\",\"exitCode\":137}"),
-        ),
-        3 => (
-            StatusCode::OK,
-            Bytes::from_static(b"{\"stdout\":\"hell\",\"exitCode\":0}"),
-        ),
+        1 => (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"error\":\"full\"}")),
+        2 => (StatusCode::OK, Bytes::from_static(b"{\"stdout\":\"\",\"exitCode\":137}")),
+        3 => (StatusCode::OK, Bytes::from_static(b"{\"stdout\":\"hell\",\"exitCode\":0}")),
         _ => (StatusCode::OK, Bytes::from_static(b"surprise")),
     }))
     .unwrap();
     let summary = offer(&server, "python-hello", jobs(1, 100)).await;
     assert_eq!((summary.completed, summary.failed), (20, 80));
-    for kind in [
-        "HTTP status 503",
-        "exit code 137",
-        "wrong output",
-        "not an execution result",
-    ] {
+    for kind in ["HTTP status 503", "exit code 137", "wrong output", "not an execution result"] {
         assert_eq!(summary.failures[kind].count, 20, "{kind}");
     }
     assert!(summary.failures["HTTP status 503"].example.contains("full"));
@@ -90,15 +71,9 @@ async fn open_loop_sends_its_whole_schedule() {
         let rate = 200.0;
         let length = Duration::from_millis(500);
         let mut load = Load::open(rate, Duration::ZERO, length);
-        load.shape = Shape::Open {
-            rate,
-            arrivals,
-            max_in_flight: 16,
-            shed_after: Duration::from_secs(60),
-        };
-        let expected = loadtest::schedule::starts(arrivals, rate, length)
-            .unwrap()
-            .len() as u64;
+        load.shape =
+            Shape::Open { rate, arrivals, max_in_flight: 16, shed_after: Duration::from_secs(60) };
+        let expected = loadtest::schedule::starts(arrivals, rate, length).unwrap().len() as u64;
         let summary = offer(&server, "bash-hello", load).await;
         assert_eq!(summary.completed, expected);
         assert!(summary.start_lag_ms.is_some());
@@ -122,11 +97,7 @@ async fn overload_of_the_open_loop_is_shed_and_told() {
     };
     let summary = offer(&server, "python-hello", load).await;
     assert!(summary.shed > 0, "{summary}");
-    assert_eq!(
-        summary.completed + summary.shed,
-        300,
-        "every intended start is accounted for"
-    );
+    assert_eq!(summary.completed + summary.shed, 300, "every intended start is accounted for");
     assert!(!summary.is_clean());
 }
 
@@ -179,17 +150,11 @@ async fn silence_times_out_and_a_dead_server_is_a_failure_to_connect() {
     let mut load = jobs(1, 2);
     load.answer_limit = Duration::from_millis(30);
     let summary = run(&target, scenario, load).await.unwrap();
-    assert_eq!(
-        (summary.completed, summary.failures["timed out"].count),
-        (0, 2)
-    );
+    assert_eq!((summary.completed, summary.failures["timed out"].count), (0, 2));
 
     drop(silent);
     let summary = run(&target, scenario, jobs(1, 3)).await.unwrap();
-    assert_eq!(
-        (summary.completed, summary.failures["cannot connect"].count),
-        (0, 3)
-    );
+    assert_eq!((summary.completed, summary.failures["cannot connect"].count), (0, 3));
 }
 
 #[tokio::test]
@@ -207,15 +172,10 @@ async fn a_server_that_closes_after_each_answer_still_gets_every_request() {
                 "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
                 RIGHT_ANSWER.len()
             );
-            stream
-                .write_all(format!("{head}{RIGHT_ANSWER}").as_bytes())
-                .await
-                .unwrap();
+            stream.write_all(format!("{head}{RIGHT_ANSWER}").as_bytes()).await.unwrap();
         }
     });
     let target = Target::new(&url, "key").unwrap();
-    let summary = run(&target, by_name("python-hello").unwrap(), jobs(1, 20))
-        .await
-        .unwrap();
+    let summary = run(&target, by_name("python-hello").unwrap(), jobs(1, 20)).await.unwrap();
     assert_eq!(summary.completed, 20, "{summary}");
 }

@@ -393,8 +393,8 @@ pub fn put_message<M: Serialize>(
     kind: Kind,
     message: &M,
 ) -> Result<(), ProtocolError> {
-    let payload =
-        serde_json::to_vec(message).map_err(|error| ProtocolError::BadPayload(error.to_string()))?;
+    let payload = serde_json::to_vec(message)
+        .map_err(|error| ProtocolError::BadPayload(error.to_string()))?;
     if payload.len() > MAX_PAYLOAD_BYTES {
         return Err(ProtocolError::TooLong(payload.len()));
     }

@@ -43,24 +43,13 @@ async fn main() -> Outcome {
     let socket = directory.path().join("redis.sock");
     let _server = Server(
         Command::new("redis-server")
-            .args([
-                "--port",
-                "0",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--unixsocket",
-            ])
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .stdout(Stdio::null())
             .spawn()?,
     );
     let url = Some(format!("redis+unix://{}", socket.display()));
-    let config = config::Redis {
-        url,
-        ..config::Redis::default()
-    };
+    let config = config::Redis { url, ..config::Redis::default() };
     let deadline = Instant::now() + Duration::from_secs(5);
     let queue = loop {
         match Queue::connect(&config).await {
@@ -75,10 +64,7 @@ async fn main() -> Outcome {
     let before = redis_cpu(&socket).await?;
     together(&queue, &job, jobs, workers).await?;
     let spent = redis_cpu(&socket).await? - before;
-    println!(
-        "Redis' own CPU time: {:.1} us a job",
-        spent * 1e6 / jobs as f64
-    );
+    println!("Redis' own CPU time: {:.1} us a job", spent * 1e6 / jobs as f64);
     Ok(())
 }
 
@@ -86,23 +72,15 @@ async fn main() -> Outcome {
 async fn redis_cpu(socket: &Path) -> Outcome<f64> {
     let client = redis::Client::open(format!("redis+unix://{}", socket.display()))?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let info: String = redis::cmd("INFO")
-        .arg("cpu")
-        .query_async(&mut connection)
-        .await?;
+    let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut connection).await?;
     let fields = ["used_cpu_sys:", "used_cpu_user:"];
-    let used = info
-        .lines()
-        .filter_map(|line| fields.iter().find_map(|it| line.strip_prefix(it)));
+    let used = info.lines().filter_map(|line| fields.iter().find_map(|it| line.strip_prefix(it)));
     Ok(used.filter_map(|it| it.trim().parse::<f64>().ok()).sum())
 }
 
 async fn one_at_a_time(queue: &Queue, job: &Job) -> Outcome {
-    let (gateway, worker, tenant) = (
-        GatewayId::generate(),
-        WorkerId::generate(),
-        TenantId::master(),
-    );
+    let (gateway, worker, tenant) =
+        (GatewayId::generate(), WorkerId::generate(), TenantId::master());
     let mut replies = queue.replies(gateway).await?;
     let mut consumer = queue.consumer(worker).await?;
     let ending = ending();
@@ -148,12 +126,8 @@ async fn together(queue: &Queue, job: &Job, jobs: usize, workers: usize) -> Outc
     let mut enqueues: JoinSet<Outcome> = JoinSet::new();
     while times.len() < jobs {
         while sent < jobs && waiting.len() < WINDOW {
-            let (queue, tenant, job, id) = (
-                queue.clone(),
-                tenant.clone(),
-                job.clone(),
-                JobId::generate(),
-            );
+            let (queue, tenant, job, id) =
+                (queue.clone(), tenant.clone(), job.clone(), JobId::generate());
             waiting.insert(id, Instant::now());
             sent += 1;
             enqueues.spawn(async move { Ok(queue.enqueue(&tenant, id, &job, gateway).await?) });
@@ -195,20 +169,14 @@ async fn work(queue: &Queue) -> Outcome {
 }
 
 fn ending() -> Ending {
-    Ending::Error(Failure {
-        code: ErrorCode::Internal,
-        message: "x".repeat(400),
-    })
+    Ending::Error(Failure { code: ErrorCode::Internal, message: "x".repeat(400) })
 }
 
 fn job(payload: usize) -> Job {
     Job {
         runtime: Runtime::Python,
         image: "isol8:python".into(),
-        source: Source::Code {
-            text: "x".repeat(payload),
-            extension: ".py".into(),
-        },
+        source: Source::Code { text: "x".repeat(payload), extension: ".py".into() },
         timeout_ms: 30_000,
         env: BTreeMap::new(),
         secrets: BTreeMap::new(),

@@ -41,20 +41,8 @@ impl IdleContainer {
     /// # Errors
     /// Docker refuses, for instance as it has no such image.
     pub async fn start(image: &str) -> Result<Self> {
-        let id = docker(&[
-            "run",
-            "-d",
-            "--rm",
-            "--network",
-            "none",
-            image,
-            "sleep",
-            "600",
-        ])
-        .await?;
-        Ok(Self {
-            id: id.trim().to_owned(),
-        })
+        let id = docker(&["run", "-d", "--rm", "--network", "none", image, "sleep", "600"]).await?;
+        Ok(Self { id: id.trim().to_owned() })
     }
 
     /// Runs `scenario` in it by `docker exec`, `concurrency` at a time, for `length`.
@@ -88,13 +76,7 @@ pub async fn run(
     scenario: &'static Scenario,
     length: Duration,
 ) -> Result<DockerFloor> {
-    repeat(
-        &["run", "--rm", "--network", "none", image],
-        scenario,
-        1,
-        length,
-    )
-    .await
+    repeat(&["run", "--rm", "--network", "none", image], scenario, 1, length).await
 }
 
 async fn repeat(
@@ -128,9 +110,7 @@ async fn repeat(
     let mut total = Latencies::default();
     while let Some(latencies) = loops.join_next().await {
         let latencies = latencies.context("a loop's task was lost")??;
-        latencies
-            .into_iter()
-            .for_each(|latency| total.record(latency));
+        latencies.into_iter().for_each(|latency| total.record(latency));
     }
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let per_second = total.count() as f64 / started.elapsed().as_secs_f64();
@@ -146,9 +126,7 @@ async fn once(command: &[String], scenario: &Scenario) -> Result<()> {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let stdout = docker(&words).await?;
     ensure!(
-        scenario
-            .stdout
-            .is_none_or(|expected| stdout.trim_end() == expected),
+        scenario.stdout.is_none_or(|expected| stdout.trim_end() == expected),
         "docker {} wrote {stdout:?}",
         words.join(" ")
     );
@@ -161,11 +139,8 @@ async fn once(command: &[String], scenario: &Scenario) -> Result<()> {
 /// It cannot be started, takes more than a minute, or ends with another code than 0.
 pub async fn docker(arguments: &[&str]) -> Result<String> {
     let shown = || format!("docker {}", arguments.join(" "));
-    let output = Command::new("docker")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let output =
+        Command::new("docker").args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(COMMAND_LIMIT, output)
         .await
         .with_context(|| format!("{} took more than a minute", shown()))?

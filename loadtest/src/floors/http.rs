@@ -51,12 +51,8 @@ impl StubServer {
     /// No port or no thread is to be had.
     pub fn with_handler(handler: Arc<Handler>) -> Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?;
-        listener
-            .set_nonblocking(true)
-            .context("cannot make the listener non-blocking")?;
-        let address = listener
-            .local_addr()
-            .context("the listener has no address")?;
+        listener.set_nonblocking(true).context("cannot make the listener non-blocking")?;
+        let address = listener.local_addr().context("the listener has no address")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -67,11 +63,7 @@ impl StubServer {
             .name("stub-server".into())
             .spawn(move || runtime.block_on(serve(listener, handler, stopped)))
             .context("cannot start a thread")?;
-        Ok(Self {
-            address,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { address, stop, thread: Some(thread) })
     }
 
     /// Its address, as a URL.
@@ -112,9 +104,7 @@ async fn answer(stream: TcpStream, handler: Arc<Handler>, requests: Arc<AtomicU6
         let handler = Arc::clone(&handler);
         let number = requests.fetch_add(1, Ordering::Relaxed);
         async move {
-            let body = Limited::new(request.into_body(), MAX_REQUEST_BYTES)
-                .collect()
-                .await;
+            let body = Limited::new(request.into_body(), MAX_REQUEST_BYTES).collect().await;
             let (status, answer) = match body {
                 Ok(body) => handler(number, &body.to_bytes()),
                 Err(_) => (StatusCode::PAYLOAD_TOO_LARGE, Bytes::new()),
@@ -126,8 +116,6 @@ async fn answer(stream: TcpStream, handler: Arc<Handler>, requests: Arc<AtomicU6
     });
     if stream.set_nodelay(true).is_ok() {
         // The generator counts broken connections; there is nobody else to tell.
-        let _ = http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
 }

@@ -43,25 +43,15 @@ pub async fn measure(url: Option<&str>, length: Duration) -> Result<RedisFloor> 
     let part = length / 3;
     let ping_ms = one_at_a_time(&mut connection, &::redis::cmd("PING"), part).await?;
     let mut set = ::redis::cmd("SET");
-    set.arg("loadtest:floor")
-        .arg("0123456789abcdef")
-        .arg("EX")
-        .arg(60);
+    set.arg("loadtest:floor").arg("0123456789abcdef").arg("EX").arg(60);
     let set_ms = one_at_a_time(&mut connection, &set, part).await?;
     let pipelined_sets_per_second = pipelined(&mut connection, &set, part).await?;
-    Ok(RedisFloor {
-        ping_ms,
-        set_ms,
-        pipelined_sets_per_second,
-    })
+    Ok(RedisFloor { ping_ms, set_ms, pipelined_sets_per_second })
 }
 
 async fn connect(url: &str) -> Result<MultiplexedConnection> {
     let client = ::redis::Client::open(url).context("the Redis URL cannot be read")?;
-    client
-        .get_multiplexed_async_connection()
-        .await
-        .context("cannot connect to Redis")
+    client.get_multiplexed_async_connection().await.context("cannot connect to Redis")
 }
 
 async fn one_at_a_time(
@@ -73,10 +63,7 @@ async fn one_at_a_time(
     let end = Instant::now() + length;
     loop {
         let sent = Instant::now();
-        let () = command
-            .query_async(connection)
-            .await
-            .context("Redis refused a command")?;
+        let () = command.query_async(connection).await.context("Redis refused a command")?;
         let answered = Instant::now();
         latencies.record(answered - sent);
         if answered >= end {
@@ -97,10 +84,7 @@ async fn pipelined(
     let started = Instant::now();
     let mut batches = 0_u32;
     while started.elapsed() < length {
-        let () = pipeline
-            .query_async(connection)
-            .await
-            .context("Redis refused a batch")?;
+        let () = pipeline.query_async(connection).await.context("Redis refused a batch")?;
         batches += 1;
     }
     Ok(f64::from(batches) * f64::from(BATCH) / started.elapsed().as_secs_f64())
@@ -119,15 +103,7 @@ impl PrivateRedis {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let socket = folder.path().join("redis.sock");
         let process = Command::new("redis-server")
-            .args([
-                "--port",
-                "0",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--unixsocket",
-            ])
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .current_dir(folder.path())
             .stdin(Stdio::null())
@@ -136,11 +112,7 @@ impl PrivateRedis {
             .spawn()
             .context("cannot start redis-server; install it, or name a running one")?;
         let url = format!("redis+unix://{}", socket.display());
-        let redis = Self {
-            url,
-            _process: process,
-            _folder: folder,
-        };
+        let redis = Self { url, _process: process, _folder: folder };
         for _ in 0..100 {
             if connect(&redis.url).await.is_ok() {
                 return Ok(redis);

@@ -8,21 +8,14 @@ use crate::measurement::Measurement;
 fn summary(latency_ms: u64, count: u32) -> Summary {
     let mut measurement = Measurement::default();
     for _ in 0..count {
-        measurement
-            .latencies
-            .record(Duration::from_millis(latency_ms));
+        measurement.latencies.record(Duration::from_millis(latency_ms));
     }
     measurement.summary(Duration::from_secs(1), 5.0, Vec::new())
 }
 
 fn exec(latency_ms: u64) -> DockerFloor {
     let latency_ms = summary(latency_ms, 10).latency_ms;
-    DockerFloor {
-        concurrency: 1,
-        completed: 10,
-        per_second: 10.0,
-        latency_ms,
-    }
+    DockerFloor { concurrency: 1, completed: 10, per_second: 10.0, latency_ms }
 }
 
 fn document() -> Document {
@@ -57,10 +50,7 @@ fn document() -> Document {
 }
 
 fn row<'a>(markdown: &'a str, begins: &str) -> &'a str {
-    markdown
-        .lines()
-        .find(|line| line.starts_with(begins))
-        .unwrap()
+    markdown.lines().find(|line| line.starts_with(begins)).unwrap()
 }
 
 #[test]
@@ -88,10 +78,7 @@ fn a_goal_is_never_met_by_a_run_with_failures() {
     let mut document = document();
     document.runs[0].summary.failed = 1;
     let markdown = document.markdown();
-    assert!(
-        row(&markdown, "| 3 |").ends_with("| **missed**, 1 failed or shed |"),
-        "{markdown}"
-    );
+    assert!(row(&markdown, "| 3 |").ends_with("| **missed**, 1 failed or shed |"), "{markdown}");
 }
 
 #[test]
@@ -121,8 +108,5 @@ fn stored_documents_render_the_same_again() {
     document.write(folder.path()).unwrap();
     let again = Document::read(&folder.path().join("results.json")).unwrap();
     assert_eq!(again.markdown(), document.markdown());
-    assert_eq!(
-        again.plot(),
-        std::fs::read_to_string(folder.path().join("plot.svg")).unwrap()
-    );
+    assert_eq!(again.plot(), std::fs::read_to_string(folder.path().join("plot.svg")).unwrap());
 }

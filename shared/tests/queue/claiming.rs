@@ -15,10 +15,7 @@ async fn a_claim_waits_for_a_job_and_no_longer_than_asked() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
     let started = std::time::Instant::now();
-    let none = fleet
-        .queue
-        .claim(&mut fleet.consumer, 4, Duration::from_millis(700))
-        .await;
+    let none = fleet.queue.claim(&mut fleet.consumer, 4, Duration::from_millis(700)).await;
     assert!(none.unwrap().is_empty());
     let waited = started.elapsed();
     // Longer than the Redis library's default response timeout of 500 ms.
@@ -29,54 +26,33 @@ async fn a_claim_waits_for_a_job_and_no_longer_than_asked() {
     let later = async move {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let id = shared::id::JobId::generate();
-        queue
-            .enqueue(&tenant, id, &crate::harness::job(), gateway)
-            .await
-            .unwrap();
+        queue.enqueue(&tenant, id, &crate::harness::job(), gateway).await.unwrap();
     };
     let started = std::time::Instant::now();
     let (claimed, ()) = tokio::join!(fleet.claim_one(), later);
     assert_eq!(claimed.attempt, 1);
-    assert!(
-        started.elapsed() < Duration::from_millis(600),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_millis(600), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
 async fn no_more_is_claimed_than_there_is_room_for() {
     let redis = Redis::start();
-    let config = config::Redis {
-        shards: 8,
-        ..redis.config()
-    };
+    let config = config::Redis { shards: 8, ..redis.config() };
     let mut fleet = Fleet::new(&config).await;
     for number in 0..60 {
-        fleet
-            .enqueue_for(&TenantId::new(format!("tenant-{number}")))
-            .await;
+        fleet.enqueue_for(&TenantId::new(format!("tenant-{number}"))).await;
     }
     let mut seen = HashSet::new();
     for max in [1, 3, 0, 10, 2, 60, 60, 60, 60, 60, 60] {
         let claimed = fleet.claim(max).await;
         assert!(claimed.len() <= max, "{} of {max}", claimed.len());
         for it in claimed {
-            assert_eq!(
-                it.attempt, 1,
-                "being read without room for it is no delivery"
-            );
+            assert_eq!(it.attempt, 1, "being read without room for it is no delivery");
             assert!(seen.insert(it.lease.job));
         }
     }
     assert_eq!(seen.len(), 60);
-    assert_eq!(
-        fleet.queue.depth().await.unwrap(),
-        Depth {
-            queued: 0,
-            running: 60
-        }
-    );
+    assert_eq!(fleet.queue.depth().await.unwrap(), Depth { queued: 0, running: 60 });
 }
 
 #[tokio::test]
@@ -98,19 +74,14 @@ async fn two_workers_never_get_the_same_job() {
                 return jobs;
             }
             for it in claimed {
-                let done = queue
-                    .finish(worker, &it.lease, &ending("done"))
-                    .await
-                    .unwrap();
+                let done = queue.finish(worker, &it.lease, &ending("done")).await.unwrap();
                 assert_eq!(done, Commit::Done);
                 jobs.push(it.lease.job);
             }
         }
     };
-    let (mut first, second) = tokio::join!(
-        drain(worker, &mut fleet.consumer),
-        drain(other, &mut second)
-    );
+    let (mut first, second) =
+        tokio::join!(drain(worker, &mut fleet.consumer), drain(other, &mut second));
     assert!(!first.is_empty() && !second.is_empty());
     first.extend(second);
     assert_eq!(first.len(), 300);
@@ -136,10 +107,7 @@ async fn a_dropped_claim_loses_no_job() {
         };
         let claimed = claimed.remove(0);
         assert_eq!((claimed.lease.job, claimed.attempt), (id, 1));
-        let done = fleet
-            .queue
-            .finish(fleet.worker, &claimed.lease, &ending("done"))
-            .await;
+        let done = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await;
         assert_eq!(done.unwrap(), Commit::Done);
         fleet.expect_reply(id, &ending("done")).await;
     }
@@ -155,17 +123,8 @@ async fn an_entry_without_a_record_is_dropped() {
     let gone = fleet.enqueue().await;
     let _: u64 = redis.run(&["DEL", &format!("v1:{{s0}}:job:{gone}")]);
     let claimed = fleet.claim(10).await;
-    assert_eq!(
-        claimed.iter().map(|it| it.lease.job).collect::<Vec<_>>(),
-        [id]
-    );
-    assert_eq!(
-        fleet.queue.depth().await.unwrap(),
-        Depth {
-            queued: 0,
-            running: 1
-        }
-    );
+    assert_eq!(claimed.iter().map(|it| it.lease.job).collect::<Vec<_>>(), [id]);
+    assert_eq!(fleet.queue.depth().await.unwrap(), Depth { queued: 0, running: 1 });
 }
 
 #[tokio::test]
@@ -175,10 +134,7 @@ async fn a_job_that_no_worker_could_read_is_ended() {
     let id = fleet.enqueue().await;
     let record = format!("v1:{{s0}}:job:{id}");
     let _: u64 = redis.run(&["HSET", &record, "payload", "{\"from\":\"the future\"}"]);
-    let claimed = fleet
-        .queue
-        .claim(&mut fleet.consumer, 1, Duration::from_millis(100))
-        .await;
+    let claimed = fleet.queue.claim(&mut fleet.consumer, 1, Duration::from_millis(100)).await;
     assert!(claimed.unwrap().is_empty());
     assert_eq!(fleet.failure(id).await.code, ErrorCode::Internal);
 }
@@ -198,11 +154,7 @@ async fn a_consumer_leaves_only_when_it_holds_nothing() {
     assert_eq!(consumers(), 1);
     assert!(matches!(fleet.state(id).await, JobState::Running));
 
-    let _ = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending("done"))
-        .await
-        .unwrap();
+    let _ = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     fleet.queue.leave(fleet.worker).await.unwrap();
     assert_eq!(consumers(), 0);
 }

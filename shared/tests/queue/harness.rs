@@ -32,25 +32,14 @@ impl Redis {
 
     /// One that keeps its data over `stop` and `start_again`.
     pub(crate) fn durable() -> Self {
-        Self::start_with(&[
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-        ])
+        Self::start_with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
     }
 
     fn start_with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
         let child = launch(&directory, &arguments);
-        Self {
-            directory,
-            arguments,
-            child,
-        }
+        Self { directory, arguments, child }
     }
 
     pub(crate) fn stop(&mut self) {
@@ -65,11 +54,7 @@ impl Redis {
     /// Stops (`STOP`) or continues (`CONT`) the process.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(pid)
-            .status()
-            .unwrap();
+        let status = Command::new("kill").arg(format!("-{name}")).arg(pid).status().unwrap();
         assert!(status.success());
     }
 
@@ -102,11 +87,7 @@ impl Redis {
     /// Where leases run out while the test waits.
     pub(crate) fn short_lease(&self) -> config::Redis {
         let lease_ms = u64::try_from(LEASE.as_millis()).unwrap();
-        config::Redis {
-            lease_ms,
-            renew_ms: lease_ms / 4,
-            ..self.config()
-        }
+        config::Redis { lease_ms, renew_ms: lease_ms / 4, ..self.config() }
     }
 }
 
@@ -131,9 +112,7 @@ fn launch(directory: &TempDir, arguments: &[String]) -> Child {
     let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
     let deadline = Instant::now() + SOON;
     loop {
-        let answer = client
-            .get_connection()
-            .and_then(|mut it| redis::cmd("PING").exec(&mut it));
+        let answer = client.get_connection().and_then(|mut it| redis::cmd("PING").exec(&mut it));
         match answer {
             Ok(()) => return child,
             Err(error) if Instant::now() > deadline => panic!("Redis did not start: {error}"),
@@ -158,14 +137,7 @@ impl Fleet {
         let (gateway, worker) = (GatewayId::generate(), WorkerId::generate());
         let replies = queue.replies(gateway).await.unwrap();
         let consumer = queue.consumer(worker).await.unwrap();
-        Self {
-            queue,
-            gateway,
-            replies,
-            tenant: TenantId::new("acme"),
-            worker,
-            consumer,
-        }
+        Self { queue, gateway, replies, tenant: TenantId::new("acme"), worker, consumer }
     }
 
     pub(crate) async fn enqueue(&self) -> JobId {
@@ -174,18 +146,12 @@ impl Fleet {
 
     pub(crate) async fn enqueue_for(&self, tenant: &TenantId) -> JobId {
         let id = JobId::generate();
-        self.queue
-            .enqueue(tenant, id, &job(), self.gateway)
-            .await
-            .unwrap();
+        self.queue.enqueue(tenant, id, &job(), self.gateway).await.unwrap();
         id
     }
 
     pub(crate) async fn claim(&mut self, max: usize) -> Vec<Claimed> {
-        self.queue
-            .claim(&mut self.consumer, max, BLOCK)
-            .await
-            .unwrap()
+        self.queue.claim(&mut self.consumer, max, BLOCK).await.unwrap()
     }
 
     pub(crate) async fn claim_one(&mut self) -> Claimed {
@@ -201,18 +167,13 @@ impl Fleet {
     }
 
     pub(crate) async fn reply(&mut self) -> Reply {
-        tokio::time::timeout(SOON, self.replies.next())
-            .await
-            .expect("a reply was due")
+        tokio::time::timeout(SOON, self.replies.next()).await.expect("a reply was due")
     }
 
     /// Asserts that the next reply is that this job ended so.
     pub(crate) async fn expect_reply(&mut self, expected: JobId, ending: &Ending) {
         match self.reply().await {
-            Reply::Finished {
-                job,
-                ending: Some(text),
-            } => {
+            Reply::Finished { job, ending: Some(text) } => {
                 assert_eq!(job, expected);
                 assert_eq!(text.get(), serde_json::to_string(ending).unwrap());
             }
@@ -242,10 +203,7 @@ pub(crate) fn job() -> Job {
     Job {
         runtime: Runtime::Python,
         image: "isol8:python".into(),
-        source: Source::Code {
-            text: "print(1)".into(),
-            extension: ".py".into(),
-        },
+        source: Source::Code { text: "print(1)".into(), extension: ".py".into() },
         timeout_ms: 1000,
         env: BTreeMap::new(),
         secrets: BTreeMap::from([("TOKEN".to_owned(), SECRET.to_owned())]),
@@ -273,8 +231,5 @@ pub(crate) fn ending(message: impl Into<String>) -> Ending {
 }
 
 pub(crate) fn failure(message: impl Into<String>) -> Failure {
-    Failure {
-        code: ErrorCode::SandboxFailed,
-        message: message.into(),
-    }
+    Failure { code: ErrorCode::SandboxFailed, message: message.into() }
 }

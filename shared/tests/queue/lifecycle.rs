@@ -19,18 +19,10 @@ async fn a_job_is_queued_claimed_finished_and_answered() {
     let claimed = fleet.claim_one().await;
     assert_eq!((claimed.lease.job, claimed.attempt), (id, 1));
     assert_eq!((&claimed.tenant, &claimed.job), (&fleet.tenant, &job()));
-    assert!(
-        (0.0..5000.0).contains(&claimed.queued_ms),
-        "{}",
-        claimed.queued_ms
-    );
+    assert!((0.0..5000.0).contains(&claimed.queued_ms), "{}", claimed.queued_ms);
     assert!(matches!(fleet.state(id).await, JobState::Running));
 
-    let done = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending("done"))
-        .await
-        .unwrap();
+    let done = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     assert_eq!(done, Commit::Done);
     fleet.expect_reply(id, &ending("done")).await;
 }
@@ -41,24 +33,13 @@ async fn the_result_can_be_read_by_its_tenant_alone() {
     let mut fleet = Fleet::new(&redis.config()).await;
     let id = fleet.enqueue().await;
     let claimed = fleet.claim_one().await;
-    let done = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending("done"))
-        .await
-        .unwrap();
+    let done = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     assert_eq!(done, Commit::Done);
     assert_eq!(fleet.failure(id).await.message, "done");
 
-    let stranger = fleet
-        .queue
-        .state(&TenantId::new("other"), id)
-        .await
-        .unwrap();
+    let stranger = fleet.queue.state(&TenantId::new("other"), id).await.unwrap();
     assert!(matches!(stranger, JobState::Unknown));
-    assert!(matches!(
-        fleet.state(JobId::generate()).await,
-        JobState::Unknown
-    ));
+    assert!(matches!(fleet.state(JobId::generate()).await, JobState::Unknown));
 }
 
 #[tokio::test]
@@ -71,11 +52,7 @@ async fn secrets_do_not_outlive_the_job() {
     assert!(fields(&redis).contains(SECRET));
 
     let claimed = fleet.claim_one().await;
-    let _ = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending("done"))
-        .await
-        .unwrap();
+    let _ = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     assert!(!fields(&redis).contains(SECRET));
     let left_ms: i64 = redis.run(&["PTTL", &record]);
     assert!((1..=60_000).contains(&left_ms), "{left_ms}");
@@ -84,10 +61,7 @@ async fn secrets_do_not_outlive_the_job() {
 #[tokio::test]
 async fn nothing_is_left_but_the_permanent_keys() {
     let redis = Redis::start();
-    let config = config::Redis {
-        result_ttl_ms: 50,
-        ..redis.config()
-    };
+    let config = config::Redis { result_ttl_ms: 50, ..redis.config() };
     let mut fleet = Fleet::new(&config).await;
     let permanent = redis.keys();
     assert_eq!(permanent, ["v1:fleet", "v1:{s0}:jobs"]);
@@ -96,11 +70,7 @@ async fn nothing_is_left_but_the_permanent_keys() {
         fleet.enqueue().await;
     }
     for claimed in fleet.claim(20).await {
-        let _ = fleet
-            .queue
-            .finish(fleet.worker, &claimed.lease, &ending("done"))
-            .await
-            .unwrap();
+        let _ = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(redis.keys(), permanent);
@@ -111,35 +81,20 @@ async fn nothing_is_left_but_the_permanent_keys() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_running_jobs_do_not_count() {
     let redis = Redis::start();
-    let config = config::Redis {
-        max_queued: 2,
-        ..redis.config()
-    };
+    let config = config::Redis { max_queued: 2, ..redis.config() };
     let mut fleet = Fleet::new(&config).await;
     fleet.enqueue().await;
     fleet.enqueue().await;
     let enqueue = |queue: Queue, gateway: GatewayId| async move {
-        queue
-            .enqueue(&TenantId::new("acme"), JobId::generate(), &job(), gateway)
-            .await
+        queue.enqueue(&TenantId::new("acme"), JobId::generate(), &job(), gateway).await
     };
-    let refused = enqueue(fleet.queue.clone(), fleet.gateway)
-        .await
-        .unwrap_err();
+    let refused = enqueue(fleet.queue.clone(), fleet.gateway).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::QueueFull);
 
     let _running = fleet.claim_one().await;
-    assert_eq!(
-        fleet.queue.depth().await.unwrap(),
-        Depth {
-            queued: 1,
-            running: 1
-        }
-    );
+    assert_eq!(fleet.queue.depth().await.unwrap(), Depth { queued: 1, running: 1 });
     enqueue(fleet.queue.clone(), fleet.gateway).await.unwrap();
-    let refused = enqueue(fleet.queue.clone(), fleet.gateway)
-        .await
-        .unwrap_err();
+    let refused = enqueue(fleet.queue.clone(), fleet.gateway).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::QueueFull);
 }
 
@@ -148,11 +103,7 @@ async fn queueing_the_same_job_twice_runs_it_once() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
     let id = fleet.enqueue().await;
-    fleet
-        .queue
-        .enqueue(&fleet.tenant, id, &job(), fleet.gateway)
-        .await
-        .unwrap();
+    fleet.queue.enqueue(&fleet.tenant, id, &job(), fleet.gateway).await.unwrap();
     assert_eq!(fleet.claim(10).await.len(), 1);
 }
 
@@ -163,11 +114,7 @@ async fn an_ending_too_big_for_a_message_is_read_by_state() {
     let id = fleet.enqueue().await;
     let claimed = fleet.claim_one().await;
     let big = "x".repeat(100_000);
-    let _ = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending(&big))
-        .await
-        .unwrap();
+    let _ = fleet.queue.finish(fleet.worker, &claimed.lease, &ending(&big)).await.unwrap();
     match fleet.reply().await {
         Reply::Finished { job, ending: None } => assert_eq!(job, id),
         other => panic!("{other:?}"),
@@ -178,15 +125,10 @@ async fn an_ending_too_big_for_a_message_is_read_by_state() {
 #[tokio::test]
 async fn tenants_are_spread_over_the_shards_and_all_are_served() {
     let redis = Redis::start();
-    let config = config::Redis {
-        shards: 4,
-        ..redis.config()
-    };
+    let config = config::Redis { shards: 4, ..redis.config() };
     let mut fleet = Fleet::new(&config).await;
     for number in 0..40 {
-        fleet
-            .enqueue_for(&TenantId::new(format!("tenant-{number}")))
-            .await;
+        fleet.enqueue_for(&TenantId::new(format!("tenant-{number}"))).await;
     }
     for shard in 0..4 {
         let length: u64 = redis.run(&["XLEN", &format!("v1:{{s{shard}}}:jobs")]);
@@ -197,11 +139,7 @@ async fn tenants_are_spread_over_the_shards_and_all_are_served() {
         let claimed = fleet.claim(8).await;
         assert!(!claimed.is_empty() && claimed.len() <= 8);
         for it in claimed {
-            let done = fleet
-                .queue
-                .finish(fleet.worker, &it.lease, &ending("done"))
-                .await
-                .unwrap();
+            let done = fleet.queue.finish(fleet.worker, &it.lease, &ending("done")).await.unwrap();
             assert_eq!(done, Commit::Done);
             served += 1;
         }
@@ -212,12 +150,7 @@ async fn tenants_are_spread_over_the_shards_and_all_are_served() {
 #[tokio::test]
 async fn another_number_of_shards_is_refused() {
     let redis = Redis::start();
-    Queue::connect(&config::Redis {
-        shards: 2,
-        ..redis.config()
-    })
-    .await
-    .unwrap();
+    Queue::connect(&config::Redis { shards: 2, ..redis.config() }).await.unwrap();
     let refused = Queue::connect(&redis.config()).await.err().unwrap();
     assert_eq!(refused.code(), ErrorCode::InvalidRequest);
     assert!(refused.message().contains("redis.shards to 2"), "{refused}");

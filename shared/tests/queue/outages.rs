@@ -20,24 +20,13 @@ async fn everything_resumes_after_a_restart() {
     let away = fleet.queue.ping().await.unwrap_err();
     assert_eq!(away.code(), ErrorCode::QueueUnavailable);
     let started = Instant::now();
-    let none = fleet
-        .queue
-        .claim(&mut fleet.consumer, 1, Duration::from_millis(500))
-        .await;
+    let none = fleet.queue.claim(&mut fleet.consumer, 1, Duration::from_millis(500)).await;
     assert_eq!(none.unwrap_err().code(), ErrorCode::QueueUnavailable);
-    assert!(
-        started.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     redis.start_again();
 
     assert!(matches!(fleet.reply().await, Reply::Resubscribed));
-    let done = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending("done"))
-        .await
-        .unwrap();
+    let done = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     assert_eq!(done, Commit::Done, "the lease survived the restart");
     fleet.expect_reply(held, &ending("done")).await;
     assert_eq!(fleet.claim_one().await.lease.job, waiting);
@@ -81,11 +70,7 @@ async fn forgotten_scripts_are_loaded_again() {
             .is_empty()
     );
     flush();
-    let done = fleet
-        .queue
-        .finish(fleet.worker, &claimed.lease, &ending("done"))
-        .await
-        .unwrap();
+    let done = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await.unwrap();
     assert_eq!(done, Commit::Done);
     fleet.expect_reply(id, &ending("done")).await;
 }
@@ -107,33 +92,15 @@ async fn a_redis_emptied_under_the_fleet_is_set_up_again() {
     let claim = fleet.queue.claim(&mut fleet.consumer, 1, SOON);
     let (claimed, id) = tokio::join!(claim, accident);
     assert_eq!(claimed.unwrap()[0].lease.job, id);
-    let lost = fleet
-        .queue
-        .renew(fleet.worker, std::slice::from_ref(&gone.lease))
-        .await
-        .unwrap();
+    let lost = fleet.queue.renew(fleet.worker, std::slice::from_ref(&gone.lease)).await.unwrap();
     assert_eq!(lost, std::slice::from_ref(&gone.lease));
-    let refused = fleet
-        .queue
-        .finish(fleet.worker, &gone.lease, &ending("late"))
-        .await
-        .unwrap();
+    let refused = fleet.queue.finish(fleet.worker, &gone.lease, &ending("late")).await.unwrap();
     assert_eq!(refused, Commit::Fenced);
 
     redis.run::<()>(&["FLUSHALL"]);
-    assert!(
-        fleet
-            .queue
-            .reclaim(&mut fleet.consumer, 1)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap().is_empty());
     redis.run::<()>(&["FLUSHALL"]);
-    assert_eq!(
-        fleet.queue.depth().await.unwrap(),
-        shared::redis::Depth::default()
-    );
+    assert_eq!(fleet.queue.depth().await.unwrap(), shared::redis::Depth::default());
     assert_eq!(redis.keys(), ["v1:fleet", "v1:{s0}:jobs"]);
 }
 
@@ -145,9 +112,7 @@ async fn a_full_redis_refuses_new_jobs_and_lets_old_ones_end() {
     let first = fleet.claim_one().await;
     redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let job = job();
-    let refused = fleet
-        .queue
-        .enqueue(&fleet.tenant, JobId::generate(), &job, fleet.gateway);
+    let refused = fleet.queue.enqueue(&fleet.tenant, JobId::generate(), &job, fleet.gateway);
     assert_eq!(refused.await.unwrap_err().code(), ErrorCode::QueueFull);
     assert!(
         fleet
@@ -157,11 +122,7 @@ async fn a_full_redis_refuses_new_jobs_and_lets_old_ones_end() {
             .unwrap()
             .is_empty()
     );
-    let done = fleet
-        .queue
-        .finish(fleet.worker, &first.lease, &ending("done"))
-        .await
-        .unwrap();
+    let done = fleet.queue.finish(fleet.worker, &first.lease, &ending("done")).await.unwrap();
     assert_eq!(done, Commit::Done);
     assert!(matches!(fleet.state(id).await, JobState::Finished(_)));
     assert_eq!(fleet.claim_one().await.lease.job, waiting);
@@ -173,20 +134,10 @@ async fn a_hanging_redis_is_reported_in_time() {
     let mut fleet = Fleet::new(&redis.short_lease()).await;
     redis.signal("STOP");
     let started = Instant::now();
-    assert_eq!(
-        fleet.queue.ping().await.unwrap_err().code(),
-        ErrorCode::QueueUnavailable
-    );
-    let none = fleet
-        .queue
-        .claim(&mut fleet.consumer, 1, Duration::from_millis(100))
-        .await;
+    assert_eq!(fleet.queue.ping().await.unwrap_err().code(), ErrorCode::QueueUnavailable);
+    let none = fleet.queue.claim(&mut fleet.consumer, 1, Duration::from_millis(100)).await;
     assert_eq!(none.unwrap_err().code(), ErrorCode::QueueUnavailable);
-    assert!(
-        started.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     redis.signal("CONT");
     let id = fleet.enqueue().await;
     // The read given up above may still have swallowed the job; then it is back after its lease.
