@@ -356,7 +356,8 @@ async fn sandboxes_are_reused_or_not_as_configured() {
     let mut findings = Findings::default();
     let (stack, api) = Stack::serve(&json!({"poolStrategy": "fast"}));
     let used = containers(&api, &command("bash", "echo x"), 6).await;
-    findings.check("fast: one container for a series", used.len() == 1, used);
+    // The second is for a job that comes while the first is being cleaned.
+    findings.check("fast: two containers at most for a series", used.len() <= 2, used);
 
     // Limits nobody keeps a sandbox ready for.
     let limits = json!({"memoryLimit": "96m", "cpuLimit": 0.5, "pidsLimit": 20,

@@ -207,7 +207,8 @@ print(found, mode, 'evil' in sys.modules, os.environ.get('LEFT'))
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_for_the_next_job() {
     let (stack, api) = Stack::serve(&json!({
-        "maxConcurrent": 1, "poolStrategy": "fast", "worker": {"prewarm": ["python"]},
+        "maxConcurrent": 1, "poolStrategy": "fast",
+        "worker": {"prewarm": ["python"], "maxContainers": 1},
     }));
     let mut findings = Findings::default();
     for round in 0..3 {
