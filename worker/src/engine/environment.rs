@@ -72,8 +72,8 @@ pub(super) fn prepare(runtime: Runtime, environment: &BTreeMap<String, String>) 
     let interpreter = match runtime {
         Runtime::Python => Interpreter::Python,
         Runtime::Node => Interpreter::Node,
-        Runtime::Deno => Interpreter::Deno,
-        Runtime::Bun | Runtime::Bash => return None,
+        // Deno has no start-up file yet, so asking for it would only cost a round trip.
+        Runtime::Bun | Runtime::Bash | Runtime::Deno => return None,
     };
     let argv = runtime.command(&code_path(runtime.default_extension()));
     Some(Prepare { interpreter, argv, env: environment.clone() })
