@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use shared::config;
+use shared::config::{self, Seccomp};
 use shared::error::ErrorCode;
 use shared::execution::{Ending, Failure, Job, Limits, Network, Source};
 use shared::id::{GatewayId, JobId, TenantId, WorkerId};
-use shared::redis::{Queue, Reply};
+use shared::redis::{Queue, Quota, Reply, Submission};
 use shared::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -92,7 +92,7 @@ async fn one_at_a_time(queue: &Queue, job: &Job) -> Outcome {
 
         let started = Instant::now();
         let id = JobId::generate();
-        queue.enqueue(&tenant, id, job, gateway).await?;
+        queue.enqueue(submission(&tenant, id, gateway), job).await?;
         for claimed in queue.claim(&mut consumer, 1, BLOCK).await? {
             let _ = queue.finish(worker, &claimed.lease, &ending).await?;
         }
@@ -130,7 +130,9 @@ async fn together(queue: &Queue, job: &Job, jobs: usize, workers: usize) -> Outc
                 (queue.clone(), tenant.clone(), job.clone(), JobId::generate());
             waiting.insert(id, Instant::now());
             sent += 1;
-            enqueues.spawn(async move { Ok(queue.enqueue(&tenant, id, &job, gateway).await?) });
+            enqueues.spawn(async move {
+                Ok(queue.enqueue(submission(&tenant, id, gateway), &job).await?)
+            });
         }
         if let Reply::Finished { job, .. } = replies.next().await
             && let Some(since) = waiting.remove(&job)
@@ -168,8 +170,12 @@ async fn work(queue: &Queue) -> Outcome {
     }
 }
 
+fn submission(tenant: &TenantId, id: JobId, reply_to: GatewayId) -> Submission<'_> {
+    Submission { tenant, id, reply_to, quota: Quota::default() }
+}
+
 fn ending() -> Ending {
-    Ending::Error(Failure { code: ErrorCode::Internal, message: "x".repeat(400) })
+    Ending::Error(Failure::new(ErrorCode::Internal, "x".repeat(400)))
 }
 
 fn job(payload: usize) -> Job {
@@ -186,6 +192,7 @@ fn job(payload: usize) -> Job {
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,
+        seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 512 << 20,
             cpu_millis: 1000,
@@ -195,5 +202,9 @@ fn job(payload: usize) -> Job {
             readonly_root: true,
             max_output_bytes: 1 << 20,
         },
+        metadata: BTreeMap::new(),
+        stream: false,
+        interactive: false,
+        signals: false,
     }
 }

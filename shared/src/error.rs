@@ -1,7 +1,7 @@
 //! The one error type that crosses crate borders: a stable code, a message that may leave the
 //! process, and a cause that may not. HTTP statuses are the gateway's business.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,18 @@ pub enum ErrorCode {
     Cancelled,
     /// The job is unknown, or its result has expired.
     JobUnknown,
+    /// The session's worker is gone, and all that was in the session with it.
+    SessionLost,
+    /// There is no such session.
+    SessionNotFound,
+    /// The tenant, or the worker, has as many sessions as it may.
+    SessionLimit,
+    /// A session's file could not be read or written.
+    FileFailed,
+    /// The tenant asks too often; try again later.
+    RateLimited,
+    /// The tenant has as many jobs as it may; try again later.
+    TooManyJobs,
     /// A bug in isol8.
     Internal,
 }
@@ -78,6 +90,12 @@ impl ErrorCode {
             Self::WorkerLost => "WORKER_LOST",
             Self::Cancelled => "CANCELLED",
             Self::JobUnknown => "JOB_UNKNOWN",
+            Self::SessionLost => "SESSION_LOST",
+            Self::SessionNotFound => "SESSION_NOT_FOUND",
+            Self::SessionLimit => "SESSION_LIMIT",
+            Self::FileFailed => "FILE_FAILED",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::TooManyJobs => "TOO_MANY_JOBS",
             Self::Internal => "INTERNAL",
         }
     }
@@ -100,6 +118,7 @@ impl fmt::Display for ErrorCode {
 pub struct Error {
     code: ErrorCode,
     message: String,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -107,7 +126,7 @@ impl Error {
     /// A failure whose message may be shown to the caller.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), source: None }
+        Self { code, message: message.into(), retry_after: None, source: None }
     }
 
     /// The caller's request is at fault.
@@ -121,6 +140,19 @@ impl Error {
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Says when to come back.
+    #[must_use]
+    pub const fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// When to come back, if that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The stable code.

@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::error::Error;
+
 macro_rules! uuid_id {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -47,6 +49,8 @@ uuid_id! {
     GatewayId;
     /// One HTTP request, for logs and error bodies.
     RequestId;
+    /// One file on its way between gateway and worker.
+    TransferId;
 }
 
 /// Who a job belongs to. Sandboxes are never shared between two of them.
@@ -71,6 +75,59 @@ impl TenantId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for TenantId {
+    type Err = Error;
+
+    /// A name as clients write it: 1 to 64 letters, digits, `.`, `_` and `-`.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_plain) {
+            return Err(Error::invalid(
+                "tenantId must be 1 to 64 letters, digits, dots, underscores or hyphens",
+            ));
+        }
+        Ok(Self::new(name))
+    }
+}
+
+/// A session, by the name its caller chose; unique within a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SessionId(String);
+
+impl SessionId {
+    /// Longest name, in bytes.
+    pub const MAX_BYTES: usize = 256;
+
+    /// A session by name.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`](crate::ErrorCode::InvalidRequest) if the name is empty, too
+    /// long, or has control characters.
+    pub fn new(name: impl Into<String>) -> Result<Self, Error> {
+        let name = name.into();
+        if name.is_empty() || name.len() > Self::MAX_BYTES || name.contains(char::is_control) {
+            return Err(Error::invalid(format!(
+                "sessionId must be 1 to {} bytes long, without control characters",
+                Self::MAX_BYTES
+            )));
+        }
+        Ok(Self(name))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What gateway, worker and command line agree on: identifiers, errors, the execution types of the
 //! wire, limits, configuration, and the job queue in Redis.
 
+pub mod audit;
 pub mod config;
 pub mod error;
 pub mod execution;

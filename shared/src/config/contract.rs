@@ -1,13 +1,14 @@
 //! The sections isol8's configuration file has had all along.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::execution::Network;
 use crate::runtime::Runtime;
 
 /// What a request gets when it does not say.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Defaults {
     /// Wall-clock limit of each phase, in milliseconds.
     pub timeout_ms: u64,
@@ -40,8 +41,8 @@ impl Default for Defaults {
 }
 
 /// Host rules of the `filtered` network.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkFilter {
     /// Hosts that may be reached; empty means all.
     pub whitelist: Vec<String>,
@@ -50,8 +51,8 @@ pub struct NetworkFilter {
 }
 
 /// Idle sandboxes and sessions.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Cleanup {
     /// Whether idle ones are removed.
     pub auto_prune: bool,
@@ -65,56 +66,45 @@ impl Default for Cleanup {
     }
 }
 
-/// Warm sandboxes; a plain number in the file sets both.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct PoolSize {
-    /// Fresh ones kept ready for anybody, per runtime.
-    pub clean: usize,
-    /// Used ones kept for their tenant, per kind of sandbox.
-    pub dirty: usize,
+/// Which system calls a sandbox may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// isol8's own profile.
+    #[default]
+    Strict,
+    /// All that the kernel and the capabilities let it.
+    Unconfined,
+    /// The profile at `security.customProfilePath`, read by the worker when it starts.
+    Custom,
 }
 
-impl Default for PoolSize {
-    fn default() -> Self {
-        Self { clean: 1, dirty: 1 }
-    }
-}
-
-impl<'de> Deserialize<'de> for PoolSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Wire {
-            Both(usize),
-            Each { clean: usize, dirty: usize },
+impl Seccomp {
+    /// Its word in files and requests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Unconfined => "unconfined",
+            Self::Custom => "custom",
         }
-        Ok(match Wire::deserialize(deserializer)? {
-            Wire::Both(size) => Self { clean: size, dirty: size },
-            Wire::Each { clean, dirty } => Self { clean, dirty },
-        })
     }
 }
 
 /// System-call filter.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Security {
-    /// `strict`, `unconfined` or `custom`.
-    pub seccomp: String,
-    /// Profile for `custom`.
+    /// The filter of every sandbox whose request does not ask for another one.
+    pub seccomp: Seccomp,
+    /// Profile for `custom`, on the worker's machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_profile_path: Option<String>,
 }
 
-impl Default for Security {
-    fn default() -> Self {
-        Self { seccomp: "strict".into(), custom_profile_path: None }
-    }
-}
-
 /// Code by URL.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct RemoteCode {
     /// Whether it is allowed at all.
     pub enabled: bool,
@@ -164,14 +154,27 @@ impl Default for RemoteCode {
     }
 }
 
+/// Where audit records go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditDestination {
+    /// `executions.log` in the log directory.
+    #[default]
+    Filesystem,
+    /// The same, by its other name.
+    File,
+    /// Standard output, each line after `AUDIT_LOG: `.
+    Stdout,
+}
+
 /// Audit log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Audit {
     /// Whether it is written.
     pub enabled: bool,
-    /// `filesystem` or `stdout`.
-    pub destination: String,
+    /// Where the records go.
+    pub destination: AuditDestination,
     /// Directory of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<String>,
@@ -192,7 +195,7 @@ impl Default for Audit {
     fn default() -> Self {
         Self {
             enabled: false,
-            destination: "filesystem".into(),
+            destination: AuditDestination::default(),
             log_dir: None,
             post_log_script: None,
             track_resources: true,
@@ -204,8 +207,8 @@ impl Default for Audit {
 }
 
 /// API keys.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Auth {
     /// Whether keys other than the master key exist.
     pub enabled: bool,
@@ -230,8 +233,8 @@ impl Default for Auth {
 }
 
 /// An image that `setup` builds besides the base ones.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrebuiltImage {
     /// Its tag.
     pub tag: String,

@@ -1,12 +1,13 @@
 //! The sections a fleet needs and a single isol8 server did not have.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::execution::Network;
+use crate::runtime::Runtime;
 
 /// The queue.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Redis {
     /// Where it is; absent means that `serve` starts one of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,8 +41,8 @@ impl Default for Redis {
 }
 
 /// The HTTP front.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Gateway {
     /// Address to listen on.
     pub host: String,
@@ -51,6 +52,14 @@ pub struct Gateway {
     pub max_body_bytes: usize,
     /// How long open requests may take to end at shutdown, in milliseconds.
     pub shutdown_grace_ms: u64,
+    /// Whether a job is cancelled when the client that streams its output goes away.
+    pub cancel_on_disconnect: bool,
+    /// How often a silent stream says that it is alive, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Open streams (SSE and WebSocket) at once.
+    pub max_streams: usize,
+    /// File transfers at once.
+    pub max_transfers: usize,
 }
 
 impl Default for Gateway {
@@ -60,13 +69,17 @@ impl Default for Gateway {
             port: 3000,
             max_body_bytes: 32 << 20,
             shutdown_grace_ms: 30_000,
+            cancel_on_disconnect: true,
+            heartbeat_ms: 5000,
+            max_streams: 4096,
+            max_transfers: 16,
         }
     }
 }
 
 /// The worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Worker {
     /// Beginning of the name that labels this worker's containers; workers of one machine number
     /// themselves.
@@ -75,9 +88,11 @@ pub struct Worker {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
     /// Runtimes whose fresh sandboxes are kept ready from the start.
-    pub prewarm: Vec<crate::runtime::Runtime>,
+    pub prewarm: Vec<Runtime>,
     /// Most containers alive at once, busy or waiting; 0 means four for each concurrent job.
     pub max_containers: usize,
+    /// Sessions alive at once.
+    pub max_sessions: usize,
     /// How long a waiting sandbox is kept, in milliseconds.
     pub idle_ms: u64,
     /// How long running jobs may take to end at shutdown, in milliseconds.
@@ -91,51 +106,12 @@ impl Default for Worker {
         Self {
             name: "worker".into(),
             listen: None,
-            prewarm: crate::runtime::Runtime::ALL.to_vec(),
+            prewarm: Runtime::ALL.to_vec(),
             max_containers: 0,
+            max_sessions: 64,
             idle_ms: 300_000,
             shutdown_grace_ms: 30_000,
             no_op: false,
-        }
-    }
-}
-
-/// Ceilings for what requests may ask. Above one is a 400 that names it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Policy {
-    /// Memory, as a size string.
-    pub max_memory: String,
-    /// Cores.
-    pub max_cpu: f64,
-    /// Processes and threads.
-    pub max_pids: u32,
-    /// Wall-clock limit of a phase, in milliseconds.
-    pub max_timeout_ms: u64,
-    /// Output kept per stream, in bytes.
-    pub max_output_bytes: u64,
-    /// Size of `/sandbox` and of `/tmp`, as a size string.
-    pub max_disk: String,
-    /// Network modes.
-    pub networks: Vec<Network>,
-    /// Patterns of image names besides `isol8:*`; `*` stands for any text.
-    pub images: Vec<String>,
-    /// Whether a request may ask for a writable root.
-    pub allow_writable_root: bool,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            max_memory: "4g".into(),
-            max_cpu: 4.0,
-            max_pids: 1024,
-            max_timeout_ms: 900_000,
-            max_output_bytes: 16 << 20,
-            max_disk: "4g".into(),
-            networks: vec![Network::None],
-            images: vec!["*".into()],
-            allow_writable_root: true,
         }
     }
 }

@@ -11,7 +11,10 @@ pub struct FileContent(pub Bytes);
 
 /// The forms accepted from clients and from ourselves.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a file must be a string, {\"type\": \"Buffer\", \"data\": [bytes]} or {\"base64\": text}"
+)]
 enum Wire {
     Text(String),
     Buffer {

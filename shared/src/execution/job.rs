@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::FileContent;
 use super::request::Network;
+use crate::config::Seccomp;
 use crate::runtime::Runtime;
 
 /// A fully resolved execution.
@@ -43,8 +44,31 @@ pub struct Job {
     pub workdir: String,
     /// Network mode.
     pub network: Network,
+    /// System-call filter.
+    #[serde(default)]
+    pub seccomp: Seccomp,
     /// Resource limits.
     pub limits: Limits,
+    /// For the audit log alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether output is published as it comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+    /// Whether standard input and signals come while it runs; `stdin` comes first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interactive: bool,
+    /// Whether signals come while it runs, even if standard input does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub signals: bool,
+}
+
+impl Job {
+    /// Whether anything comes for it while it runs.
+    #[must_use]
+    pub const fn listens(&self) -> bool {
+        self.interactive || self.signals
+    }
 }
 
 /// The program of a job.

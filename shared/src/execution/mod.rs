@@ -1,14 +1,22 @@
 //! One execution, in its three forms: the request as clients write it, the job as gateway and
 //! worker agree on it, and the result as clients read it.
 
+mod call;
 mod content;
 mod job;
+mod output;
 mod request;
 mod result;
 mod validate;
 
+pub use call::{Call, Content, FileEntry, FileReply};
 pub use content::FileContent;
 pub use job::{InputFile, Job, Limits, Source};
+pub use output::{Event, EventKind, Input, Phase, Stream};
 pub use request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Network, PoolStrategy};
-pub use result::{Ending, ExecutionResult, Failure, Outcome, ResourceUsage, Timings};
-pub use validate::Admission;
+pub(crate) use result::with_milliseconds;
+pub use result::{Ending, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings};
+pub use validate::{Admission, MAX_SECRET_BYTES};
+pub(crate) use validate::{
+    MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,
+};

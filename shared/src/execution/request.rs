@@ -1,11 +1,13 @@
 //! What clients send (contract sections 1.3, 3.1, 3.4). Unknown fields are ignored, as isol8's own
-//! client sends many that mean nothing to a server.
+//! client sends many that mean nothing to a server; `null` means absent.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::content::FileContent;
+use crate::config::Seccomp;
 
 /// Body of the execute routes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -14,7 +16,7 @@ pub struct ExecuteEnvelope {
     /// What to run.
     pub request: ExecutionRequest,
     /// How to run it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "default_if_null")]
     pub options: ExecutionOptions,
     /// Session to run it in; absent or empty for a sandbox of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,7 +42,7 @@ pub struct ExecutionRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// Environment of the program.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Extension of the code file, with its dot.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,13 +51,13 @@ pub struct ExecutionRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
     /// Files to put into the sandbox first.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, FileContent>,
     /// Files to return afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_paths: Option<Vec<String>>,
     /// Packages to install first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "Vec::is_empty")]
     pub install_packages: Vec<String>,
     /// Shell script to run first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,10 +65,13 @@ pub struct ExecutionRequest {
     /// Working directory, inside `/sandbox`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// For the audit log alone; `userId` is who ran it.
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Which network a sandbox sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Loopback only.
@@ -78,8 +83,20 @@ pub enum Network {
     Filtered,
 }
 
+impl Network {
+    /// Its word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Host => "host",
+            Self::Filtered => "filtered",
+        }
+    }
+}
+
 /// What happens to a sandbox after a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PoolStrategy {
     /// Reset, verified, and used again for the same tenant.
@@ -112,7 +129,7 @@ pub struct ExecutionOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_size: Option<u64>,
     /// Environment whose values are masked in outputs.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, String>,
     /// Wall-clock limit of each phase, in milliseconds; the request's own wins.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,7 +152,41 @@ pub struct ExecutionOptions {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SecurityOptions {
-    /// `strict`, `unconfined` or `custom`.
+    /// The filter wanted; a profile is never taken from a client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub seccomp: Option<String>,
+    pub seccomp: Option<Seccomp>,
+}
+
+/// `null` where clients mean nothing.
+fn default_if_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_means_absent() {
+        let json = r#"{
+            "request": {
+                "runtime": "bash", "code": null, "codeUrl": null, "cmd": "true", "timeoutMs": null,
+                "env": null, "fileExtension": null, "stdin": null, "files": null,
+                "outputPaths": null, "installPackages": null, "setupScript": null, "workdir": null,
+                "metadata": null
+            },
+            "options": null,
+            "sessionId": null
+        }"#;
+        let envelope: ExecuteEnvelope = serde_json::from_str(json).unwrap();
+        let plain = r#"{"request":{"runtime":"bash","cmd":"true"},"options":{}}"#;
+        assert_eq!(serde_json::to_string(&envelope).unwrap(), plain);
+        let options: ExecutionOptions =
+            serde_json::from_str(r#"{"network":null,"secrets":null,"security":null}"#).unwrap();
+        assert_eq!(serde_json::to_string(&options).unwrap(), "{}");
+    }
 }

@@ -7,8 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, ErrorCode};
-use crate::id::JobId;
+use crate::id::{JobId, SessionId};
 use crate::runtime::Runtime;
+
+use super::call::FileReply;
 
 /// How the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,17 +55,42 @@ pub struct ExecutionResult {
     /// Requested files as base64; missing ones are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<BTreeMap<String, String>>,
+    /// The session it ran in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionState>,
+    /// Events published while it ran, for whoever wants to know that none is missing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub events: u64,
     /// How the program ended.
     pub outcome: Outcome,
     /// Where the time went.
     pub timings: Timings,
 }
 
-fn with_milliseconds<S: Serializer>(
+/// Writes a time as ISO 8601 in UTC, with milliseconds: `2026-01-31T12:00:00.000Z`.
+pub(crate) fn with_milliseconds<S: Serializer>(
     time: &DateTime<Utc>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&time.format("%Y-%m-%dT%H:%M:%S%.3fZ"))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a caller should know about the session its program ran in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionState {
+    /// Which.
+    pub id: SessionId,
+    /// Whether the call opened it.
+    pub opened: bool,
+    /// The variables of earlier calls were gone when this one began: an earlier one had brought its
+    /// interpreter to an end. Files and background processes were not touched.
+    pub state_lost: bool,
 }
 
 /// What a program used, from the kernel's accounting of its processes.
@@ -111,11 +138,25 @@ pub struct Failure {
     pub code: ErrorCode,
     /// For the caller.
     pub message: String,
+    /// A setup script that failed: its exit code; 137 if its time was up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup_exit_code: Option<i32>,
+    /// Events published before it failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub events: u64,
+}
+
+impl Failure {
+    /// A failure in plain words.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), setup_exit_code: None, events: 0 }
+    }
 }
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
-        Self { code: error.code(), message: error.message().to_owned() }
+        Self::new(error.code(), error.message())
     }
 }
 
@@ -126,6 +167,8 @@ impl From<&Error> for Failure {
 pub enum Ending {
     /// The program ran.
     Result(ExecutionResult),
+    /// A session's file was read, written, listed or removed.
+    File(FileReply),
     /// It could not be run.
     Error(Failure),
 }

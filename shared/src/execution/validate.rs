@@ -1,32 +1,47 @@
 //! Admission: from a request as written to a job that can run, or to an error that names what is
 //! wrong and what would be right. Nothing after this step looks at client input unchecked.
 
+mod paths;
+mod rules;
+
+use std::collections::{BTreeMap, HashMap};
+
+use rules::Rules;
+
 use super::content::FileContent;
 use super::job::{InputFile, Job, Limits, Source};
 use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Network};
-use crate::config::{Config, Defaults, Policy};
+use crate::config::{Config, Defaults, Policy, Seccomp};
 use crate::error::{Error, ErrorCode};
+use crate::id::TenantId;
 use crate::runtime::Runtime;
 use crate::size::parse_bytes;
 
-/// Working directory and home of every program.
-const SANDBOX: &str = "/sandbox";
 /// Contract section 3.4.
 const DEFAULT_PIDS: u32 = 64;
 const DEFAULT_OUTPUT_BYTES: u64 = 1 << 20;
+/// Files that may be asked for in one result.
+const MAX_OUTPUT_PATHS: usize = 100;
+/// Bytes that the values of a job's secrets may have together: each is looked for in all output, in
+/// many spellings.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
 /// Least a container can start with.
-const MIN_MEMORY_BYTES: u64 = 6 << 20;
-const MIN_PIDS: u32 = 8;
-/// A path longer than this is refused by Linux.
-const MAX_PATH_BYTES: usize = 4096;
+pub(crate) const MIN_MEMORY_BYTES: u64 = 6 << 20;
+/// The runner, a shell, a pipeline.
+pub(crate) const MIN_PIDS: u32 = 8;
+/// One page.
+pub(crate) const MIN_DISK_BYTES: u64 = 4096;
+/// Less would be no time at all.
+pub(crate) const MIN_CORES: f64 = 0.01;
 
-/// The rules a request is checked against and completed from.
+/// The rules requests are checked against and completed from.
 #[derive(Clone, Debug)]
 pub struct Admission {
     defaults: Defaults,
-    policy: Policy,
-    max_memory_bytes: u64,
-    max_disk_bytes: u64,
+    seccomp: Seccomp,
+    general: Rules,
+    /// For tenants with ceilings of their own.
+    tenants: HashMap<TenantId, Rules>,
 }
 
 impl Admission {
@@ -35,94 +50,130 @@ impl Admission {
     /// # Errors
     /// If a size in the configuration is malformed.
     pub fn new(config: &Config) -> Result<Self, Error> {
+        let tenants = config.policy.tenants.iter().map(|(name, own)| {
+            let tenant = TenantId::new(name);
+            let rules = Rules::of_tenant(config.policy.of(&tenant), name, own)?;
+            Ok((tenant, rules))
+        });
         Ok(Self {
-            max_memory_bytes: parse_bytes("policy.maxMemory", &config.policy.max_memory)?,
-            max_disk_bytes: parse_bytes("policy.maxDisk", &config.policy.max_disk)?,
             defaults: config.defaults.clone(),
-            policy: config.policy.clone(),
+            seccomp: config.security.seccomp,
+            general: Rules::general(config.policy.clone())?,
+            tenants: tenants.collect::<Result<_, Error>>()?,
         })
     }
 
-    /// Checks a request and fills in what it leaves open.
+    /// What holds for `tenant`.
+    #[must_use]
+    pub fn policy(&self, tenant: &TenantId) -> &Policy {
+        &self.rules(tenant).policy
+    }
+
+    fn rules(&self, tenant: &TenantId) -> &Rules {
+        self.tenants.get(tenant).unwrap_or(&self.general)
+    }
+
+    /// Checks a request of `tenant` and fills in what it leaves open: from the defaults, or with
+    /// the tenant's ceiling where that is lower. Sessions are not looked at.
     ///
     /// # Errors
     /// An invalid-request, policy or not-supported error for the caller.
-    pub fn admit(&self, envelope: ExecuteEnvelope) -> Result<Job, Error> {
-        let ExecuteEnvelope { request, options, session_id } = envelope;
-        if session_id.is_some_and(|id| !id.is_empty()) {
-            return Err(not_supported("sessions (sessionId)"));
-        }
+    pub fn admit(&self, tenant: &TenantId, envelope: ExecuteEnvelope) -> Result<Job, Error> {
+        let ExecuteEnvelope { request, options, session_id: _ } = envelope;
+        let asked =
+            Asked { rules: self.rules(tenant), defaults: &self.defaults, options: &options };
         let runtime = Runtime::from_name(&request.runtime)?;
-        let limits = self.limits(&options)?;
         Ok(Job {
-            image: self.image(runtime, &options)?,
+            image: asked.image(runtime)?,
             source: source(runtime, &request)?,
-            timeout_ms: self.timeout_ms(&request, &options)?,
-            network: self.network(&options)?,
-            workdir: workdir(request.workdir.as_deref())?,
+            timeout_ms: asked.timeout_ms(&request)?,
+            network: asked.network()?,
+            seccomp: asked.seccomp(self.seccomp)?,
+            limits: asked.limits()?,
+            workdir: paths::workdir(request.workdir.as_deref())?,
             files: input_files(request.files)?,
             output_paths: output_paths(request.output_paths)?,
             setup_script: request.setup_script.filter(|script| !script.trim().is_empty()),
             env: environment("env", request.env)?,
-            secrets: environment("secrets", options.secrets)?,
+            secrets: secrets(options.secrets)?,
             stdin: request.stdin.filter(|stdin| !stdin.is_empty()),
+            metadata: request.metadata,
             runtime,
-            limits,
+            stream: false,
+            interactive: false,
+            signals: false,
         })
     }
+}
 
-    fn limits(&self, options: &ExecutionOptions) -> Result<Limits, Error> {
-        let size = |what, given: &Option<String>, default: &str| {
-            parse_bytes(what, given.as_deref().unwrap_or(default))
+/// The options of one request, beside the rules they are checked by.
+struct Asked<'a> {
+    rules: &'a Rules,
+    defaults: &'a Defaults,
+    options: &'a ExecutionOptions,
+}
+
+impl Asked<'_> {
+    fn limits(&self) -> Result<Limits, Error> {
+        let Self { rules, defaults, options } = self;
+        let disk = |field: &'static str, given: &Option<String>, default: &str| {
+            let ceiling = rules.max_disk_bytes;
+            let bytes = match given {
+                Some(given) => parse_bytes(field, given)?,
+                None => parse_bytes(field, default)?.min(ceiling),
+            };
+            at_least(field, bytes, MIN_DISK_BYTES, "bytes")?;
+            rules.at_most(field, bytes, ceiling, "bytes", "maxDisk")
         };
-        let memory_bytes =
-            size("memory limit", &options.memory_limit, &self.defaults.memory_limit)?;
-        at_least("memoryLimit", memory_bytes, MIN_MEMORY_BYTES, "bytes")?;
-        at_most("memoryLimit", memory_bytes, self.max_memory_bytes, "bytes")?;
-
-        let sandbox_bytes =
-            size("sandbox size", &options.sandbox_size, &self.defaults.sandbox_size)?;
-        at_least("sandboxSize", sandbox_bytes, 4096, "bytes")?;
-        at_most("sandboxSize", sandbox_bytes, self.max_disk_bytes, "bytes")?;
-        let tmp_bytes = size("tmp size", &options.tmp_size, &self.defaults.tmp_size)?;
-        at_least("tmpSize", tmp_bytes, 4096, "bytes")?;
-        at_most("tmpSize", tmp_bytes, self.max_disk_bytes, "bytes")?;
-
-        let pids = options.pids_limit.unwrap_or_else(|| DEFAULT_PIDS.into());
-        let pids = u32::try_from(pids)
-            .map_err(|_| Error::invalid(format!("pidsLimit must be at least {MIN_PIDS}")))?;
-        at_least("pidsLimit", pids.into(), MIN_PIDS.into(), "processes")?;
-        at_most("pidsLimit", pids.into(), self.policy.max_pids.into(), "processes")?;
-
-        let max_output_bytes = options.max_output_size.unwrap_or(DEFAULT_OUTPUT_BYTES);
-        at_most("maxOutputSize", max_output_bytes, self.policy.max_output_bytes, "bytes")?;
-
-        let readonly_root = options.readonly_root_fs.unwrap_or(self.defaults.readonly_root_fs);
-        if !readonly_root && !self.policy.allow_writable_root {
-            return Err(policy("readonlyRootFs: false is not allowed by this server's policy"));
-        }
         Ok(Limits {
-            memory_bytes,
-            cpu_millis: self.cpu_millis(options)?,
-            pids,
-            sandbox_bytes,
-            tmp_bytes,
-            readonly_root,
-            max_output_bytes,
+            memory_bytes: self.memory_bytes()?,
+            cpu_millis: self.cpu_millis()?,
+            pids: self.pids()?,
+            sandbox_bytes: disk("sandboxSize", &options.sandbox_size, &defaults.sandbox_size)?,
+            tmp_bytes: disk("tmpSize", &options.tmp_size, &defaults.tmp_size)?,
+            readonly_root: self.readonly_root()?,
+            max_output_bytes: rules.at_most(
+                "maxOutputSize",
+                options
+                    .max_output_size
+                    .unwrap_or_else(|| DEFAULT_OUTPUT_BYTES.min(rules.policy.max_output_bytes)),
+                rules.policy.max_output_bytes,
+                "bytes",
+                "maxOutputBytes",
+            )?,
         })
     }
 
-    fn cpu_millis(&self, options: &ExecutionOptions) -> Result<u64, Error> {
-        let cores = options.cpu_limit.unwrap_or(self.defaults.cpu_limit);
-        if !(cores.is_finite() && cores >= 0.01) {
-            return Err(Error::invalid("cpuLimit must be a number of cores, at least 0.01"));
+    fn memory_bytes(&self) -> Result<u64, Error> {
+        let ceiling = self.rules.max_memory_bytes;
+        let bytes = match &self.options.memory_limit {
+            Some(given) => parse_bytes("memory limit", given)?,
+            None => parse_bytes("memory limit", &self.defaults.memory_limit)?.min(ceiling),
+        };
+        at_least("memoryLimit", bytes, MIN_MEMORY_BYTES, "bytes")?;
+        self.rules.at_most("memoryLimit", bytes, ceiling, "bytes", "maxMemory")
+    }
+
+    fn pids(&self) -> Result<u32, Error> {
+        let ceiling = self.rules.policy.max_pids;
+        let Some(given) = self.options.pids_limit else {
+            return Ok(DEFAULT_PIDS.min(ceiling));
+        };
+        let floor = i64::from(MIN_PIDS);
+        if given < floor {
+            return Err(too_little("pidsLimit", given, floor, "processes"));
         }
-        if cores > self.policy.max_cpu {
-            return Err(policy(format!(
-                "cpuLimit {cores} is over this server's ceiling of {} cores (policy.maxCpu)",
-                self.policy.max_cpu
-            )));
+        let pids = u32::try_from(given).unwrap_or(u32::MAX);
+        self.rules.at_most("pidsLimit", pids, ceiling, "processes", "maxPids")
+    }
+
+    fn cpu_millis(&self) -> Result<u64, Error> {
+        let ceiling = self.rules.policy.max_cpu;
+        let cores = self.options.cpu_limit.unwrap_or_else(|| self.defaults.cpu_limit.min(ceiling));
+        if !(cores.is_finite() && cores >= MIN_CORES) {
+            return Err(too_little("cpuLimit", cores, MIN_CORES, "cores"));
         }
+        let cores = self.rules.at_most("cpuLimit", cores, ceiling, "cores", "maxCpu")?;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -131,55 +182,68 @@ impl Admission {
         Ok((cores * 1000.0) as u64)
     }
 
-    fn timeout_ms(
-        &self,
-        request: &ExecutionRequest,
-        options: &ExecutionOptions,
-    ) -> Result<u64, Error> {
-        let timeout_ms =
-            request.timeout_ms.or(options.timeout_ms).unwrap_or(self.defaults.timeout_ms);
-        at_least("timeoutMs", timeout_ms, 1, "ms")?;
-        at_most("timeoutMs", timeout_ms, self.policy.max_timeout_ms, "ms")?;
-        Ok(timeout_ms)
+    fn readonly_root(&self) -> Result<bool, Error> {
+        if self.rules.policy.allow_writable_root {
+            return Ok(self.options.readonly_root_fs.unwrap_or(self.defaults.readonly_root_fs));
+        }
+        if self.options.readonly_root_fs == Some(false) {
+            return Err(self.rules.forbids("readonlyRootFs false", "allowWritableRoot"));
+        }
+        Ok(true)
     }
 
-    fn network(&self, options: &ExecutionOptions) -> Result<Network, Error> {
-        let network = options.network.unwrap_or(self.defaults.network);
+    fn timeout_ms(&self, request: &ExecutionRequest) -> Result<u64, Error> {
+        let ceiling = self.rules.policy.max_timeout_ms;
+        let timeout_ms = request
+            .timeout_ms
+            .or(self.options.timeout_ms)
+            .unwrap_or_else(|| self.defaults.timeout_ms.min(ceiling));
+        at_least("timeoutMs", timeout_ms, 1, "ms")?;
+        self.rules.at_most("timeoutMs", timeout_ms, ceiling, "ms", "maxTimeoutMs")
+    }
+
+    fn network(&self) -> Result<Network, Error> {
+        let network = self.options.network.unwrap_or(self.defaults.network);
         if network == Network::Filtered {
             return Err(not_supported("the filtered network"));
         }
-        if !self.policy.networks.contains(&network) {
-            return Err(policy(format!(
-                "network mode {network:?} is not allowed by this server's policy (policy.networks)"
-            )
-            .to_lowercase()));
+        if !self.rules.policy.networks.contains(&network) {
+            return Err(self.rules.forbids(&format!("network \"{}\"", network.name()), "networks"));
         }
         Ok(network)
     }
 
-    fn image(&self, runtime: Runtime, options: &ExecutionOptions) -> Result<String, Error> {
-        let Some(image) = options.image.as_deref().filter(|image| !image.is_empty()) else {
+    /// `own` is the server's, which needs no leave.
+    fn seccomp(&self, own: Seccomp) -> Result<Seccomp, Error> {
+        let asked = self.options.security.as_ref().and_then(|security| security.seccomp);
+        match asked {
+            Some(asked) if asked != own && !self.rules.policy.seccomp.contains(&asked) => {
+                let what = format!("security.seccomp \"{}\"", asked.name());
+                Err(self.rules.forbids(&what, "seccomp"))
+            }
+            asked => Ok(asked.unwrap_or(own)),
+        }
+    }
+
+    fn image(&self, runtime: Runtime) -> Result<String, Error> {
+        let Some(image) = self.options.image.as_deref().filter(|image| !image.is_empty()) else {
             return Ok(runtime.image().to_owned());
         };
-        let is_reference = image.len() <= 255
-            && image.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && image.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c));
-        if !is_reference {
+        if !is_image_reference(image) {
             return Err(Error::invalid(format!("image \"{image}\" is not an image reference")));
         }
-        let allowed = image.starts_with("isol8:")
-            || self.policy.images.iter().any(|pattern| matches_pattern(pattern, image));
-        if !allowed {
-            return Err(policy(format!(
-                "image \"{image}\" is not allowed by this server's policy (policy.images)"
-            )));
+        if !self.rules.allows_image(image) {
+            return Err(self.rules.forbids(&format!("image \"{image}\""), "images"));
         }
         Ok(image.to_owned())
     }
 }
 
-fn policy(message: impl Into<String>) -> Error {
-    Error::new(ErrorCode::PolicyViolation, message)
+/// Whether `text` can name an image; not whether there is one.
+pub(crate) fn is_image_reference(text: &str) -> bool {
+    text.len() <= 255
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c))
 }
 
 fn not_supported(what: &str) -> Error {
@@ -188,38 +252,13 @@ fn not_supported(what: &str) -> Error {
 
 fn at_least(field: &str, value: u64, floor: u64, unit: &str) -> Result<(), Error> {
     if value < floor {
-        return Err(Error::invalid(format!("{field} is {value}; the least is {floor} {unit}")));
+        return Err(too_little(field, value, floor, unit));
     }
     Ok(())
 }
 
-fn at_most(field: &str, value: u64, ceiling: u64, unit: &str) -> Result<(), Error> {
-    if value > ceiling {
-        return Err(policy(format!(
-            "{field} is {value}, over this server's ceiling of {ceiling} {unit}"
-        )));
-    }
-    Ok(())
-}
-
-/// Whether `text` fits a pattern in which `*` stands for any text.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
-        return false;
-    };
-    let mut last = None;
-    for part in parts {
-        last = Some(part);
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    match last {
-        None => rest.is_empty(),
-        Some(last) => text.ends_with(last),
-    }
+fn too_little<T: std::fmt::Display>(field: &str, value: T, floor: T, unit: &str) -> Error {
+    Error::invalid(format!("{field} is {value}; the least is {floor} {unit}"))
 }
 
 /// Picks the one program source; a blank one counts as absent (contract section 3.1).
@@ -267,63 +306,24 @@ fn extension(runtime: Runtime, request: &ExecutionRequest) -> Result<String, Err
     Ok(format!(".{plain}"))
 }
 
-/// Resolves a path against `/sandbox`, removing `.` and `..`. `None` if it climbs above `/`.
-fn normalise(path: &str) -> Option<String> {
-    let mut parts: Vec<&str> = Vec::new();
-    let base = if path.starts_with('/') { "" } else { SANDBOX };
-    for part in base.split('/').chain(path.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
-            part => parts.push(part),
-        }
-    }
-    Some(format!("/{}", parts.join("/")))
-}
-
-fn is_inside(path: &str, root: &str) -> bool {
-    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn workdir(given: Option<&str>) -> Result<String, Error> {
-    let given = given.unwrap_or(SANDBOX);
-    normalise(given).filter(|path| is_inside(path, SANDBOX) && is_path(path)).ok_or_else(|| {
-        Error::invalid(format!("Working directory must be inside /sandbox, not \"{given}\""))
-    })
-}
-
-fn is_path(path: &str) -> bool {
-    path.len() < MAX_PATH_BYTES && !path.contains('\0')
-}
-
-/// A file's path, which must lie in one of the writable places.
-fn file_path(field: &str, given: &str) -> Result<String, Error> {
-    normalise(given)
-        .filter(|path| is_path(path))
-        .filter(|path| {
-            ["/sandbox", "/tmp"].iter().any(|root| is_inside(path, root) && path != root)
-        })
-        .ok_or_else(|| {
-            Error::invalid(format!("{field}: \"{given}\" is not a path inside /sandbox or /tmp"))
-        })
-}
-
-fn input_files(
-    files: std::collections::BTreeMap<String, FileContent>,
-) -> Result<Vec<InputFile>, Error> {
+fn input_files(files: BTreeMap<String, FileContent>) -> Result<Vec<InputFile>, Error> {
     files
         .into_iter()
-        .map(|(path, content)| Ok(InputFile { path: file_path("files", &path)?, content }))
+        .map(|(path, content)| Ok(InputFile { path: paths::file("files", &path)?, content }))
         .collect()
 }
 
 fn output_paths(paths: Option<Vec<String>>) -> Result<Option<Vec<String>>, Error> {
     // The result is keyed by what the client asked for, so the original spelling is kept.
     if let Some(paths) = &paths {
+        if paths.len() > MAX_OUTPUT_PATHS {
+            let count = paths.len();
+            return Err(Error::invalid(format!(
+                "outputPaths has {count} entries; the most is {MAX_OUTPUT_PATHS}. Return an archive instead."
+            )));
+        }
         for path in paths {
-            if path.is_empty() || !is_path(path) {
+            if path.is_empty() || !paths::is_path(path) {
                 return Err(Error::invalid(format!("outputPaths: \"{path}\" is not a path")));
             }
         }
@@ -331,10 +331,21 @@ fn output_paths(paths: Option<Vec<String>>) -> Result<Option<Vec<String>>, Error
     Ok(paths)
 }
 
+fn secrets(secrets: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
+    let bytes: usize = secrets.values().map(String::len).sum();
+    if bytes > MAX_SECRET_BYTES {
+        return Err(Error::invalid(format!(
+            "secrets have {bytes} bytes together; the most is {MAX_SECRET_BYTES}. Send what is larger, \
+             and need not be masked in output, as a file."
+        )));
+    }
+    environment("secrets", secrets)
+}
+
 fn environment(
     field: &str,
-    variables: std::collections::BTreeMap<String, String>,
-) -> Result<std::collections::BTreeMap<String, String>, Error> {
+    variables: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Error> {
     for (name, value) in &variables {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(Error::invalid(format!(

@@ -84,11 +84,11 @@ impl Client {
         within(self.client.get_multiplexed_async_connection_with_config(&config)).await
     }
 
-    /// A subscription to one channel, confirmed.
-    pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<PubSub> {
+    /// A subscription to channels, confirmed.
+    pub(super) async fn subscribe(&self, channels: &[String]) -> RedisResult<PubSub> {
         within(async {
             let mut subscription = self.client.get_async_pubsub().await?;
-            subscription.subscribe(channel).await?;
+            subscription.subscribe(channels).await?;
             Ok(subscription)
         })
         .await

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use crate::id::{GatewayId, TenantId};
+use crate::id::{GatewayId, RequestId, SessionId, TenantId, TransferId, WorkerId};
 
 /// Consumer group of every work stream; its consumers are workers, named by their `WorkerId`.
 pub(super) const GROUP: &str = "workers";
@@ -39,12 +39,121 @@ pub(super) fn jobs(shard: u16) -> String {
 /// The truth about one job.
 ///
 /// Type: hash (`tenant`, `state`, `payload` until it ends, `reply_to`, `attempt`, `enqueued_us`,
-/// `queued_us`, `started_us`, `entry`, `worker`, `ended_by`,
-/// `result`). Owner: the queue's
-/// scripts. Lifetime: until the job ends, then `redis.resultTtlMs`.
+/// `queued_us`, `started_us`, `worker`, `theft` (the reclaim that started it), `ended_by`, `result`;
+/// `entry` if it came through the stream; `session` and `may_open` of a session's call; where they
+/// apply `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
+/// to be started again), `cancel` (its worker is to stop it), `input` (the last one given)).
+/// Owner: the queue's scripts. Lifetime: until the job ends, then `redis.resultTtlMs`.
 pub(super) fn record(shard: u16, job: impl Display) -> String {
     format!("v1:{{s{shard}}}:job:{job}")
 }
+
+/// Start of the worker channels' names; scripts append the worker.
+pub(super) const WORKER_PREFIX: &str = "v1:worker:";
+
+/// Where a worker hears what concerns it alone.
+///
+/// Type: pub/sub channel. Owner: the worker. Lifetime: that of its subscription.
+pub(super) fn worker(worker: WorkerId) -> String {
+    format!("{WORKER_PREFIX}{worker}")
+}
+
+/// Where every worker hears what concerns all.
+///
+/// Type: pub/sub channel. Owner: all workers. Lifetime: that of their subscriptions.
+pub(super) const ALL_WORKERS: &str = "v1:workers";
+
+/// Output of a streamed job, for readers that missed a message.
+///
+/// Type: stream; entry `<n+1>-0` holds event n as `e`. Owner: the job's worker. Lifetime: until the job
+/// ends, then `redis.resultTtlMs`; if it is forgotten, its time limit more after the last event.
+pub(super) fn output(shard: u16, job: impl Display) -> String {
+    format!("v1:{{s{shard}}}:out:{job}")
+}
+
+/// Input of an interactive job that its worker has not taken yet.
+///
+/// Type: stream, field `i`. Owner: the gateway it came through. Lifetime: until the job ends.
+pub(super) fn input(shard: u16, job: impl Display) -> String {
+    format!("v1:{{s{shard}}}:in:{job}")
+}
+
+/// A session's name within its shard. Tenants' names have no colon, so it can be taken apart.
+pub(super) fn session_name(tenant: &TenantId, session: &SessionId) -> String {
+    format!("{tenant}:{session}")
+}
+
+/// The truth about one session.
+///
+/// Type: hash (`worker` that owns it, '' until one does; `opening`, the call that opened it and
+/// tells it from others of the same name; `runtime`; `running` call or ''; `created_us`, `used_us`;
+/// `closing`). Of a lost one: `lost` alone, and `told`, the caller who was told. Owner: the queue's
+/// scripts. Lifetime: until it is closed or lost; `lost` an hour more, until a caller was told.
+pub(super) fn session(shard: u16, name: &str) -> String {
+    format!("v1:{{s{shard}}}:session:{name}")
+}
+
+/// Calls of a session that wait, first come first served.
+///
+/// Type: list of jobs. Owner: the queue's scripts. Lifetime: that of the session.
+pub(super) fn calls(shard: u16, name: &str) -> String {
+    format!("v1:{{s{shard}}}:calls:{name}")
+}
+
+/// All sessions, and until when their owners have renewed them, in ms since the epoch; infinite for
+/// those that nobody owns yet.
+///
+/// Type: sorted set of session names. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn session_leases(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:session-leases")
+}
+
+/// The sessions of a tenant, by when they were opened.
+///
+/// Type: sorted set of session ids. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn sessions(shard: u16, tenant: &TenantId) -> String {
+    format!("v1:{{s{shard}}}:sessions:{tenant}")
+}
+
+/// All API keys. Keys belong to the fleet rather than to a tenant's shard, and have a hash tag of
+/// their own.
+///
+/// Type: hash of key id to key hash. Owner: the keys' scripts. Lifetime: permanent; a key goes
+/// when it is revoked or expired, at the next clean-up.
+pub(super) const API_KEYS: &str = "v1:{keys}:all";
+
+/// What is known of an API key, by its SHA-256 in hex.
+///
+/// Type: hash (`facts` as JSON, `used_ms`, `revoked`). Owner: the keys' scripts. Lifetime: that of
+/// its entry in [`API_KEYS`].
+pub(super) fn api_key(hash: impl Display) -> String {
+    format!("v1:{{keys}}:key:{hash}")
+}
+
+/// What workers have cleaned up.
+///
+/// Type: list of JSON. Owner: the workers. Lifetime: a minute after the last answer.
+pub(super) fn cleanup_answers(request: RequestId) -> String {
+    format!("v1:cleanup:{request}")
+}
+
+/// Bytes of a file on its way.
+///
+/// Type: list of chunks. Owner: the sender. Lifetime: that of the transfer; a minute without use.
+pub(super) fn transfer_data(shard: u16, transfer: TransferId) -> String {
+    format!("v1:{{s{shard}}}:transfer:{transfer}:data")
+}
+
+/// What a transfer's receiver has to say to its sender.
+///
+/// Type: list. Owner: the receiver. Lifetime: that of the transfer; a minute without use.
+pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
+    format!("v1:{{s{shard}}}:transfer:{transfer}:signs")
+}
+
+// Named by scripts alone (`scripts/functions`), as they depend on what a record says:
+// `active:<tenant>`, set of the tenant's jobs that wait or run, if they are counted;
+// `rate:<tenant>`, string, when the tenant will have used up its rate, in us since the epoch.
 
 /// The shard of a tenant: the same on every machine and in every version, so FNV-1a rather than
 /// the standard library's seeded hash.

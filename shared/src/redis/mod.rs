@@ -2,11 +2,20 @@
 //! every change of more than one key is one script. Delivery is at least once; exactly one ending
 //! of a job is committed.
 
+mod api_keys;
 mod client;
+mod facts;
 mod keys;
 mod queue;
 mod scripts;
+mod subscription;
+mod transfer;
 
+pub use api_keys::{ApiKeys, KeyFacts, KeyHash, KeyId, KeyRecord, PlainKey, Scope};
+pub use facts::{ServerFacts, server_facts};
 pub use queue::{
-    Claimed, Commit, Consumer, Depth, GiveBack, JobState, Lease, Queue, Replies, Reply,
+    Cancelled, Claimed, ClaimedCall, Cleaned, CleanupOrder, Commit, Consumer, Depth, GiveBack,
+    JobState, Lease, LeaseNews, NextCall, Orders, OwnedSession, Publication, Queue, Quota, Removal,
+    Replies, Reply, SessionInfo, SessionNews, Submission, Taking, ToSession, WorkerOrder,
 };
+pub use transfer::{Transfer, TransferReceiver, TransferSender};

@@ -1,76 +1,72 @@
 //! The atomic steps of the queue: one Lua file each, and one typed function each to call it.
 
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
+mod script;
+mod session;
+
+use redis::{Cmd, FromRedisValue, RedisResult};
+
+pub(super) use script::{ALLOW_OOM, Constants, Script};
+pub(super) use session::{NewCall, SessionKeys};
 
 use super::client::Client;
 use super::keys;
+use super::queue::Quota;
+use crate::id::TenantId;
 
-/// Flags of every script but `enqueue`: a Redis that is out of memory must still let jobs end,
-/// since that is what frees memory.
-const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
-const FUNCTIONS: &str = include_str!("scripts/functions.lua");
+/// Functions in front of the scripts; each gets those that it uses.
+const COMMON: &str = include_str!("scripts/functions/common.lua");
+const JOBS: &str = include_str!("scripts/functions/jobs.lua");
+const SESSIONS: &str = include_str!("scripts/functions/sessions.lua");
+const STREAM: &str = include_str!("scripts/functions/stream.lua");
+const ADMISSION: &str = include_str!("scripts/functions/admission.lua");
 
-/// Largest ending that travels inside its pub/sub message, in bytes. Redis drops subscribers whose
-/// buffer grows too large; larger endings are read from the record instead.
-pub(super) const PUBLISH_LIMIT_BYTES: usize = 64 << 10;
-
-struct Script {
-    code: String,
-    hash: String,
-}
-
-impl Script {
-    fn new(flags: &str, body: &str) -> Self {
-        let code = format!("{flags}{FUNCTIONS}{body}");
-        let hash = redis::Script::new(&code).get_hash().to_owned();
-        Self { code, hash }
-    }
-
-    fn load(&self) -> Cmd {
-        let mut command = cmd("SCRIPT");
-        command.arg("LOAD").arg(&self.code);
-        command
-    }
-
-    fn call(&self, keys: &[String]) -> Cmd {
-        let mut command = cmd("EVALSHA");
-        command.arg(&self.hash).arg(keys.len()).arg(keys);
-        command
-    }
-
-    /// Runs a call; loads the script first if Redis has forgotten it (restart, `SCRIPT FLUSH`).
-    async fn run<T: FromRedisValue>(&self, client: &Client, call: &Cmd) -> RedisResult<T> {
-        match client.run(call).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                client.run::<String>(&self.load()).await?;
-                client.run(call).await
-            }
-            outcome => outcome,
-        }
-    }
-}
-
-/// All scripts, and what never changes between their calls.
+/// All scripts.
 pub(super) struct Scripts {
     client: Client,
-    result_ttl_ms: u64,
-    max_deliveries: u32,
     enqueue: Script,
     take: Script,
     finish: Script,
     give_back: Script,
     renew: Script,
     leave: Script,
+    cancel: Script,
+    publish: Script,
+    input: Script,
+    take_input: Script,
+    enqueue_call: Script,
+    take_call: Script,
+    finish_call: Script,
+    renew_sessions: Script,
+    close_session: Script,
+    retire_session: Script,
+    end_session: Script,
 }
 
 /// A job to put into the queue.
 pub(super) struct NewJob<'a> {
     pub(super) shard: u16,
     pub(super) id: String,
-    pub(super) tenant: &'a str,
+    pub(super) tenant: &'a TenantId,
     pub(super) payload: &'a str,
     pub(super) reply_to: String,
+    pub(super) quota: Quota,
+    pub(super) interactive: bool,
 }
+
+impl NewJob<'_> {
+    fn add_to(&self, call: &mut Cmd) {
+        call.arg(&self.id)
+            .arg(self.tenant.as_str())
+            .arg(self.payload)
+            .arg(&self.reply_to)
+            .arg(u8::from(self.interactive))
+            .arg(self.quota.max_active)
+            .arg(self.quota.per_second);
+    }
+}
+
+/// Why a job was not queued: a word, and how many ms to wait or a detail.
+pub(super) type Refusal = (String, String);
 
 /// A stream entry and the job it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,14 +82,14 @@ pub(super) struct Take<'a> {
     pub(super) entries: &'a [Entry],
     /// Most jobs to start; the rest goes back.
     pub(super) room: usize,
-    /// Whether the entries were taken from a silent worker.
-    pub(super) stolen: bool,
-    /// Ending of jobs that were delivered too often.
-    pub(super) lost_ending: &'a str,
+    /// If the entries were taken from a silent worker: a name for this step, so that a repeated
+    /// call is told from another theft.
+    pub(super) theft: Option<String>,
 }
 
-/// What became of one entry: outcome, attempt, microseconds waited, tenant, payload.
-pub(super) type Taken = (String, u32, u64, String, Vec<u8>);
+/// What became of one entry: outcome, attempt, microseconds waited and since it was submitted, tenant,
+/// payload, session.
+pub(super) type Taken = (String, u32, u64, u64, String, Vec<u8>, String);
 
 /// One delivery of one job, as the scripts name it.
 pub(super) struct Held<'a> {
@@ -105,30 +101,93 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    fn keys(&self) -> [String; 2] {
-        [keys::jobs(self.shard), keys::record(self.shard, &self.job)]
+    fn call(&self, script: &Script) -> Cmd {
+        let mut call = script.call(&[keys::jobs(self.shard), keys::record(self.shard, &self.job)]);
+        call.arg(self.worker).arg(self.entry).arg(self.attempt).arg(&self.job);
+        call
     }
 }
 
+/// Events of one run of a job.
+pub(super) struct Output<'a> {
+    pub(super) shard: u16,
+    pub(super) worker: &'a str,
+    pub(super) attempt: u32,
+    pub(super) job: String,
+    /// Number of the first event.
+    pub(super) first: u64,
+    pub(super) events: Vec<Vec<u8>>,
+    /// How long to keep them, and about how many of the job's.
+    pub(super) ttl_ms: u64,
+    pub(super) max_kept: usize,
+}
+
+/// Something for a job's standard input.
+pub(super) struct NewInput<'a> {
+    pub(super) shard: u16,
+    pub(super) tenant: &'a TenantId,
+    pub(super) job: String,
+    pub(super) input: Vec<u8>,
+    /// Tells a repeated call from another input.
+    pub(super) name: String,
+    pub(super) max_waiting: usize,
+    pub(super) ttl_ms: u64,
+}
+
 impl Scripts {
-    pub(super) fn new(client: Client, result_ttl_ms: u64, max_deliveries: u32) -> Self {
+    pub(super) fn new(client: Client, constants: &Constants) -> Self {
+        let constants = constants.to_lua();
+        let constants = constants.as_str();
+        let plain = [constants, COMMON, JOBS];
+        let about_sessions = [constants, COMMON, JOBS, SESSIONS];
+        let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM];
+        let new_job = [constants, COMMON, ADMISSION];
+        let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION];
+        let adding = |parts: &[&str], body| Script::behind("", parts, body);
+        let script = |parts: &[&str], body| Script::behind(ALLOW_OOM, parts, body);
         Self {
             client,
-            result_ttl_ms,
-            max_deliveries,
-            enqueue: Script::new("", include_str!("scripts/enqueue.lua")),
-            take: Script::new(ALLOW_OOM, include_str!("scripts/take.lua")),
-            finish: Script::new(ALLOW_OOM, include_str!("scripts/finish.lua")),
-            give_back: Script::new(ALLOW_OOM, include_str!("scripts/give_back.lua")),
-            renew: Script::new(ALLOW_OOM, include_str!("scripts/renew.lua")),
-            leave: Script::new(ALLOW_OOM, include_str!("scripts/leave.lua")),
+            enqueue: adding(&new_job, include_str!("scripts/enqueue.lua")),
+            take: script(&from_stream, include_str!("scripts/take.lua")),
+            finish: script(&plain, include_str!("scripts/finish.lua")),
+            give_back: script(&from_stream, include_str!("scripts/give_back.lua")),
+            renew: script(&plain, include_str!("scripts/renew.lua")),
+            leave: script(&plain, include_str!("scripts/leave.lua")),
+            cancel: script(&about_sessions, include_str!("scripts/cancel.lua")),
+            publish: script(&plain, include_str!("scripts/publish.lua")),
+            input: adding(&plain, include_str!("scripts/input.lua")),
+            take_input: script(&plain, include_str!("scripts/take_input.lua")),
+            enqueue_call: adding(&new_call, include_str!("scripts/enqueue_call.lua")),
+            take_call: script(&about_sessions, include_str!("scripts/take_call.lua")),
+            finish_call: script(&about_sessions, include_str!("scripts/finish_call.lua")),
+            renew_sessions: script(&about_sessions, include_str!("scripts/renew_sessions.lua")),
+            close_session: script(&about_sessions, include_str!("scripts/close_session.lua")),
+            retire_session: script(&about_sessions, include_str!("scripts/retire_session.lua")),
+            end_session: script(&about_sessions, include_str!("scripts/end_session.lua")),
         }
     }
 
     /// Loads all scripts in one round trip.
     pub(super) async fn load(&self) -> RedisResult<()> {
-        let scripts =
-            [&self.enqueue, &self.take, &self.finish, &self.give_back, &self.renew, &self.leave];
+        let scripts = [
+            &self.enqueue,
+            &self.take,
+            &self.finish,
+            &self.give_back,
+            &self.renew,
+            &self.leave,
+            &self.cancel,
+            &self.publish,
+            &self.input,
+            &self.take_input,
+            &self.enqueue_call,
+            &self.take_call,
+            &self.finish_call,
+            &self.renew_sessions,
+            &self.close_session,
+            &self.retire_session,
+            &self.end_session,
+        ];
         let mut pipeline = redis::pipe();
         for script in scripts {
             pipeline.add_command(script.load()).ignore();
@@ -136,16 +195,12 @@ impl Scripts {
         self.client.run_all(&pipeline).await
     }
 
-    /// Queues a job; false if the queue is full.
-    pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<bool> {
+    /// Queues a job, or says why not.
+    pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<Refusal> {
         let mut call =
             self.enqueue.call(&[keys::jobs(job.shard), keys::record(job.shard, &job.id)]);
-        call.arg(keys::GROUP)
-            .arg(&job.id)
-            .arg(job.tenant)
-            .arg(job.payload)
-            .arg(&job.reply_to)
-            .arg(max_queued);
+        job.add_to(&mut call);
+        call.arg(max_queued);
         self.enqueue.run(&self.client, &call).await
     }
 
@@ -154,15 +209,7 @@ impl Scripts {
         let mut keys = vec![keys::jobs(take.shard)];
         keys.extend(take.entries.iter().map(|entry| keys::record(take.shard, &entry.job)));
         let mut call = self.take.call(&keys);
-        call.arg(keys::GROUP)
-            .arg(take.worker)
-            .arg(take.room)
-            .arg(self.max_deliveries)
-            .arg(take.lost_ending)
-            .arg(self.result_ttl_ms)
-            .arg(keys::REPLY_PREFIX)
-            .arg(PUBLISH_LIMIT_BYTES)
-            .arg(u8::from(take.stolen));
+        call.arg(take.worker).arg(take.room).arg(take.theft.as_deref().unwrap_or_default());
         for entry in take.entries {
             call.arg(&entry.entry).arg(&entry.job);
         }
@@ -171,63 +218,98 @@ impl Scripts {
 
     /// Commits an ending; false if fenced.
     pub(super) async fn finish(&self, held: &Held<'_>, ending: &str) -> RedisResult<bool> {
-        let mut call = self.finish.call(&held.keys());
-        call.arg(keys::GROUP)
-            .arg(held.worker)
-            .arg(held.entry)
-            .arg(held.attempt)
-            .arg(&held.job)
-            .arg(ending)
-            .arg(self.result_ttl_ms)
-            .arg(keys::REPLY_PREFIX)
-            .arg(PUBLISH_LIMIT_BYTES);
+        let mut call = held.call(&self.finish);
+        call.arg(ending);
         self.finish.run(&self.client, &call).await
     }
 
-    /// Puts a job back; with a failure the delivery counts. False if fenced.
+    /// Puts a job back, or ends it if it may not come again: with `ending`, or as lost. False if
+    /// fenced.
     pub(super) async fn give_back(
         &self,
         held: &Held<'_>,
-        failure: Option<&str>,
+        ending: Option<&str>,
+        counts: bool,
     ) -> RedisResult<bool> {
-        let mut call = self.give_back.call(&held.keys());
-        call.arg(keys::GROUP)
-            .arg(held.worker)
-            .arg(held.entry)
-            .arg(held.attempt)
-            .arg(&held.job)
-            .arg(u8::from(failure.is_some()))
-            .arg(self.max_deliveries)
-            .arg(failure.unwrap_or_default())
-            .arg(self.result_ttl_ms)
-            .arg(keys::REPLY_PREFIX)
-            .arg(PUBLISH_LIMIT_BYTES);
+        let mut call = held.call(&self.give_back);
+        call.arg(ending.unwrap_or_default()).arg(u8::from(counts));
         let outcome: u8 = self.give_back.run(&self.client, &call).await?;
         Ok(outcome != 0)
     }
 
-    /// Renews leases of one shard; returns the places, from 0, of those not held any more.
+    /// Renews leases of one shard; returns the places, from 1, of those not held any more, and,
+    /// negative, of those whose jobs are to be cancelled.
     pub(super) async fn renew(
         &self,
         shard: u16,
         worker: &str,
         leases: &[(String, &str, u32)],
-    ) -> RedisResult<Vec<usize>> {
+    ) -> RedisResult<Vec<i64>> {
         let mut keys = vec![keys::jobs(shard)];
         keys.extend(leases.iter().map(|(job, ..)| keys::record(shard, job)));
         let mut call = self.renew.call(&keys);
-        call.arg(keys::GROUP).arg(worker);
+        call.arg(worker);
         for (_, entry, attempt) in leases {
             call.arg(entry).arg(attempt);
         }
-        let lost: Vec<usize> = self.renew.run(&self.client, &call).await?;
-        Ok(lost.into_iter().map(|place| place - 1).collect())
+        self.renew.run(&self.client, &call).await
     }
 
     /// Removes a consumer; false if it still holds jobs.
     pub(super) async fn leave(&self, shard: u16, consumer: &str) -> RedisResult<bool> {
         let mut call = self.leave.call(&[keys::jobs(shard)]);
-        call.arg(keys::GROUP).arg(consumer);
+        call.arg(consumer);
         self.leave.run(&self.client, &call).await
+    }
+
+    /// Cancels a job: 'cancelled', 'asked', 'finished' or 'unknown'.
+    pub(super) async fn cancel(
+        &self,
+        shard: u16,
+        job: &str,
+        tenant: &TenantId,
+    ) -> RedisResult<String> {
+        let mut call = self.cancel.call(&[keys::jobs(shard), keys::record(shard, job)]);
+        call.arg(job).arg(tenant.as_str());
+        self.cancel.run(&self.client, &call).await
+    }
+
+    /// Publishes events of a running job; false if fenced.
+    pub(super) async fn publish(&self, output: &Output<'_>) -> RedisResult<bool> {
+        let Output { shard, job, .. } = output;
+        let mut call = self.publish.call(&[keys::record(*shard, job), keys::output(*shard, job)]);
+        call.arg(output.worker)
+            .arg(output.attempt)
+            .arg(job)
+            .arg(output.ttl_ms)
+            .arg(output.max_kept)
+            .arg(output.first)
+            .arg(&output.events);
+        self.publish.run(&self.client, &call).await
+    }
+
+    /// Hands input to a job: 'taken', 'full' or 'over'.
+    pub(super) async fn input(&self, new: &NewInput<'_>) -> RedisResult<String> {
+        let NewInput { shard, job, .. } = new;
+        let mut call = self.input.call(&[keys::record(*shard, job), keys::input(*shard, job)]);
+        call.arg(new.tenant.as_str())
+            .arg(job)
+            .arg(&new.input)
+            .arg(&new.name)
+            .arg(new.max_waiting)
+            .arg(new.ttl_ms);
+        self.input.run(&self.client, &call).await
+    }
+
+    /// Reads the input that waits for a job, as stream entries.
+    pub(super) async fn take_input<T: FromRedisValue>(
+        &self,
+        shard: u16,
+        tenant: &TenantId,
+        job: &str,
+    ) -> RedisResult<T> {
+        let mut call = self.take_input.call(&[keys::record(shard, job), keys::input(shard, job)]);
+        call.arg(tenant.as_str());
+        self.take_input.run(&self.client, &call).await
     }
 }

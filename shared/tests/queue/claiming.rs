@@ -8,7 +8,7 @@ use shared::error::ErrorCode;
 use shared::id::TenantId;
 use shared::redis::{Commit, Depth, JobState};
 
-use crate::harness::{BLOCK, Fleet, Redis, ending};
+use crate::harness::{BLOCK, Fleet, Redis, ending, job, submission};
 
 #[tokio::test]
 async fn a_claim_waits_for_a_job_and_no_longer_than_asked() {
@@ -26,7 +26,7 @@ async fn a_claim_waits_for_a_job_and_no_longer_than_asked() {
     let later = async move {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let id = shared::id::JobId::generate();
-        queue.enqueue(&tenant, id, &crate::harness::job(), gateway).await.unwrap();
+        queue.enqueue(submission(&tenant, id, gateway), &job()).await.unwrap();
     };
     let started = std::time::Instant::now();
     let (claimed, ()) = tokio::join!(fleet.claim_one(), later);

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use shared::config;
-use shared::error::ErrorCode;
-use shared::execution::{Ending, Failure, Job, Limits, Network, Source};
-use shared::id::{GatewayId, JobId, TenantId, WorkerId};
-use shared::redis::{Claimed, Consumer, JobState, Queue, Replies, Reply};
+use shared::config::{self, Seccomp};
+use shared::error::{Error, ErrorCode};
+use shared::execution::{Call, Ending, Failure, Job, Limits, Network, Source};
+use shared::id::{GatewayId, JobId, SessionId, TenantId, WorkerId};
+use shared::redis::{
+    Claimed, ClaimedCall, Commit, Consumer, JobState, Lease, LeaseNews, NextCall, OwnedSession,
+    Queue, Quota, Replies, Reply, Submission, ToSession,
+};
 use shared::runtime::Runtime;
 use tempfile::TempDir;
 
@@ -35,6 +38,11 @@ impl Redis {
         Self::start_with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
     }
 
+    /// One as `isol8 serve` starts it.
+    pub(crate) fn as_served() -> Self {
+        Self::start_with(&["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
+    }
+
     fn start_with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
@@ -58,7 +66,7 @@ impl Redis {
         assert!(status.success());
     }
 
-    fn socket(&self) -> std::path::PathBuf {
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
         self.directory.path().join("redis.sock")
     }
 
@@ -75,6 +83,23 @@ impl Redis {
         let mut keys: Vec<String> = self.run(&["KEYS", "*"]);
         keys.sort();
         keys
+    }
+
+    /// Asserts that nothing is left but what is permanent and empty, and what expires by itself.
+    pub(crate) fn assert_nothing_left(&self) {
+        for key in self.keys() {
+            if key.ends_with(":jobs") {
+                assert_eq!(self.run::<u64>(&["XLEN", &key]), 0, "{key}");
+                let pending: (u64, redis::Value, redis::Value, redis::Value) =
+                    self.run(&["XPENDING", &key, "workers"]);
+                assert_eq!(pending.0, 0, "{key}");
+            } else if key != "v1:fleet" {
+                let expires = ["job", "out", "rate", "session", "transfer"];
+                let kind = key.split(':').nth(2).unwrap();
+                assert!(expires.contains(&kind), "{key} is left");
+                assert!(self.run::<i64>(&["PTTL", &key]) > 0, "{key} never expires");
+            }
+        }
     }
 
     pub(crate) fn config(&self) -> config::Redis {
@@ -146,7 +171,7 @@ impl Fleet {
 
     pub(crate) async fn enqueue_for(&self, tenant: &TenantId) -> JobId {
         let id = JobId::generate();
-        self.queue.enqueue(tenant, id, &job(), self.gateway).await.unwrap();
+        self.queue.enqueue(submission(tenant, id, self.gateway), &job()).await.unwrap();
         id
     }
 
@@ -158,6 +183,42 @@ impl Fleet {
         let mut claimed = self.claim(1).await;
         assert_eq!(claimed.len(), 1);
         claimed.remove(0)
+    }
+
+    /// Puts a call into a session of the fleet's tenant, opening it if need be.
+    pub(crate) async fn call(&self, session: &str, call: &Call) -> Result<JobId, Error> {
+        let (id, session) = (JobId::generate(), SessionId::new(session).unwrap());
+        let to = ToSession { id: &session, may_open: true, max_sessions: 2 };
+        let submission = submission(&self.tenant, id, self.gateway);
+        self.queue.enqueue_call(submission, to, call).await.map(|()| id)
+    }
+
+    /// Opens a session and ends the call that did.
+    pub(crate) async fn open(&mut self, session: &str) -> OwnedSession {
+        let id = self.call(session, &execute()).await.unwrap();
+        let claimed = self.claim_one().await;
+        assert_eq!(claimed.lease.job, id);
+        self.finish(&claimed, "opened").await;
+        // Behind whatever the test did not listen to.
+        while !matches!(self.reply().await, Reply::Finished { job, .. } if job == id) {}
+        claimed.opens.unwrap()
+    }
+
+    pub(crate) async fn finish(&self, claimed: &Claimed, message: &str) {
+        let done = self.queue.finish(self.worker, &claimed.lease, &ending(message)).await;
+        assert_eq!(done.unwrap(), Commit::Done);
+    }
+
+    /// The call that the session's owner is to run next.
+    pub(crate) async fn next_call(&self, session: &OwnedSession) -> ClaimedCall {
+        match self.queue.next_call(self.worker, session).await.unwrap() {
+            NextCall::Run(call) => call,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn finish_call(&self, session: &OwnedSession, id: JobId, how: &str) -> Commit {
+        self.queue.finish_call(self.worker, session, id, &ending(how)).await.unwrap()
     }
 
     /// Another worker, and its place in the queue.
@@ -190,11 +251,36 @@ impl Fleet {
         match self.state(id).await {
             JobState::Finished(text) => match serde_json::from_str(text.get()).unwrap() {
                 Ending::Error(failure) => failure,
-                Ending::Result(result) => panic!("{result:?}"),
+                other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A submission without limits.
+pub(crate) fn submission(tenant: &TenantId, id: JobId, reply_to: GatewayId) -> Submission<'_> {
+    Submission { tenant, id, reply_to, quota: Quota::default() }
+}
+
+/// What a renewal says of leases that are lost.
+pub(crate) fn lost<const N: usize>(leases: [&Lease; N]) -> [(Lease, LeaseNews); N] {
+    leases.map(|lease| (lease.clone(), LeaseNews::Lost))
+}
+
+/// A call that may open a session.
+pub(crate) fn execute() -> Call {
+    Call::Execute { job: job() }
+}
+
+/// One that may not.
+pub(crate) fn list() -> Call {
+    Call::List { path: "/sandbox".into() }
+}
+
+/// Waits until leases of [`LEASE`] have run out.
+pub(crate) async fn outlive_lease() {
+    tokio::time::sleep(LEASE + Duration::from_millis(50)).await;
 }
 
 pub(crate) const SECRET: &str = "hunter2-hunter2";
@@ -213,6 +299,7 @@ pub(crate) fn job() -> Job {
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,
+        seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 1 << 29,
             cpu_millis: 1000,
@@ -222,6 +309,10 @@ pub(crate) fn job() -> Job {
             readonly_root: true,
             max_output_bytes: 1 << 20,
         },
+        metadata: BTreeMap::new(),
+        stream: false,
+        interactive: false,
+        signals: false,
     }
 }
 
@@ -231,5 +322,5 @@ pub(crate) fn ending(message: impl Into<String>) -> Ending {
 }
 
 pub(crate) fn failure(message: impl Into<String>) -> Failure {
-    Failure { code: ErrorCode::SandboxFailed, message: message.into() }
+    Failure::new(ErrorCode::SandboxFailed, message)
 }

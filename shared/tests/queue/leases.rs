@@ -1,17 +1,11 @@
 //! Dead, slow and resurrected workers: at least one delivery, exactly one committed ending.
 
-use std::time::Duration;
-
 use shared::config;
 use shared::error::ErrorCode;
 use shared::execution::Ending;
 use shared::redis::{Commit, GiveBack, JobState};
 
-use crate::harness::{Fleet, LEASE, Redis, ending, failure};
-
-async fn outlive_lease() {
-    tokio::time::sleep(LEASE + Duration::from_millis(50)).await;
-}
+use crate::harness::{Fleet, LEASE, Redis, ending, failure, lost, outlive_lease};
 
 #[tokio::test]
 async fn a_dead_workers_job_is_taken_over() {
@@ -63,8 +57,8 @@ async fn a_worker_that_takes_its_own_job_over_is_fenced_from_its_former_self() {
     outlive_lease().await;
     let again = fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap().remove(0);
     assert_eq!((again.lease.job, again.attempt), (id, 2));
-    let lost = fleet.queue.renew(fleet.worker, &[former.clone(), again.lease.clone()]).await;
-    assert_eq!(lost.unwrap(), std::slice::from_ref(&former));
+    let news = fleet.queue.renew(fleet.worker, &[former.clone(), again.lease.clone()]).await;
+    assert_eq!(news.unwrap(), lost([&former]));
     let refused = fleet.queue.finish(fleet.worker, &former, &ending("former")).await.unwrap();
     assert_eq!(refused, Commit::Fenced);
     let done = fleet.queue.finish(fleet.worker, &again.lease, &ending("again")).await.unwrap();
@@ -88,8 +82,8 @@ async fn renewing_keeps_a_lease() {
     assert_eq!(taken.len(), 1, "only the lease that was not renewed");
     assert_eq!(taken[0].lease.job, leases[2].job);
 
-    let lost = fleet.queue.renew(fleet.worker, &leases).await.unwrap();
-    assert_eq!(lost, std::slice::from_ref(&leases[2]));
+    let news = fleet.queue.renew(fleet.worker, &leases).await.unwrap();
+    assert_eq!(news, lost([&leases[2]]));
 }
 
 #[tokio::test]
@@ -103,7 +97,7 @@ async fn many_leases_are_renewed_in_batches() {
     assert_eq!(leases.len(), 500);
     let finished = leases[300].clone();
     let _ = fleet.queue.finish(fleet.worker, &finished, &ending("done")).await.unwrap();
-    assert_eq!(fleet.queue.renew(fleet.worker, &leases).await.unwrap(), [finished]);
+    assert_eq!(fleet.queue.renew(fleet.worker, &leases).await.unwrap(), lost([&finished]));
     leases.remove(300);
     assert!(fleet.queue.renew(fleet.worker, &leases).await.unwrap().is_empty());
 }
@@ -211,8 +205,8 @@ async fn an_entry_taken_over_but_not_yet_started_fences_its_former_owner() {
     let taken: Vec<String> =
         redis.run(&["XCLAIM", "v1:{s0}:jobs", "workers", "other", "0", &entry, "JUSTID"]);
     assert_eq!(taken, [entry]);
-    let lost = fleet.queue.renew(fleet.worker, std::slice::from_ref(&lease)).await.unwrap();
-    assert_eq!(lost, std::slice::from_ref(&lease));
+    let news = fleet.queue.renew(fleet.worker, std::slice::from_ref(&lease)).await.unwrap();
+    assert_eq!(news, lost([&lease]));
     let refused = fleet.queue.finish(fleet.worker, &lease, &ending("late")).await.unwrap();
     assert_eq!(refused, Commit::Fenced);
     let refused = fleet.queue.give_back(fleet.worker, &lease, GiveBack::Shutdown).await.unwrap();

@@ -1,5 +1,6 @@
 //! A job's way through the queue when nothing goes wrong, and the limits on it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shared::config;
@@ -7,7 +8,7 @@ use shared::error::ErrorCode;
 use shared::id::{GatewayId, JobId, TenantId};
 use shared::redis::{Commit, Depth, JobState, Queue, Reply};
 
-use crate::harness::{Fleet, Redis, SECRET, ending, job};
+use crate::harness::{Fleet, Redis, SECRET, ending, job, submission};
 
 #[tokio::test]
 async fn a_job_is_queued_claimed_finished_and_answered() {
@@ -40,6 +41,40 @@ async fn the_result_can_be_read_by_its_tenant_alone() {
     let stranger = fleet.queue.state(&TenantId::new("other"), id).await.unwrap();
     assert!(matches!(stranger, JobState::Unknown));
     assert!(matches!(fleet.state(JobId::generate()).await, JobState::Unknown));
+}
+
+#[tokio::test]
+async fn a_plain_job_costs_redis_no_more_than_it_must() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    redis.run::<()>(&["CONFIG", "RESETSTAT"]);
+    fleet.enqueue().await;
+    let claimed = fleet.claim_one().await;
+    fleet.finish(&claimed, "done").await;
+    let stats: String = redis.run(&["INFO", "commandstats"]);
+    let calls = stats.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count: u32 = rest.split_once(',')?.0.parse().ok()?;
+        (!name.starts_with("config")).then_some((name, count))
+    });
+    let calls: BTreeMap<_, _> = calls.collect();
+    let expected = [
+        ("evalsha", 3),
+        ("exists", 1),
+        ("hdel", 1),
+        ("hmget", 2),
+        ("hset", 3),
+        ("pexpire", 1),
+        ("publish", 1),
+        ("time", 2),
+        ("xack", 1),
+        ("xadd", 1),
+        ("xdel", 1),
+        ("xlen", 1),
+        ("xpending", 2),
+        ("xreadgroup", 1),
+    ];
+    assert_eq!(calls, BTreeMap::from(expected));
 }
 
 #[tokio::test]
@@ -86,7 +121,8 @@ async fn a_full_queue_refuses_and_running_jobs_do_not_count() {
     fleet.enqueue().await;
     fleet.enqueue().await;
     let enqueue = |queue: Queue, gateway: GatewayId| async move {
-        queue.enqueue(&TenantId::new("acme"), JobId::generate(), &job(), gateway).await
+        let tenant = TenantId::new("acme");
+        queue.enqueue(submission(&tenant, JobId::generate(), gateway), &job()).await
     };
     let refused = enqueue(fleet.queue.clone(), fleet.gateway).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::QueueFull);
@@ -103,7 +139,8 @@ async fn queueing_the_same_job_twice_runs_it_once() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
     let id = fleet.enqueue().await;
-    fleet.queue.enqueue(&fleet.tenant, id, &job(), fleet.gateway).await.unwrap();
+    let again = submission(&fleet.tenant, id, fleet.gateway);
+    fleet.queue.enqueue(again, &job()).await.unwrap();
     assert_eq!(fleet.claim(10).await.len(), 1);
 }
 

@@ -2,7 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod claiming;
+mod control;
 mod harness;
 mod leases;
 mod lifecycle;
+mod lost_answers;
+mod lost_sessions;
+mod opening;
 mod outages;
+mod output;
+mod proxy;
+mod quotas;
+mod sessions;
+mod transfers;

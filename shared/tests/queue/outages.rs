@@ -6,7 +6,7 @@ use shared::error::ErrorCode;
 use shared::id::JobId;
 use shared::redis::{Commit, JobState, Reply};
 
-use crate::harness::{Fleet, LEASE, Redis, SOON, ending, job};
+use crate::harness::{Fleet, LEASE, Redis, SOON, ending, job, lost, submission};
 
 #[tokio::test]
 async fn everything_resumes_after_a_restart() {
@@ -43,7 +43,7 @@ async fn a_restart_under_a_waiting_claim_goes_unnoticed() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         redis.start_again();
         let id = JobId::generate();
-        queue.enqueue(&tenant, id, &job(), gateway).await.unwrap();
+        queue.enqueue(submission(&tenant, id, gateway), &job()).await.unwrap();
         id
     };
     let claim = fleet.queue.claim(&mut fleet.consumer, 1, SOON);
@@ -86,14 +86,14 @@ async fn a_redis_emptied_under_the_fleet_is_set_up_again() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         redis.run::<()>(&["FLUSHALL"]);
         let id = JobId::generate();
-        queue.enqueue(&tenant, id, &job(), gateway).await.unwrap();
+        queue.enqueue(submission(&tenant, id, gateway), &job()).await.unwrap();
         id
     };
     let claim = fleet.queue.claim(&mut fleet.consumer, 1, SOON);
     let (claimed, id) = tokio::join!(claim, accident);
     assert_eq!(claimed.unwrap()[0].lease.job, id);
-    let lost = fleet.queue.renew(fleet.worker, std::slice::from_ref(&gone.lease)).await.unwrap();
-    assert_eq!(lost, std::slice::from_ref(&gone.lease));
+    let news = fleet.queue.renew(fleet.worker, std::slice::from_ref(&gone.lease)).await.unwrap();
+    assert_eq!(news, lost([&gone.lease]));
     let refused = fleet.queue.finish(fleet.worker, &gone.lease, &ending("late")).await.unwrap();
     assert_eq!(refused, Commit::Fenced);
 
@@ -112,7 +112,8 @@ async fn a_full_redis_refuses_new_jobs_and_lets_old_ones_end() {
     let first = fleet.claim_one().await;
     redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let job = job();
-    let refused = fleet.queue.enqueue(&fleet.tenant, JobId::generate(), &job, fleet.gateway);
+    let refused =
+        fleet.queue.enqueue(submission(&fleet.tenant, JobId::generate(), fleet.gateway), &job);
     assert_eq!(refused.await.unwrap_err().code(), ErrorCode::QueueFull);
     assert!(
         fleet

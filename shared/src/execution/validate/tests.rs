@@ -1,12 +1,19 @@
 //! What admission lets in, what it refuses, and in which words.
 
+use proptest::prelude::*;
 use serde_json::json;
 
+use super::rules::matches_pattern;
 use super::*;
+use crate::config::TenantPolicy;
 
 fn admit(body: serde_json::Value) -> Result<Job, Error> {
+    admit_by(&Config::default(), "default", body)
+}
+
+fn admit_by(config: &Config, tenant: &str, body: serde_json::Value) -> Result<Job, Error> {
     let envelope: ExecuteEnvelope = serde_json::from_value(body).unwrap();
-    Admission::new(&Config::default()).unwrap().admit(envelope)
+    Admission::new(config).unwrap().admit(&TenantId::new(tenant), envelope)
 }
 
 fn refusal(body: serde_json::Value) -> Error {
@@ -79,20 +86,162 @@ fn file_paths_stay_in_writable_places() {
     }
 }
 
+/// A policy in which nothing is as by default, and options that are just over it.
+fn tight() -> (Policy, [(&'static str, serde_json::Value, &'static str); 10]) {
+    let policy = Policy {
+        max_memory: "1g".into(),
+        max_cpu: 2.0,
+        max_pids: 100,
+        max_timeout_ms: 60_000,
+        max_output_bytes: 2 << 20,
+        max_disk: "600m".into(),
+        images: vec!["python:*".into()],
+        allow_writable_root: false,
+        ..Policy::default()
+    };
+    let over = [
+        ("memoryLimit", json!("1025m"), "maxMemory"),
+        ("cpuLimit", json!(2.01), "maxCpu"),
+        ("pidsLimit", json!(101), "maxPids"),
+        ("timeoutMs", json!(60_001), "maxTimeoutMs"),
+        ("maxOutputSize", json!((2 << 20) + 1), "maxOutputBytes"),
+        ("sandboxSize", json!("601m"), "maxDisk"),
+        ("tmpSize", json!("601m"), "maxDisk"),
+        ("network", json!("host"), "networks"),
+        ("image", json!("ubuntu:24.04"), "images"),
+        ("readonlyRootFs", json!(false), "allowWritableRoot"),
+    ];
+    (policy, over)
+}
+
 #[test]
-fn ceilings_are_named() {
-    for (field, value) in [
-        ("memoryLimit", json!("64g")),
-        ("pidsLimit", json!(100_000)),
-        ("cpuLimit", json!(500)),
-        ("timeoutMs", json!(1_000_000_000)),
-        ("network", json!("host")),
-        ("sandboxSize", json!("100g")),
-        ("maxOutputSize", json!(1_u64 << 40)),
-    ] {
-        let error = refusal(with_option(field, value));
+fn what_is_over_a_ceiling_is_refused_by_the_ceilings_key() {
+    let (policy, over) = tight();
+    let config = Config { policy, ..Config::default() };
+    for (field, value, key) in over {
+        let error = admit_by(&config, "any", with_option(field, value)).unwrap_err();
         assert_eq!(error.code(), ErrorCode::PolicyViolation, "{field}: {error}");
+        assert!(error.message().contains(field.trim_end_matches("Ms")), "{error}");
+        assert!(error.message().contains(&format!("(policy.{key})")), "{error}");
     }
+    for (field, value) in [
+        ("memoryLimit", json!("1g")),
+        ("cpuLimit", json!(2)),
+        ("pidsLimit", json!(100)),
+        ("timeoutMs", json!(60_000)),
+        ("maxOutputSize", json!(2 << 20)),
+        ("sandboxSize", json!("600m")),
+        ("image", json!("python:3.12")),
+        ("image", json!("isol8:any")),
+        ("readonlyRootFs", json!(true)),
+    ] {
+        admit_by(&config, "any", with_option(field, value)).unwrap_or_else(|error| {
+            panic!("{field} at its ceiling: {error}");
+        });
+    }
+}
+
+#[test]
+fn a_tenants_own_ceilings_are_named_as_such_and_hold_for_it_alone() {
+    let (tight, over) = tight();
+    let own: TenantPolicy = {
+        let mut written = serde_json::to_value(&tight).unwrap();
+        written.as_object_mut().unwrap().remove("tenants");
+        serde_json::from_value(written).unwrap()
+    };
+    let mut config = Config::default();
+    config.policy.tenants.insert("acme".into(), own);
+    config.policy.networks.push(Network::Host);
+    for (field, value, key) in over {
+        let error = admit_by(&config, "acme", with_option(field, value.clone())).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::PolicyViolation, "{field}: {error}");
+        assert!(error.message().contains(&format!("(policy.tenants.acme.{key})")), "{error}");
+        admit_by(&config, "other", with_option(field, value)).unwrap();
+    }
+}
+
+#[test]
+fn a_tenants_ceiling_may_be_looser_and_the_others_are_everybodys() {
+    let mut config = Config::default();
+    let own = TenantPolicy { max_pids: Some(5000), ..TenantPolicy::default() };
+    config.policy.tenants.insert("big".into(), own);
+    let job = admit_by(&config, "big", with_option("pidsLimit", 5000.into())).unwrap();
+    assert_eq!(job.limits.pids, 5000);
+    let error = admit_by(&config, "big", with_option("memoryLimit", "1t".into())).unwrap_err();
+    assert!(error.message().contains("(policy.maxMemory)"), "{error}");
+    let admission = Admission::new(&config).unwrap();
+    assert_eq!(admission.policy(&TenantId::new("big")).max_pids, 5000);
+    assert_eq!(admission.policy(&TenantId::new("small")).max_pids, 1024);
+}
+
+#[test]
+fn a_request_that_asks_for_nothing_passes_under_any_ceiling() {
+    let own = TenantPolicy {
+        max_memory: Some("32m".into()),
+        max_cpu: Some(0.1),
+        max_pids: Some(16),
+        max_timeout_ms: Some(50),
+        max_output_bytes: Some(10),
+        max_disk: Some("1m".into()),
+        images: Some(Vec::new()),
+        seccomp: Some(Vec::new()),
+        allow_writable_root: Some(false),
+        ..TenantPolicy::default()
+    };
+    let mut config = Config::default();
+    config.defaults.readonly_root_fs = false;
+    config.policy.tenants.insert("small".into(), own);
+    let body = json!({"request": {"runtime": "bash", "cmd": "true"}});
+    let job = admit_by(&config, "small", body).unwrap();
+    assert_eq!(job.timeout_ms, 50);
+    let expected = Limits {
+        memory_bytes: 32 << 20,
+        cpu_millis: 100,
+        pids: 16,
+        sandbox_bytes: 1 << 20,
+        tmp_bytes: 1 << 20,
+        readonly_root: true,
+        max_output_bytes: 10,
+    };
+    assert_eq!(job.limits, expected);
+}
+
+#[test]
+fn what_isol8s_own_command_line_sends_passes_by_default() {
+    let body = json!({
+        "request": {"runtime": "python", "code": "1", "timeoutMs": 30000},
+        "options": {"mode": "ephemeral", "network": "none", "cpuLimit": 1, "memoryLimit": "512m",
+            "pidsLimit": 200, "sandboxSize": "2g", "timeoutMs": 30000, "debug": false,
+            "persist": false, "logNetwork": false, "security": {"seccomp": "strict"},
+            "networkFilter": {"whitelist": [], "blacklist": []},
+            "audit": {"enabled": true, "destination": "s3"}, "remoteCode": {"enabled": true},
+            "poolStrategy": "secure", "poolSize": {"clean": 9, "dirty": 9}},
+    });
+    let job = admit(body).unwrap();
+    assert_eq!((job.limits.pids, job.limits.sandbox_bytes), (200, 2 << 30));
+}
+
+#[test]
+fn the_filter_is_the_servers_own_unless_the_policy_has_the_one_asked_for() {
+    let asking = |seccomp: &str| with_option("security", json!({"seccomp": seccomp}));
+    let silent = || json!({"request": {"runtime": "python", "code": "1"}});
+    let mut config = Config::default();
+    assert_eq!(admit_by(&config, "a", silent()).unwrap().seccomp, Seccomp::Strict);
+    for filter in ["unconfined", "custom"] {
+        let error = admit_by(&config, "a", asking(filter)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::PolicyViolation);
+        assert!(error.message().contains(filter) && error.message().contains("(policy.seccomp)"));
+    }
+    config.policy.seccomp.push(Seccomp::Unconfined);
+    assert_eq!(admit_by(&config, "a", asking("unconfined")).unwrap().seccomp, Seccomp::Unconfined);
+    assert_eq!(admit_by(&config, "a", silent()).unwrap().seccomp, Seccomp::Strict);
+
+    // The server's own needs no leave, whatever it is.
+    config.security.seccomp = Seccomp::Custom;
+    config.policy.seccomp.clear();
+    assert_eq!(admit_by(&config, "a", asking("custom")).unwrap().seccomp, Seccomp::Custom);
+    assert_eq!(admit_by(&config, "a", silent()).unwrap().seccomp, Seccomp::Custom);
+    admit_by(&config, "a", asking("strict")).unwrap_err();
 }
 
 #[test]
@@ -120,6 +269,17 @@ fn odd_extensions_and_names_are_refused() {
 }
 
 #[test]
+fn secrets_and_output_paths_are_bounded() {
+    let secret = |bytes: usize| with_option("secrets", json!({"A": "x".repeat(bytes), "B": "y"}));
+    admit(secret(MAX_SECRET_BYTES - 1)).unwrap();
+    assert!(refusal(secret(MAX_SECRET_BYTES)).message().contains("the most is 65536"));
+    let paths = |count: usize| with_request("outputPaths", json!(vec!["a"; count]));
+    admit(paths(MAX_OUTPUT_PATHS)).unwrap();
+    let refused = refusal(paths(MAX_OUTPUT_PATHS + 1));
+    assert!(refused.message().contains("the most is 100"), "{refused}");
+}
+
+#[test]
 fn patterns_match_whole_names() {
     for (pattern, text, fits) in [
         ("*", "anything", true),
@@ -132,5 +292,44 @@ fn patterns_match_whole_names() {
         ("*ab", "aab", true),
     ] {
         assert_eq!(matches_pattern(pattern, text), fits, "{pattern} {text}");
+    }
+}
+
+/// Pieces of which hostile paths are made.
+fn path() -> impl Strategy<Value = String> {
+    let piece = prop_oneof!["[a-z.]{0,3}", Just("..".into()), Just("sandbox".into()), "\\PC{0,4}"];
+    (any::<bool>(), prop::collection::vec(piece, 0..8)).prop_map(|(absolute, pieces)| {
+        format!("{}{}", if absolute { "/" } else { "" }, pieces.join("/"))
+    })
+}
+
+fn is_plain(path: &str) -> bool {
+    path.starts_with('/') && !path.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."))
+}
+
+proptest! {
+    #[test]
+    fn an_admitted_working_directory_is_plain_and_inside(given in path()) {
+        if let Ok(found) = paths::workdir(Some(&given)) {
+            prop_assert!(is_plain(&found), "{given:?} -> {found:?}");
+            prop_assert!(found == "/sandbox" || found.starts_with("/sandbox/"), "{found:?}");
+            prop_assert_eq!(paths::workdir(Some(&found)).unwrap(), found);
+        }
+    }
+
+    #[test]
+    fn an_admitted_file_is_plain_and_inside(given in path()) {
+        if let Ok(found) = paths::file("files", &given) {
+            prop_assert!(is_plain(&found), "{given:?} -> {found:?}");
+            prop_assert!(found.starts_with("/sandbox/") || found.starts_with("/tmp/"), "{found:?}");
+            prop_assert_eq!(paths::file("files", &found).unwrap(), found);
+        }
+    }
+
+    #[test]
+    fn what_climbs_and_comes_back_is_where_it_says(parts in prop::collection::vec("[a-z]{1,4}", 1..5)) {
+        let detour: String = parts.iter().map(|part| format!("{part}/../{part}/./")).collect();
+        let expected = format!("/sandbox/{}", parts.join("/"));
+        prop_assert_eq!(paths::workdir(Some(&detour)).unwrap(), expected);
     }
 }

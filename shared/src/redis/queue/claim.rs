@@ -9,10 +9,10 @@ use redis::streams::{StreamAutoClaimReply, StreamId, StreamInfoConsumersReply, S
 use redis::{RedisResult, cmd};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Claimed, Lease, Queue, serialize};
+use super::{Claimed, Lease, OwnedSession, Queue, serialize};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Ending, Failure};
-use crate::id::{TenantId, WorkerId};
+use crate::execution::{Call, Ending, Failure, Job};
+use crate::id::{JobId, SessionId, TenantId, WorkerId};
 use crate::redis::client::{COMMAND_TIMEOUT, failure, is_group_missing};
 use crate::redis::keys;
 use crate::redis::scripts::{Entry, Take, Taken};
@@ -222,8 +222,7 @@ impl Queue {
             worker: &name,
             entries,
             room,
-            stolen,
-            lost_ending: &self.inner.lost_ending,
+            theft: stolen.then(|| JobId::generate().to_string()),
         };
         let answers = self.inner.scripts.take(&take).await.map_err(failure)?;
         let mut claimed = Vec::with_capacity(answers.len());
@@ -232,7 +231,7 @@ impl Queue {
             match answer.0.as_str() {
                 "taken" => claimed.extend(self.unpack(worker, shard, entry, answer).await?),
                 "missing" => tracing::warn!(job, "a queued job had no record; dropped its entry"),
-                "ended" => tracing::warn!(job, "a job was given up: all its workers were lost"),
+                "ended" => tracing::warn!(job, "a job was given up: its worker was lost"),
                 outcome => tracing::debug!(job, outcome, "a delivered job was not started"),
             }
         }
@@ -245,27 +244,30 @@ impl Queue {
         worker: WorkerId,
         shard: u16,
         entry: &Entry,
-        (_, attempt, waited_us, tenant, payload): Taken,
+        (_, attempt, waited_us, age_us, tenant, payload, session): Taken,
     ) -> Result<Option<Claimed>, Error> {
         let Ok(job) = entry.job.parse() else {
             tracing::warn!(job = entry.job, "a queued job has an identifier that is none");
             return Ok(None);
         };
         let lease = Lease { job, shard, entry: entry.entry.clone(), attempt };
-        match serde_json::from_slice(&payload) {
-            Ok(job) => Ok(Some(Claimed {
+        let tenant = TenantId::new(tenant);
+        match parse(&payload, &lease, &tenant, &session) {
+            Ok((job, opens)) => Ok(Some(Claimed {
                 lease,
-                tenant: TenantId::new(tenant),
+                tenant,
                 job,
                 attempt,
                 queued_ms: Duration::from_micros(waited_us).as_secs_f64() * 1000.0,
+                age: Duration::from_micros(age_us),
+                opens,
             })),
             Err(error) => {
                 tracing::warn!(%job, %error, "a queued job is not readable by this version");
-                let ending = Ending::Error(Failure {
-                    code: ErrorCode::Internal,
-                    message: "The job cannot be read by the worker's version of isol8.".into(),
-                });
+                let ending = Ending::Error(Failure::new(
+                    ErrorCode::Internal,
+                    "The job cannot be read by the worker's version of isol8.",
+                ));
                 let worker = worker.to_string();
                 let held = lease.held(&worker);
                 let ending = serialize(&ending)?;
@@ -372,6 +374,31 @@ impl Consumer {
         }
         let (first, shards) = (self.first, self.streams.len());
         self.delivered.sort_by_key(|it| (usize::from(it.shard) + shards - first) % shards);
+    }
+}
+
+/// Reads a payload: that of a job, or, with a session's name, that of the call that opens it.
+fn parse(
+    payload: &[u8],
+    lease: &Lease,
+    tenant: &TenantId,
+    session: &str,
+) -> Result<(Job, Option<OwnedSession>), Error> {
+    let unreadable =
+        |error| Error::new(ErrorCode::Internal, "unreadable payload").with_source(error);
+    if session.is_empty() {
+        return Ok((serde_json::from_slice(payload).map_err(unreadable)?, None));
+    }
+    let (_, id) = session.split_once(':').unwrap_or_default();
+    let opens = OwnedSession {
+        tenant: tenant.clone(),
+        id: SessionId::new(id)?,
+        shard: lease.shard,
+        opening: lease.job,
+    };
+    match serde_json::from_slice(payload).map_err(unreadable)? {
+        Call::Execute { job } => Ok((job, Some(opens))),
+        _ => Err(Error::new(ErrorCode::Internal, "a session cannot be opened by a file")),
     }
 }
 

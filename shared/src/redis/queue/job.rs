@@ -1,9 +1,11 @@
 //! What the queue hands out and takes in about jobs.
 
+use std::time::Duration;
+
 use serde_json::value::RawValue;
 
-use crate::execution::{Failure, Job};
-use crate::id::{JobId, TenantId};
+use crate::execution::{Call, Failure, Job};
+use crate::id::{JobId, SessionId, TenantId};
 
 /// A job that this worker runs now.
 #[derive(Debug)]
@@ -18,6 +20,101 @@ pub struct Claimed {
     pub attempt: u32,
     /// How long it waited in the queue, in milliseconds by Redis' clock.
     pub queued_ms: f64,
+    /// How long ago it was submitted, however often it was put back since.
+    pub age: Duration,
+    /// The session that it opens: this worker owns it now.
+    pub opens: Option<OwnedSession>,
+}
+
+/// A session of which this worker is the owner, as long as it renews it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OwnedSession {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name.
+    pub id: SessionId,
+    pub(super) shard: u16,
+    /// The call that opened it, which tells it from a later session of the same name.
+    pub(super) opening: JobId,
+}
+
+/// A session's call that this worker runs now.
+#[derive(Debug)]
+pub struct ClaimedCall {
+    /// The call, as a job.
+    pub id: JobId,
+    /// What to do.
+    pub call: Call,
+    /// How long it waited in the queue, in milliseconds by Redis' clock.
+    pub queued_ms: f64,
+}
+
+/// What a session's owner is to do next.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per call, moved once")]
+pub enum NextCall {
+    /// Run this.
+    Run(ClaimedCall),
+    /// Wait to be told.
+    Idle,
+    /// Remove the sandbox, then [`Queue::end_session`](super::Queue::end_session).
+    Close,
+    /// Remove the sandbox: the session is somebody else's, or nobody's.
+    Lost,
+}
+
+/// What a renewal says about a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionNews {
+    /// Nothing new.
+    Kept,
+    /// Calls wait and none runs.
+    CallsWait,
+    /// Its running call is to be stopped.
+    CancelRunning,
+    /// It is to be closed.
+    Close,
+    /// It is not this worker's any more.
+    Lost,
+}
+
+/// A session as its tenant sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its name.
+    pub id: SessionId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its runtime's name.
+    pub runtime: String,
+    /// Whether a call runs or waits.
+    pub is_active: bool,
+    /// When it was opened, in milliseconds since the epoch by Redis' clock.
+    pub created_ms: u64,
+    /// When it was last used, likewise.
+    pub used_ms: u64,
+}
+
+/// What a tenant may have at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Jobs that wait or run; 0: any number.
+    pub max_active: u32,
+    /// Jobs per second, one second's worth at once; 0: any number.
+    pub per_second: u32,
+}
+
+/// What became of a cancel request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It had not begun and never will.
+    Now,
+    /// Its worker was told to stop it; it ends in a moment.
+    Asked,
+    /// It had ended already.
+    TooLate,
+    /// There is no such job of this tenant, or its result has expired.
+    Unknown,
 }
 
 /// The right of one worker to end one delivery of one job. A job that is delivered again, even to
@@ -32,6 +129,15 @@ pub struct Lease {
     pub(super) entry: String,
     /// Which delivery of it.
     pub(super) attempt: u32,
+}
+
+/// What a renewal says about a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseNews {
+    /// It is not held any more: its job should be stopped, nothing it ends with will count.
+    Lost,
+    /// It is held, and its job is to be cancelled.
+    Cancelled,
 }
 
 /// Whether an ending or hand-back counted.
@@ -49,6 +155,8 @@ pub enum Commit {
 pub enum GiveBack {
     /// The worker shuts down; the delivery does not count.
     Shutdown,
+    /// The worker has no room for what it asks for, another may; the delivery does not count.
+    NoRoom,
     /// The platform failed under the job. The delivery counts; if it was the last one allowed, the
     /// job ends with this failure.
     Failed(Failure),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
 
-use super::{Commit, GiveBack, Lease, Queue, serialize};
+use super::{Commit, GiveBack, Lease, LeaseNews, Queue, serialize};
 use crate::error::Error;
 use crate::execution::Ending;
 use crate::id::WorkerId;
@@ -27,13 +27,16 @@ impl Lease {
 }
 
 impl Queue {
-    /// Renews leases and returns those that `worker` does not hold any more: their jobs should be
-    /// stopped, since nothing they end with will count.
+    /// Renews leases and returns those of which something is to be known.
     ///
     /// # Errors
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached; leases may be renewed or
     /// not then.
-    pub async fn renew(&self, worker: WorkerId, leases: &[Lease]) -> Result<Vec<Lease>, Error> {
+    pub async fn renew(
+        &self,
+        worker: WorkerId,
+        leases: &[Lease],
+    ) -> Result<Vec<(Lease, LeaseNews)>, Error> {
         let name = worker.to_string();
         let mut shards: BTreeMap<u16, Vec<&Lease>> = BTreeMap::new();
         for lease in leases {
@@ -42,9 +45,9 @@ impl Queue {
         let batches = shards
             .iter()
             .flat_map(|(shard, leases)| leases.chunks(RENEW_BATCH).map(move |it| (*shard, it)));
-        let lost =
+        let news =
             try_join_all(batches.map(|(shard, batch)| self.renew_batch(shard, &name, batch)));
-        Ok(lost.await?.into_iter().flatten().collect())
+        Ok(news.await?.into_iter().flatten().collect())
     }
 
     async fn renew_batch(
@@ -52,13 +55,18 @@ impl Queue {
         shard: u16,
         worker: &str,
         batch: &[&Lease],
-    ) -> Result<Vec<Lease>, Error> {
+    ) -> Result<Vec<(Lease, LeaseNews)>, Error> {
         let named: Vec<_> = batch
             .iter()
             .map(|lease| (lease.job.to_string(), lease.entry.as_str(), lease.attempt))
             .collect();
-        let lost = self.inner.scripts.renew(shard, worker, &named).await.map_err(failure)?;
-        Ok(lost.into_iter().filter_map(|place| batch.get(place).copied().cloned()).collect())
+        let answers = self.inner.scripts.renew(shard, worker, &named).await.map_err(failure)?;
+        let news = answers.into_iter().filter_map(|place| {
+            let lease = batch.get(usize::try_from(place.unsigned_abs()).ok()?.checked_sub(1)?)?;
+            let news = if place > 0 { LeaseNews::Lost } else { LeaseNews::Cancelled };
+            Some(((*lease).clone(), news))
+        });
+        Ok(news.collect())
     }
 
     /// Commits the ending of a job and wakes the gateway that waits for it, if `worker` still
@@ -79,8 +87,8 @@ impl Queue {
         done.map(commit).map_err(failure)
     }
 
-    /// Puts a job back for another worker, or ends it if it has failed too often; only if `worker`
-    /// still holds this lease.
+    /// Puts a job back for another worker, or ends it if it has failed too often or its caller has
+    /// seen output of it; only if `worker` still holds this lease.
     ///
     /// # Errors
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached; the lease runs out in
@@ -91,12 +99,13 @@ impl Queue {
         lease: &Lease,
         why: GiveBack,
     ) -> Result<Commit, Error> {
-        let failed = match why {
-            GiveBack::Shutdown => None,
-            GiveBack::Failed(cause) => Some(serialize(&Ending::Error(cause))?),
+        let (ending, counts) = match why {
+            GiveBack::Shutdown | GiveBack::NoRoom => (None, false),
+            GiveBack::Failed(cause) => (Some(serialize(&Ending::Error(cause))?), true),
         };
         let worker = worker.to_string();
-        let done = self.inner.scripts.give_back(&lease.held(&worker), failed.as_deref()).await;
+        let held = lease.held(&worker);
+        let done = self.inner.scripts.give_back(&held, ending.as_deref(), counts).await;
         done.map(commit).map_err(failure)
     }
 

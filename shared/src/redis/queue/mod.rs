@@ -2,26 +2,44 @@
 //! claiming, leases and replies have files of their own.
 
 mod claim;
+mod cleanup;
+mod control;
 mod job;
 mod lease;
+mod output;
 mod replies;
+mod session;
 mod submit;
 
 use std::sync::Arc;
 
 use redis::{RedisError, RedisResult, cmd, pipe};
 use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
 
 pub use claim::Consumer;
-pub use job::{Claimed, Commit, Depth, GiveBack, JobState, Lease};
+pub use cleanup::{Cleaned, CleanupOrder, Removal};
+pub use control::{Orders, WorkerOrder};
+pub use job::{
+    Cancelled, Claimed, ClaimedCall, Commit, Depth, GiveBack, JobState, Lease, LeaseNews, NextCall,
+    OwnedSession, Quota, SessionInfo, SessionNews,
+};
+pub use output::{Publication, Taking};
 pub use replies::{Replies, Reply};
+pub use submit::{Submission, ToSession};
 
+use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};
 use super::keys;
-use super::scripts::Scripts;
+use super::scripts::{Constants, Scripts};
 use crate::config;
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Ending, Failure};
+use crate::id::TenantId;
+
+/// What the callers of a lost session are told.
+const SESSION_LOST: &str = "The session is lost: its worker is gone, and its variables, files and \
+                            processes with it. A new session can be opened under the same id.";
 
 /// The queue of the fleet. Clones share one connection.
 ///
@@ -36,9 +54,9 @@ struct Inner {
     client: Client,
     scripts: Scripts,
     config: config::Redis,
-    /// Ending, as JSON, of a job whose workers all died.
-    lost_ending: String,
     ready: OnceCell<()>,
+    /// What is said in the background about transfers that were dropped.
+    last_words: TaskTracker,
 }
 
 impl Queue {
@@ -52,16 +70,27 @@ impl Queue {
             Error::invalid("redis.url is not set. Set it to redis://host:port or use `serve`.")
         })?;
         let client = Client::open(url)?;
-        let scripts = Scripts::new(client.clone(), config.result_ttl_ms, config.max_deliveries);
-        let lost_ending = serialize(&Ending::Error(Failure {
-            code: ErrorCode::WorkerLost,
-            message: format!(
-                "The job was given up: it was delivered {} times and no worker lived to end it.",
-                config.max_deliveries
-            ),
-        }))?;
-        let ready = OnceCell::new();
-        let inner = Inner { client, scripts, config: config.clone(), lost_ending, ready };
+        let ending = |code, words: &str| serialize(&Ending::Error(Failure::new(code, words)));
+        let constants = Constants {
+            result_ttl_ms: config.result_ttl_ms,
+            max_deliveries: config.max_deliveries,
+            lease_ms: config.lease_ms,
+            worker_lost: ending(
+                ErrorCode::WorkerLost,
+                "The job was given up: no worker that took it lived to end it, and it may not be \
+                 started once more.",
+            )?,
+            session_lost: ending(ErrorCode::SessionLost, SESSION_LOST)?,
+            cancelled: ending(ErrorCode::Cancelled, "The job was cancelled")?,
+        };
+        let scripts = Scripts::new(client.clone(), &constants);
+        let inner = Inner {
+            client,
+            scripts,
+            config: config.clone(),
+            ready: OnceCell::new(),
+            last_words: TaskTracker::new(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -98,6 +127,19 @@ impl Queue {
     /// [`ErrorCode::QueueUnavailable`] if there is none.
     pub async fn ping(&self) -> Result<(), Error> {
         self.inner.client.run::<String>(&cmd("PING")).await.map(drop).map_err(failure)
+    }
+
+    /// The API keys, over the same connections.
+    #[must_use]
+    pub fn api_keys(&self) -> ApiKeys {
+        ApiKeys::new(self.inner.client.clone())
+    }
+
+    /// Waits, some seconds at most, until the other sides of dropped transfers were told of it: for
+    /// the end of a process.
+    pub async fn quiesce(&self) {
+        self.inner.last_words.close();
+        self.inner.last_words.wait().await;
     }
 
     /// How many jobs wait and run, over all shards.
@@ -191,6 +233,18 @@ impl Queue {
                 "Redis may evict queued jobs when it is full; set maxmemory-policy to noeviction"
             );
         }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    pub(super) fn last_words(&self) -> &TaskTracker {
+        &self.inner.last_words
+    }
+
+    pub(super) fn shard_of(&self, tenant: &TenantId) -> u16 {
+        keys::shard_of(tenant, self.inner.config.shards)
     }
 
     fn shards(&self) -> std::ops::Range<u16> {

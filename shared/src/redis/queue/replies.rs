@@ -1,23 +1,14 @@
 //! The gateway's ear: one subscription on which it hears that its jobs ended.
 
-use std::time::Duration;
-
-use futures_util::StreamExt as _;
-use redis::aio::PubSub;
 use serde_json::value::RawValue;
-use tokio::time::{sleep, timeout};
 
 use super::Queue;
 use crate::error::Error;
+use crate::execution::Event;
 use crate::id::{GatewayId, JobId};
-use crate::redis::client::{Client, failure, within};
+use crate::redis::client::failure;
 use crate::redis::keys;
-
-/// Silence after which the connection is tested.
-const TEST_AFTER: Duration = Duration::from_secs(5);
-/// First and longest pause between attempts to subscribe again.
-const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(50);
-const RESUBSCRIBE_PAUSE_MAX: Duration = Duration::from_secs(1);
+use crate::redis::subscription::{Heard, Subscription};
 
 /// What a gateway hears.
 #[derive(Debug)]
@@ -30,19 +21,20 @@ pub enum Reply {
         /// read with [`Queue::state`].
         ending: Option<Box<RawValue>>,
     },
+    /// A streamed job went on.
+    Output {
+        /// Which.
+        job: JobId,
+        /// What happened.
+        event: Event,
+    },
     /// The subscription was interrupted: messages may be missing, so every job that is waited for
     /// has to be looked up with [`Queue::state`].
     Resubscribed,
 }
 
-/// The replies to one gateway. Owned by one task, which must keep reading: what it leaves unread
-/// piles up in memory.
-pub struct Replies {
-    client: Client,
-    channel: String,
-    subscription: Option<PubSub>,
-    pause: Duration,
-}
+/// The replies to one gateway. Owned by one task, which must keep reading.
+pub struct Replies(Subscription);
 
 impl Queue {
     /// Subscribes to a gateway's replies; the subscription is confirmed when this returns.
@@ -50,65 +42,42 @@ impl Queue {
     /// # Errors
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn replies(&self, gateway: GatewayId) -> Result<Replies, Error> {
-        let client = self.inner.client.clone();
-        let channel = keys::replies(gateway);
-        let subscription = Some(client.subscribe(&channel).await.map_err(failure)?);
-        Ok(Replies { client, channel, subscription, pause: RESUBSCRIBE_PAUSE })
+        let opened = Subscription::open(self.inner.client.clone(), vec![keys::replies(gateway)]);
+        opened.await.map(Replies).map_err(failure)
     }
 }
 
 impl Replies {
-    /// The next reply. Never ends: subscribes again, as often as it takes, when the connection
-    /// breaks. Dropping the future loses nothing.
+    /// The next reply. Never ends; dropping the future loses nothing.
     pub async fn next(&mut self) -> Reply {
         loop {
-            let Some(subscription) = &mut self.subscription else {
-                match self.client.subscribe(&self.channel).await {
-                    Ok(subscription) => {
-                        self.subscription = Some(subscription);
-                        self.pause = RESUBSCRIBE_PAUSE;
-                        return Reply::Resubscribed;
-                    }
-                    Err(_) => {
-                        sleep(self.pause).await;
-                        self.pause = (self.pause * 2).min(RESUBSCRIBE_PAUSE_MAX);
-                    }
-                }
-                continue;
+            let message = match self.0.next().await {
+                Heard::Resubscribed => return Reply::Resubscribed,
+                Heard::Message(message) => message,
             };
-            let message = timeout(TEST_AFTER, subscription.on_message().next()).await;
-            match message {
-                Ok(Some(message)) => {
-                    if let Some(reply) = parse(message.get_payload_bytes()) {
-                        return reply;
-                    }
-                    tracing::warn!("a reply from the queue was not understood");
-                }
-                Ok(None) => self.lose("Redis closed it"),
-                Err(_) => {
-                    if within(subscription.ping::<redis::Value>()).await.is_err() {
-                        self.lose("it does not answer");
-                    }
-                }
+            if let Some(reply) = parse(message.get_payload_bytes()) {
+                return reply;
             }
+            tracing::warn!("a reply from the queue was not understood");
         }
-    }
-
-    fn lose(&mut self, why: &str) {
-        tracing::warn!(why, "the subscription to replies broke; subscribing again");
-        self.subscription = None;
     }
 }
 
-/// `<job id>` or `<job id> <ending>`.
+/// `<job id>`, `<job id> <ending>` or `<job id> ~<number> <event>`.
 fn parse(payload: &[u8]) -> Option<Reply> {
-    let text = std::str::from_utf8(payload).ok()?;
-    let (job, ending) = match text.split_once(' ') {
-        Some((job, ending)) => (job, Some(ending)),
-        None => (text, None),
+    let Some(space) = payload.iter().position(|byte| *byte == b' ') else {
+        let job = std::str::from_utf8(payload).ok()?.parse().ok()?;
+        return Some(Reply::Finished { job, ending: None });
     };
-    let job = job.parse().ok()?;
+    let job = std::str::from_utf8(&payload[..space]).ok()?.parse().ok()?;
+    let rest = &payload[space + 1..];
+    if let Some(event) = rest.strip_prefix(b"~") {
+        let space = event.iter().position(|byte| *byte == b' ')?;
+        let number = std::str::from_utf8(&event[..space]).ok()?.parse().ok()?;
+        return Some(Reply::Output { job, event: Event::decode(number, &event[space + 1..])? });
+    }
     // An ending that is no JSON is left to `state`, which says so.
-    let ending = ending.and_then(|ending| RawValue::from_string(ending.to_owned()).ok());
+    let ending = std::str::from_utf8(rest).ok().map(str::to_owned);
+    let ending = ending.and_then(|ending| RawValue::from_string(ending).ok());
     Some(Reply::Finished { job, ending })
 }

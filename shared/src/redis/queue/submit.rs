@@ -1,50 +1,167 @@
 //! The gateway's side of a job: putting it into the queue and asking where it stands.
 
-use serde_json::value::RawValue;
+use std::time::Duration;
 
 use redis::cmd;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
 
-use super::{JobState, Queue};
+use super::{Cancelled, JobState, Queue, Quota, SESSION_LOST};
 use crate::error::{Error, ErrorCode};
-use crate::execution::Job;
-use crate::id::{GatewayId, JobId, TenantId};
+use crate::execution::{Call, Job};
+use crate::id::{GatewayId, JobId, SessionId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::NewJob;
+use crate::redis::scripts::{NewCall, NewJob, Refusal};
+
+/// How long a call waits for the end of a former session of the same name, and how often it looks.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSING_PAUSE: Duration = Duration::from_millis(50);
+
+/// Calls that may wait in one session.
+const MAX_WAITING_CALLS: u32 = 1000;
+
+/// Who asks, and where the answer goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<'a> {
+    /// On whose account.
+    pub tenant: &'a TenantId,
+    /// The job's identifier; repeating a submission with the same one is safe.
+    pub id: JobId,
+    /// Whoever waits for the ending.
+    pub reply_to: GatewayId,
+    /// What the tenant may have.
+    pub quota: Quota,
+}
+
+/// Where a call goes.
+#[derive(Clone, Copy, Debug)]
+pub struct ToSession<'a> {
+    /// The session.
+    pub id: &'a SessionId,
+    /// Whether the call may open it; only one that runs a program can.
+    pub may_open: bool,
+    /// Sessions that the tenant may have.
+    pub max_sessions: u32,
+}
 
 impl Queue {
-    /// Puts a job into its tenant's shard. Repeating the call with the same identifier is safe.
+    /// Puts a job into its tenant's shard.
     ///
     /// # Errors
     /// [`ErrorCode::QueueFull`] if `redis.maxQueued` jobs wait in the shard already,
-    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may be queued then.
-    pub async fn enqueue(
-        &self,
-        tenant: &TenantId,
-        id: JobId,
-        job: &Job,
-        reply_to: GatewayId,
-    ) -> Result<(), Error> {
-        let payload = serde_json::to_string(job).map_err(|error| {
-            Error::new(ErrorCode::Internal, "The job could not be written as JSON.")
-                .with_source(error)
-        })?;
+    /// [`ErrorCode::RateLimited`] or [`ErrorCode::TooManyJobs`] beyond the quota, all three with a
+    /// time to come back; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may
+    /// be queued then.
+    pub async fn enqueue(&self, submission: Submission<'_>, job: &Job) -> Result<(), Error> {
+        let payload = write(job)?;
         self.ready().await?;
         let limit = self.inner.config.max_queued;
-        let job = NewJob {
-            shard: keys::shard_of(tenant, self.inner.config.shards),
-            id: id.to_string(),
-            tenant: tenant.as_str(),
-            payload: &payload,
-            reply_to: reply_to.to_string(),
+        let job = self.new_job(submission, &payload, job.listens());
+        refused(self.inner.scripts.enqueue(&job, limit).await.map_err(failure)?)
+    }
+
+    /// Puts a call into the queue of a session of its tenant; opens the session with it if that is
+    /// allowed and there is none.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue), and [`ErrorCode::SessionNotFound`],
+    /// [`ErrorCode::SessionLimit`] (also while a former session of the name takes long to close),
+    /// [`ErrorCode::SessionLost`] (once: the session may be opened anew after that),
+    /// [`ErrorCode::InvalidRequest`] if the session has another runtime.
+    pub async fn enqueue_call(
+        &self,
+        submission: Submission<'_>,
+        session: ToSession<'_>,
+        call: &Call,
+    ) -> Result<(), Error> {
+        let payload = write(call)?;
+        self.ready().await?;
+        let job = call.job();
+        let runtime = job.map(|job| job.runtime.to_string()).unwrap_or_default();
+        let interactive = job.is_some_and(Job::listens);
+        let new = NewCall {
+            job: self.new_job(submission, &payload, interactive),
+            session: session.id,
+            runtime: &runtime,
+            may_open: session.may_open && job.is_some(),
+            max_sessions: session.max_sessions,
+            max_waiting: MAX_WAITING_CALLS,
+            max_queued: self.inner.config.max_queued,
         };
-        if self.inner.scripts.enqueue(&job, limit).await.map_err(failure)? {
-            return Ok(());
+        let give_up_at = Instant::now() + CLOSING_PATIENCE;
+        loop {
+            let answer = self.inner.scripts.enqueue_call(&new);
+            let (word, detail) = answer.await.map_err(failure)?;
+            match word.as_str() {
+                // Its sandbox is being removed; in a moment there is none, and it can be opened.
+                "closing" if Instant::now() < give_up_at => sleep(CLOSING_PAUSE).await,
+                "closing" if new.may_open => {
+                    return Err(Error::new(
+                        ErrorCode::SessionLimit,
+                        format!(
+                            "Session \"{}\" is still being closed and cannot be opened anew yet. \
+                             Try again in a moment.",
+                            session.id
+                        ),
+                    )
+                    .with_retry_after(Duration::from_secs(1)));
+                }
+                "runtime" => {
+                    return Err(Error::invalid(format!(
+                        "Cannot switch runtime from \"{detail}\" to \"{runtime}\": session \
+                         \"{}\" has one for life. Open another session for {runtime}.",
+                        session.id
+                    )));
+                }
+                "sessions" => {
+                    return Err(Error::new(
+                        ErrorCode::SessionLimit,
+                        format!(
+                            "There are {} sessions already, as many as this tenant may have. \
+                             Delete one, or wait until an idle one expires.",
+                            session.max_sessions
+                        ),
+                    )
+                    .with_retry_after(Duration::from_secs(1)));
+                }
+                _ => return refused((word, detail)),
+            }
         }
-        Err(Error::new(
-            ErrorCode::QueueFull,
-            format!("The queue is full: {limit} jobs wait already. Try again in a few seconds."),
-        ))
+    }
+
+    fn new_job<'a>(
+        &self,
+        submission: Submission<'a>,
+        payload: &'a str,
+        interactive: bool,
+    ) -> NewJob<'a> {
+        NewJob {
+            shard: self.shard_of(submission.tenant),
+            id: submission.id.to_string(),
+            tenant: submission.tenant,
+            payload,
+            reply_to: submission.reply_to.to_string(),
+            quota: submission.quota,
+            interactive,
+        }
+    }
+
+    /// Cancels a job of this tenant, waiting or running. One that runs ends a moment later, with an
+    /// ending like every other.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled, Error> {
+        let shard = self.shard_of(tenant);
+        let outcome = self.inner.scripts.cancel(shard, &id.to_string(), tenant).await;
+        Ok(match outcome.map_err(failure)?.as_str() {
+            "cancelled" => Cancelled::Now,
+            "asked" => Cancelled::Asked,
+            "finished" => Cancelled::TooLate,
+            _ => Cancelled::Unknown,
+        })
     }
 
     /// Where a job of this tenant stands, by its record.
@@ -52,7 +169,7 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn state(&self, tenant: &TenantId, id: JobId) -> Result<JobState, Error> {
-        let record = keys::record(keys::shard_of(tenant, self.inner.config.shards), id);
+        let record = keys::record(self.shard_of(tenant), id);
         let mut read = cmd("HMGET");
         read.arg(record).arg("tenant").arg("state").arg("result");
         let (owner, state, result): (Option<String>, Option<String>, Option<String>) =
@@ -75,4 +192,39 @@ impl Queue {
             )),
         }
     }
+}
+
+fn write(payload: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(payload).map_err(|error| {
+        Error::new(ErrorCode::Internal, "The job could not be written as JSON.").with_source(error)
+    })
+}
+
+/// What a script's refusal means for the caller.
+fn refused((word, detail): Refusal) -> Result<(), Error> {
+    let wait = Duration::from_millis(detail.parse().unwrap_or(1000));
+    let error = |code, message: &str| Error::new(code, message).with_retry_after(wait);
+    Err(match word.as_str() {
+        "queued" => return Ok(()),
+        "full" => error(
+            ErrorCode::QueueFull,
+            "The queue is full: as many jobs wait as may. Try again in a few seconds.",
+        ),
+        "rate" => error(
+            ErrorCode::RateLimited,
+            "This tenant asks more often than it may (policy.maxRequestsPerSecond). Slow down.",
+        ),
+        "busy" => error(
+            ErrorCode::TooManyJobs,
+            "This tenant has as many jobs waiting and running as it may \
+             (policy.maxConcurrentJobs). Try again when one has ended.",
+        ),
+        "absent" => Error::new(ErrorCode::SessionNotFound, "Session not found"),
+        "lost" => Error::new(ErrorCode::SessionLost, SESSION_LOST),
+        "closing" => error(
+            ErrorCode::SessionNotFound,
+            "The session is being closed and its worker has not finished. Try again in a moment.",
+        ),
+        word => Error::new(ErrorCode::Internal, format!("The queue refuses a job: {word}.")),
+    })
 }

@@ -1,26 +1,27 @@
 -- Puts a new job into its shard's stream.
 --
 -- KEYS[1] stream, KEYS[2] record of the job
--- ARGV    1 group, 2 job id, 3 tenant, 4 payload, 5 gateway to reply to, 6 most jobs that may wait
--- returns 1 queued (also if it was already: a repeated call changes nothing), 0 the queue is full
--- atomic  the limit must hold against concurrent calls; a record without an entry would never run,
---         an entry without a record could not
+-- ARGV    1 job id, 2 tenant, 3 payload, 4 gateway to reply to, 5 '1' if interactive, 6 most jobs of
+--         the tenant (0: any), 7 its jobs per second (0: any), 8 most jobs that may wait
+-- returns {'queued', 0} (also if it was already: a repeated call changes nothing), or
+--         {refusal, ms to wait}: 'full' the queue, 'busy' the tenant's jobs, 'rate' its rate
+-- atomic  the limits must hold against concurrent calls; a record without an entry would never
+--         run, an entry without a record could not
 
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  return 1
+  return {'queued', 0}
 end
-local limit = tonumber(ARGV[6])
-local length = redis.call('XLEN', KEYS[1])
-if length >= limit then
-  -- The length counts running jobs too; only near the limit is it worth asking how many.
-  local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1])
-  local running = pending.err == nil and pending[1] or 0
-  if length - running >= limit then
-    return 0
+if is_full(KEYS[1], tonumber(ARGV[8])) then
+  return {'full', 1000}
+end
+local max_active, per_second, is_counted = tonumber(ARGV[6]), tonumber(ARGV[7]), false
+if max_active > 0 or per_second > 0 then
+  local refusal, detail = refuse(KEYS[2], ARGV[1], ARGV[2], max_active, per_second)
+  if refusal then
+    return {refusal, detail}
   end
+  is_counted = detail
 end
-local now = text(now_us())
-local entry = redis.call('XADD', KEYS[1], '*', 'job', ARGV[2])
-redis.call('HSET', KEYS[2], 'state', 'queued', 'tenant', ARGV[3], 'payload', ARGV[4], 'reply_to', ARGV[5],
-  'attempt', 0, 'enqueued_us', now, 'queued_us', now, 'entry', entry)
-return 1
+local entry = redis.call('XADD', KEYS[1], '*', 'job', ARGV[1])
+write_job(KEYS[2], text(now_us()), ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', is_counted, 'entry', entry)
+return {'queued', 0}

@@ -1,53 +1,68 @@
--- Turns stream entries that a worker has just read or claimed into running jobs.
+-- Turns stream entries that a worker has just read or claimed into running jobs. The worker that
+-- takes the call that opens a session becomes the session's owner.
 --
 -- KEYS[1] stream, KEYS[2..] record of each entry's job
--- ARGV    1 group, 2 worker, 3 most jobs to start, 4 deliveries allowed, 5 ending of a job beyond
---         them, 6 its lifetime in ms, 7 start of the reply channel's name, 8 largest published
---         ending in bytes, 9 '1' if the entries were taken from a silent worker ('0': new ones);
---         then for each entry: entry id, job id
--- returns for each entry {outcome, attempt, waited in us, tenant, payload}; outcome is
+-- ARGV    1 worker, 2 most jobs to start, 3 a name for this call if the entries were taken from a
+--         silent worker, '' if they are new ones; then for each entry: entry id, job id
+-- returns for each entry {outcome, attempt, waited in us, age in us, tenant, payload, session};
+--         outcome is
 --         'taken'     runs now,
 --         'released'  over the number asked for: back in the stream as it was,
---         'ended'     delivered too often: ended with ARGV[5],
+--         'ended'     delivered too often, or not to be started a second time: ended,
 --         'missing'   has no record, or not one that expects this entry: entry removed,
 --         'lost'      belongs to another worker by now: untouched
 -- atomic  between reading an entry and starting its job the entry may change hands
 
-local stream, group, worker = KEYS[1], ARGV[1], ARGV[2]
-local room = tonumber(ARGV[3])
-local allowed = tonumber(ARGV[4])
-local stolen = ARGV[9] == '1'
+local stream, worker, theft = KEYS[1], ARGV[1], ARGV[3]
+local room = tonumber(ARGV[2])
+local is_stolen = theft ~= ''
 local now = now_us()
 local answers = {}
 for index = 1, #KEYS - 1 do
-  local record, entry, id = KEYS[index + 1], ARGV[8 + 2 * index], ARGV[9 + 2 * index]
-  local outcome, attempt, waited, tenant, payload = 'taken', 0, 0, '', ''
-  if not owns(stream, group, worker, entry) then
+  local record, entry, id = KEYS[index + 1], ARGV[2 + 2 * index], ARGV[3 + 2 * index]
+  local outcome, attempt, waited, age, tenant, payload, session = 'taken', 0, 0, 0, '', '', ''
+  if not owns(stream, worker, entry) then
     outcome = 'lost'
   else
-    local job = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'queued_us', 'worker', 'tenant', 'payload', 'reply_to')
+    local job = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'queued_us', 'worker', 'tenant', 'payload',
+      'session', 'shown', 'cancel', 'theft', 'enqueued_us')
     attempt = tonumber(job[3] or '0')
-    -- A repeated call for the same new entry: the former answer was lost on its way.
-    local again = not stolen and job[1] == 'running' and job[5] == worker
+    local is_running, of_session = job[1] == 'running', job[8]
+    -- A repeated call: the former answer was lost on its way.
+    local again = is_running and job[5] == worker and (not is_stolen or job[11] == theft)
+    local is_loss = is_stolen and is_running and not again
     if not job[1] or job[1] == 'finished' or job[2] ~= entry or not job[7] then
       outcome = 'missing'
-      drop(stream, group, entry)
-    elseif attempt >= allowed and not again then
+      drop(stream, entry)
+    elseif again and room > 0 then
+      room = room - 1
+    elseif is_loss and job[10] then
       outcome = 'ended'
-      commit(stream, group, entry, record, id, '', ARGV[5], ARGV[6], ARGV[7] .. job[8], ARGV[8])
+      give_up(record, id, CANCELLED)
+    elseif is_loss and of_session then
+      outcome = 'ended'
+      give_up(record, id, SESSION_LOST)
+    elseif not again and (attempt >= MAX_DELIVERIES or (is_loss and job[9])) then
+      outcome = 'ended'
+      give_up(record, id, WORKER_LOST)
     elseif room < 1 then
       outcome = 'released'
-      requeue(stream, group, entry, record, id, again and attempt - 1 or attempt)
+      requeue(stream, record, id, again and attempt - 1 or attempt)
     else
       room = room - 1
-      if not again then
-        attempt = attempt + 1
-        redis.call('HSET', record, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started_us', text(now))
+      attempt = attempt + 1
+      redis.call('HSET', record, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started_us', text(now), 'theft', theft)
+      if of_session then
+        local opened = sibling(record, 'session:' .. of_session)
+        redis.call('HSET', opened, 'worker', worker, 'running', id)
+        sessions().lease(opened, of_session, now / 1000 + LEASE_MS)
       end
-      waited = now - tonumber(job[4])
-      tenant, payload = job[6], job[7]
+    end
+    if outcome == 'taken' then
+      waited, age = now - tonumber(job[4]), now - tonumber(job[12])
+      tenant, payload, session = job[6], job[7], of_session or ''
     end
   end
-  answers[index] = {outcome, attempt, waited, tenant, payload}
+  answers[index] = {outcome, attempt, waited, age, tenant, payload, session}
 end
 return answers

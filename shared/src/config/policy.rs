@@ -1,0 +1,169 @@
+//! What the operator lets requests ask for, in general and tenant by tenant.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Seccomp;
+use crate::execution::Network;
+use crate::id::TenantId;
+
+/// Ceilings for what requests may ask. Above one is a 400 that names it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Policy {
+    /// Memory, as a size string.
+    pub max_memory: String,
+    /// Cores.
+    pub max_cpu: f64,
+    /// Processes and threads.
+    pub max_pids: u32,
+    /// Wall-clock limit of a phase, in milliseconds.
+    pub max_timeout_ms: u64,
+    /// Output kept per stream, in bytes.
+    pub max_output_bytes: u64,
+    /// Size of `/sandbox` and of `/tmp`, as a size string.
+    pub max_disk: String,
+    /// Largest file moved into or out of a session, in bytes.
+    pub max_file_bytes: u64,
+    /// Network modes.
+    pub networks: Vec<Network>,
+    /// Patterns of image names besides `isol8:*`; `*` stands for any text.
+    pub images: Vec<String>,
+    /// System-call filters that may be asked for besides the server's own.
+    pub seccomp: Vec<Seccomp>,
+    /// Whether a request may ask for a writable root.
+    pub allow_writable_root: bool,
+    /// Open sessions of a tenant.
+    pub max_sessions: u32,
+    /// Jobs of a tenant that are queued or running; 0 means any number.
+    pub max_concurrent_jobs: u32,
+    /// Requests of a tenant per second; 0 means any number.
+    pub max_requests_per_second: u32,
+    /// What holds for one tenant instead, by its name; tighter or looser.
+    pub tenants: BTreeMap<String, TenantPolicy>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_memory: "4g".into(),
+            max_cpu: 4.0,
+            max_pids: 1024,
+            max_timeout_ms: 900_000,
+            max_output_bytes: 16 << 20,
+            max_disk: "4g".into(),
+            max_file_bytes: 100 << 20,
+            networks: vec![Network::None],
+            images: vec!["*".into()],
+            seccomp: vec![Seccomp::Strict],
+            allow_writable_root: true,
+            max_sessions: 100,
+            max_concurrent_jobs: 0,
+            max_requests_per_second: 0,
+            tenants: BTreeMap::new(),
+        }
+    }
+}
+
+/// What holds for one tenant; whatever is absent is as for everybody.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct TenantPolicy {
+    /// Memory, as a size string.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<String>,
+    /// Cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cpu: Option<f64>,
+    /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pids: Option<u32>,
+    /// Wall-clock limit of a phase, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_timeout_ms: Option<u64>,
+    /// Output kept per stream, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_bytes: Option<u64>,
+    /// Size of `/sandbox` and of `/tmp`, as a size string.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_disk: Option<String>,
+    /// Largest file moved into or out of a session, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_file_bytes: Option<u64>,
+    /// Network modes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<Network>>,
+    /// Patterns of image names besides `isol8:*`; `*` stands for any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<Vec<String>>,
+    /// System-call filters that may be asked for besides the server's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Vec<Seccomp>>,
+    /// Whether a request may ask for a writable root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_writable_root: Option<bool>,
+    /// Open sessions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
+    /// Jobs that are queued or running; 0 means any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent_jobs: Option<u32>,
+    /// Requests per second; 0 means any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests_per_second: Option<u32>,
+}
+
+impl Policy {
+    /// No ceilings at all.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self {
+            max_memory: "1024t".into(),
+            max_cpu: 1e6,
+            max_pids: u32::MAX,
+            max_timeout_ms: u64::MAX / 2,
+            max_output_bytes: u64::MAX / 2,
+            max_disk: "1024t".into(),
+            max_file_bytes: u64::MAX / 2,
+            networks: vec![Network::None, Network::Host, Network::Filtered],
+            images: vec!["*".into()],
+            seccomp: vec![Seccomp::Strict, Seccomp::Unconfined],
+            allow_writable_root: true,
+            max_sessions: u32::MAX,
+            max_concurrent_jobs: 0,
+            max_requests_per_second: 0,
+            tenants: BTreeMap::new(),
+        }
+    }
+
+    /// What holds for `tenant`, resolved. Builds a new policy; where requests pass, use the one
+    /// that [`Admission::policy`](crate::execution::Admission::policy) keeps.
+    #[must_use]
+    pub fn of(&self, tenant: &TenantId) -> Self {
+        let Some(own) = self.tenants.get(tenant.as_str()).cloned() else {
+            return Self { tenants: BTreeMap::new(), ..self.clone() };
+        };
+        let general = self.clone();
+        Self {
+            max_memory: own.max_memory.unwrap_or(general.max_memory),
+            max_cpu: own.max_cpu.unwrap_or(general.max_cpu),
+            max_pids: own.max_pids.unwrap_or(general.max_pids),
+            max_timeout_ms: own.max_timeout_ms.unwrap_or(general.max_timeout_ms),
+            max_output_bytes: own.max_output_bytes.unwrap_or(general.max_output_bytes),
+            max_disk: own.max_disk.unwrap_or(general.max_disk),
+            max_file_bytes: own.max_file_bytes.unwrap_or(general.max_file_bytes),
+            networks: own.networks.unwrap_or(general.networks),
+            images: own.images.unwrap_or(general.images),
+            seccomp: own.seccomp.unwrap_or(general.seccomp),
+            allow_writable_root: own.allow_writable_root.unwrap_or(general.allow_writable_root),
+            max_sessions: own.max_sessions.unwrap_or(general.max_sessions),
+            max_concurrent_jobs: own.max_concurrent_jobs.unwrap_or(general.max_concurrent_jobs),
+            max_requests_per_second: own
+                .max_requests_per_second
+                .unwrap_or(general.max_requests_per_second),
+            tenants: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+-- Functions for all scripts. Every function that is put in front of a script costs time in each of
+-- its calls, so there are several of these files, and a script gets those that it uses.
+
+-- Microseconds since the epoch by Redis' own clock, as a number. Frozen while a script runs.
+local function now_us()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- A large number as text: Lua's own conversion would round it to 14 digits.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- Another key of the same shard. The names are those of `keys.rs`; only keys that depend on what a
+-- record says are named here.
+local function sibling(key, name)
+  return string.match(key, '^v1:{s%d+}:') .. name
+end
+

@@ -1,0 +1,28 @@
+-- Functions for jobs that a worker took from the stream and does not end.
+
+-- Ends a job that is in the stream. A session that it should have opened ends with it.
+local function give_up(record, id, ending)
+  local job = read_job(record)
+  settle(record, id, job, '', ending)
+  if job.session then
+    local session = sibling(record, 'session:' .. job.session)
+    if redis.call('HGET', session, 'opening') == id then
+      sessions().forget(session, sibling(record, 'calls:' .. job.session), job.session, ending)
+    end
+  end
+end
+
+-- Puts a job that is in the stream at its end.
+local function requeue(stream, record, id, attempt)
+  local job = read_job(record)
+  drop(stream, job.entry)
+  local fresh = redis.call('XADD', stream, '*', 'job', id)
+  redis.call('HSET', record, 'state', 'queued', 'entry', fresh, 'attempt', attempt, 'queued_us', text(now_us()))
+  redis.call('HDEL', record, 'worker', 'started_us')
+  if job.session then
+    local session = sibling(record, 'session:' .. job.session)
+    redis.call('HSET', session, 'worker', '', 'running', '')
+    sessions().lease(session, job.session)
+  end
+end
+

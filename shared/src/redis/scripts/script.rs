@@ -1,0 +1,104 @@
+//! One script: its text, the constants in front of it, and how it is called.
+
+use std::fmt::Write as _;
+
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
+
+use crate::redis::client::Client;
+use crate::redis::keys;
+
+/// Flags of every script that adds nothing from outside: a Redis that is out of memory must still
+/// let jobs end, since that is what frees memory.
+pub(in crate::redis) const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
+
+/// Largest ending that travels inside its pub/sub message, in bytes. Redis drops subscribers whose
+/// buffer grows too large; larger endings are read from the record instead.
+pub(in crate::redis) const PUBLISH_LIMIT_BYTES: usize = 64 << 10;
+
+/// What the scripts are told once, when they are loaded, rather than with every call.
+pub(in crate::redis) struct Constants {
+    pub(in crate::redis) result_ttl_ms: u64,
+    pub(in crate::redis) max_deliveries: u32,
+    /// How long a session is its owner's without renewal.
+    pub(in crate::redis) lease_ms: u64,
+    /// Ending, as JSON, of a job whose workers all died.
+    pub(in crate::redis) worker_lost: String,
+    /// Of the calls of a session whose worker died.
+    pub(in crate::redis) session_lost: String,
+    /// Of a job that was cancelled before it ran.
+    pub(in crate::redis) cancelled: String,
+}
+
+impl Constants {
+    pub(super) fn to_lua(&self) -> String {
+        let numbers = [
+            ("PUBLISH_LIMIT_BYTES", PUBLISH_LIMIT_BYTES as u64),
+            ("RESULT_TTL_MS", self.result_ttl_ms),
+            ("MAX_DELIVERIES", self.max_deliveries.into()),
+            ("LEASE_MS", self.lease_ms),
+        ];
+        let texts = [
+            ("GROUP", keys::GROUP),
+            ("REPLIES", keys::REPLY_PREFIX),
+            ("WORKERS", keys::WORKER_PREFIX),
+            ("WORKER_LOST", &self.worker_lost),
+            ("SESSION_LOST", &self.session_lost),
+            ("CANCELLED", &self.cancelled),
+        ];
+        let mut lua = String::new();
+        for (name, number) in numbers {
+            let _infallible = writeln!(lua, "local {name} = {number}");
+        }
+        for (name, text) in texts {
+            // Everything up to the closing bracket is taken as it is.
+            let _infallible = writeln!(lua, "local {name} = [==[{text}]==]");
+        }
+        lua
+    }
+}
+
+pub(in crate::redis) struct Script {
+    code: String,
+    hash: String,
+}
+
+impl Script {
+    /// A script on its own.
+    pub(in crate::redis) fn new(flags: &str, body: &str) -> Self {
+        Self::behind(flags, &[], body)
+    }
+
+    /// A script behind what it uses.
+    pub(super) fn behind(flags: &str, parts: &[&str], body: &str) -> Self {
+        let code = format!("{flags}{}{body}", parts.concat());
+        let hash = redis::Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
+    }
+
+    pub(super) fn load(&self) -> Cmd {
+        let mut command = cmd("SCRIPT");
+        command.arg("LOAD").arg(&self.code);
+        command
+    }
+
+    pub(in crate::redis) fn call(&self, keys: &[String]) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&self.hash).arg(keys.len()).arg(keys);
+        command
+    }
+
+    /// Runs a call; loads the script first if Redis has forgotten it (restart, `SCRIPT FLUSH`).
+    pub(in crate::redis) async fn run<T: FromRedisValue>(
+        &self,
+        client: &Client,
+        call: &Cmd,
+    ) -> RedisResult<T> {
+        match client.run(call).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                client.run::<String>(&self.load()).await?;
+                client.run(call).await
+            }
+            outcome => outcome,
+        }
+    }
+}
