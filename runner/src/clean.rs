@@ -5,7 +5,7 @@
 //! with the nesting. Symbolic links are unlinked, never followed.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,15 +17,25 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys::{self, Ipc};
 
+/// How directories are opened: never through a link.
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
 /// Empties `root` until nothing is left or `deadline` has passed, and gives it back its `mode`; the
 /// caller verifies.
 pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
     // Both fail where the root is not the sandbox user's, who then cannot have changed it either.
     sys::remove_attributes(root);
     let _ = fchmodat(AT_FDCWD, root, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink);
+    empty_opened(|| openat(AT_FDCWD, root, DIRECTORY, Mode::empty()), deadline);
+}
+
+/// Empties the directory that `open` opens, until nothing is left that can be removed or `deadline`
+/// has passed.
+pub(crate) fn empty_opened(open: impl Fn() -> nix::Result<OwnedFd>, deadline: Instant) {
     let mut number = 0_u64;
     while Instant::now() < deadline {
-        let Ok(mut directory) = open_directory(AT_FDCWD, root) else {
+        let Ok(mut directory) = open().and_then(Dir::from_fd) else {
             return;
         };
         let before = number;
@@ -94,14 +104,13 @@ fn is_directory(parent: BorrowedFd<'_>, name: &CStr) -> bool {
 }
 
 fn make_accessible(parent: BorrowedFd<'_>, name: &CStr) {
-    // Not a symbolic link: `is_directory` or a failed unlink came before, and no other process of
-    // this user is alive to swap it.
+    // Not a symbolic link: `is_directory` or a failed unlink came before. A process of this user that
+    // swaps it, where one is alive, gets no more than it could do itself.
     let _ = fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
 }
 
 fn open_directory<P: ?Sized + nix::NixPath>(parent: impl AsFd, name: &P) -> nix::Result<Dir> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Dir::from_fd(openat(parent, name, flags, Mode::empty())?)
+    Dir::from_fd(openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
 /// Names, at most a bounded number at a time; callers come back for the rest.

@@ -5,10 +5,12 @@
 use std::fs;
 use std::io;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, pipe2, setgroups, setresgid, setresuid};
 
 /// User every program runs as.
 pub(crate) const SANDBOX_UID: u32 = 100;
@@ -52,12 +54,25 @@ pub(crate) fn limit_resources() {
 /// id stays root, so it can be neither traced nor limited meanwhile, and signals from inside the
 /// container never reach PID 1.
 pub(crate) fn kill_sandbox_processes() -> io::Result<()> {
+    as_sandbox_user(|| {
+        // "No such process" is success: nothing was left.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    })
+}
+
+/// Makes a pipe that belongs to the sandbox user, so that its processes can open it by the name it
+/// has in `/proc/self/fd`.
+pub(crate) fn sandbox_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(as_sandbox_user(|| pipe2(OFlag::O_CLOEXEC))??)
+}
+
+/// Does one thing with the user ids of the sandbox; for calls that touch no path and do not block.
+fn as_sandbox_user<T>(act: impl FnOnce() -> T) -> io::Result<T> {
     let (sandbox, root) = (Uid::from_raw(SANDBOX_UID), Uid::from_raw(0));
     setresuid(sandbox, sandbox, root)?;
-    // "No such process" is success: nothing was left.
-    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    let outcome = act();
     setresuid(root, root, root)?;
-    Ok(())
+    Ok(outcome)
 }
 
 /// Process ids of the sandbox user, zombies included, leaving out `known` ones.

@@ -4,10 +4,12 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::read;
 
-use runner::protocol::{Exited, Failed, Kind, Start, Started};
+use runner::protocol::{Exited, Failed, Kind, LINGER_LIMIT, Start, Started};
 
+use crate::bystanders::Bystanders;
 use crate::identity::kill_sandbox_processes;
 use crate::link::Link;
 use crate::spawn::{Pipes, decode_failure};
@@ -18,8 +20,6 @@ use crate::sys::Ended;
 const STARTED: &[u8] = b"S";
 /// How often to kill again while something still holds on.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
-/// Longest wait, after the end of the program or its killing, for its streams to close.
-const LINGER_LIMIT: Duration = Duration::from_secs(2);
 /// Output taken after the end of a program whose background processes may live on.
 const BACKGROUND_DRAIN_BYTES: u64 = 1 << 20;
 
@@ -59,6 +59,8 @@ pub(crate) struct Job {
     timed_out: bool,
     killed: bool,
     kills_before: u64,
+    /// What must be left alone, if anything must.
+    bystanders: Option<Bystanders>,
 }
 
 impl Job {
@@ -77,8 +79,8 @@ impl Job {
             starting: Starting::Pending(report, Vec::new()),
             stdin: Input::new(start.stdin.then_some(pipes.stdin)),
             outputs: [
-                Output::new(Kind::Stdout, pipes.stdout),
-                Output::new(Kind::Stderr, pipes.stderr),
+                Output::new(Kind::Stdout, Some(pipes.stdout)),
+                Output::new(Kind::Stderr, Some(pipes.stderr)),
             ],
             prepared,
             started_at,
@@ -89,8 +91,19 @@ impl Job {
             timed_out: false,
             killed: false,
             kills_before,
+            bystanders: None,
             start,
         }
+    }
+
+    /// Makes the job spare processes that were there before it.
+    pub(crate) fn spare(&mut self, bystanders: Bystanders) {
+        self.bystanders = Some(bystanders);
+    }
+
+    /// Gives back what a job that never ran was to spare, and what it was to do.
+    pub(crate) fn into_start(self) -> (Start, Option<Bystanders>) {
+        (self.start, self.bystanders)
     }
 
     /// Whether the program itself has ended.
@@ -140,8 +153,14 @@ impl Job {
 
     fn kill_everything(&mut self) {
         let now = Instant::now();
-        // Without the capability nothing can be done here; the reset will find what is left.
-        let _ = kill_sandbox_processes();
+        match &self.bystanders {
+            // What cannot be killed one by one in time takes everyone with it.
+            Some(bystanders) if self.give_up_at.is_none_or(|at| now + KILL_AGAIN < at) => {
+                bystanders.signal_all(Signal::SIGKILL);
+            }
+            // Without the capability nothing can be done here; the reset will find what is left.
+            _ => drop(kill_sandbox_processes()),
+        }
         self.kill_at = Some(now + KILL_AGAIN);
         self.give_up_at.get_or_insert(now + LINGER_LIMIT);
     }
@@ -177,7 +196,7 @@ impl Job {
         self.starting = Starting::Done;
         let expected = if self.prepared { STARTED } else { b"" };
         if said == expected {
-            let started = Started { pid: self.pid, prepared: self.prepared };
+            let started = Started { pid: self.pid, prepared: self.prepared, fresh: false };
             link.send_message(Kind::Started, &started);
             StartOutcome::Running
         } else if said.is_empty() {
@@ -223,6 +242,11 @@ impl Job {
                 return None;
             }
         }
+        if self.bystanders.is_none() {
+            // What it left behind may have let go of the streams. It is to change no file that is
+            // fetched now; failing to kill shows at the reset.
+            let _ = kill_sandbox_processes();
+        }
         Some(self.exited(now, out_of_memory(self.kills_before)))
     }
 
@@ -261,6 +285,7 @@ impl Job {
             signal,
             timed_out: self.timed_out,
             killed: self.killed,
+            state_lost: false,
             out_of_memory,
             wall_us: u64::try_from(wall).unwrap_or(u64::MAX),
             cpu_user_us: ended.user_us,

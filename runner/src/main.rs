@@ -3,11 +3,13 @@
 //! Runs programs as the sandbox user at the worker's bidding, moves their streams over the link,
 //! and cleans up after them. One thread, no runtime, no trust in anything a program can touch.
 
+mod bystanders;
 mod clean;
 mod files;
 mod identity;
 mod job;
 mod link;
+mod live;
 mod memory;
 mod prepared;
 mod reset;

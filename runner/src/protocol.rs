@@ -14,9 +14,11 @@
 //!
 //! A job is one pipelined burst from the worker (`FileBegin`/`FileData`/`FileEnd` for each file,
 //! then `Start`, then `Stdin`/`StdinEnd`) and a stream back (`Started`, `Stdout`, `Stderr`, then
-//! exactly one of `Exited` or `Failed`). A failed file turns the following `Start` into `Failed`.
+//! exactly one of `Exited` or `Failed`). A failed file turns the following `Sync` into `FileError`, or
+//! the following `Start` into `Failed`, whichever comes first; until then no further file is written.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -31,6 +33,11 @@ pub const DATA_CHUNK_BYTES: usize = 64 << 10;
 /// Standard-input bytes the worker may have in flight before a [`StdinAck`] returns credit, so a
 /// program that does not read its input cannot block control frames behind it.
 pub const STDIN_WINDOW_BYTES: usize = 256 << 10;
+/// How long a living interpreter that is interrupted, by its time limit or a `Kill`, may take to give
+/// in before it is killed.
+pub const INTERRUPT_GRACE: Duration = Duration::from_millis(500);
+/// Longest time from the killing of a program, or its end, to its `Exited`.
+pub const LINGER_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a frame carries. Values are wire constants: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +66,12 @@ pub enum Kind {
     ReadFile = 10,
     /// Clean up after a job and verify; empty. Answered by `ResetDone`.
     Reset = 11,
+    /// [`ListDirectory`]: answered by `Directory` or `FileError`.
+    ListDirectory = 12,
+    /// [`RemoveFile`]: answered by `Synced` or `FileError`.
+    RemoveFile = 13,
+    /// Asks whether the files sent so far are written; empty. Answered by `Synced` or `FileError`.
+    Sync = 14,
 
     // runner → worker
     /// [`Hello`]: first frame of every link.
@@ -83,6 +96,10 @@ pub enum Kind {
     ResetDone = 73,
     /// [`Fatal`]: the runner cannot go on and is about to exit.
     Fatal = 74,
+    /// [`Directory`].
+    Directory = 75,
+    /// What was asked for is done; empty.
+    Synced = 76,
 }
 
 impl Kind {
@@ -101,6 +118,9 @@ impl Kind {
             9 => Self::Kill,
             10 => Self::ReadFile,
             11 => Self::Reset,
+            12 => Self::ListDirectory,
+            13 => Self::RemoveFile,
+            14 => Self::Sync,
             64 => Self::Hello,
             65 => Self::Ready,
             66 => Self::Started,
@@ -112,6 +132,8 @@ impl Kind {
             72 => Self::FileError,
             73 => Self::ResetDone,
             74 => Self::Fatal,
+            75 => Self::Directory,
+            76 => Self::Synced,
             _ => return None,
         })
     }
@@ -177,6 +199,34 @@ pub struct Start {
     pub prepared: bool,
     /// Whether processes the program leaves behind may live on (sessions).
     pub keep_background: bool,
+    /// Run `code` in the sandbox's living interpreter of this kind, which keeps its variables from
+    /// call to call; it is started by the first such call. `argv` is not used then.
+    ///
+    /// Such a call that reaches its limit, or is killed, is interrupted first; the interpreter is
+    /// killed only if it does not give in. Either way the call ends with 137. Processes of earlier
+    /// calls are left alone, whatever `keep_background` says.
+    ///
+    /// Variables of `env` that a later call does not name again are removed, those it names with
+    /// another value are set; what the code itself has set stays. `cwd` is entered by the first call
+    /// and by each that names another than the call before; in between the code stays where it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveInterpreter>,
+}
+
+/// An interpreter that lives as long as its sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LiveInterpreter {
+    /// `python3`.
+    Python,
+    /// `node`.
+    Node,
+    /// `bun`.
+    Bun,
+    /// `deno`.
+    Deno,
+    /// `bash`.
+    Bash,
 }
 
 /// The program's own source file.
@@ -202,6 +252,58 @@ pub struct ReadFile {
     pub path: String,
     /// A larger file is a `FileError`.
     pub max_bytes: u64,
+}
+
+/// Asks what is in a directory, read as the sandbox user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListDirectory {
+    /// Absolute path, or relative to `/sandbox`.
+    pub path: String,
+}
+
+/// Removes a file, or a directory with all that is in it, as the sandbox user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveFile {
+    /// Absolute path, or relative to `/sandbox`; must lie below `/sandbox` or `/tmp`.
+    pub path: String,
+}
+
+/// What is in a directory, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    /// As many entries as fit into a frame.
+    pub entries: Vec<DirectoryEntry>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryEntry {
+    /// Its name; bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// What it is; links are not followed.
+    pub kind: EntryKind,
+    /// Size of a file.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// When it was last changed, in milliseconds since the epoch.
+    pub modified_ms: u64,
+}
+
+/// What a directory entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else.
+    Other,
 }
 
 /// First frame of every link.
@@ -230,6 +332,10 @@ pub struct Started {
     pub pid: i32,
     /// Whether the waiting interpreter took it.
     pub prepared: bool,
+    /// Whether a living interpreter was started for this call, so that nothing of earlier calls is
+    /// in it. Always false without `Start::live`.
+    #[serde(default)]
+    pub fresh: bool,
 }
 
 /// How a program ended, with the kernel's own accounting.
@@ -244,6 +350,10 @@ pub struct Exited {
     pub timed_out: bool,
     /// A `Kill` frame ended it.
     pub killed: bool,
+    /// The living interpreter is gone, and the variables of the session with it. Always false
+    /// without `Start::live`.
+    #[serde(default)]
+    pub state_lost: bool,
     /// The kernel's out-of-memory killer struck inside the sandbox during the job.
     pub out_of_memory: bool,
     /// From start to end of the program, in microseconds.
@@ -252,7 +362,8 @@ pub struct Exited {
     pub cpu_user_us: u64,
     /// Kernel-mode CPU time, likewise.
     pub cpu_system_us: u64,
-    /// Largest resident set of any one process of the program, in bytes.
+    /// Largest resident set of any one process of the program, in bytes; of a living interpreter
+    /// since its own start.
     pub peak_memory_bytes: u64,
     /// Bytes the program wrote to standard output, forwarded or not.
     pub stdout_bytes: u64,

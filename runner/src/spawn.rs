@@ -29,6 +29,8 @@ pub(crate) struct Program<'a> {
     pub(crate) code: Option<&'a CodeFile>,
     /// Stay root: only for the interpreter's fork server.
     pub(crate) as_root: bool,
+    /// Further descriptors the program gets, and under which numbers.
+    pub(crate) descriptors: &'a [(&'a OwnedFd, RawFd)],
 }
 
 /// The runner's ends of a program's standard streams; output ends do not block.
@@ -116,6 +118,9 @@ fn isolate(
     for (target, end) in (0..).zip(ends) {
         sys::place(end.as_raw_fd(), target)?;
     }
+    for (descriptor, target) in program.descriptors {
+        sys::place(descriptor.as_raw_fd(), *target)?;
+    }
     limit_resources();
     if let Some(target) = control {
         sys::place(report.as_raw_fd(), target)?;
@@ -129,7 +134,8 @@ fn isolate(
 
 fn write_code(code: &CodeFile) -> io::Result<()> {
     let path = Path::new(&code.path);
-    if let Some(parent) = path.parent() {
+    // Looked for first: a system-call filter may forbid making directories.
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
         fs::create_dir_all(parent)?;
     }
     fs::File::create(path)?.write_all(code.text.as_bytes())

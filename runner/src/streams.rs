@@ -97,9 +97,9 @@ impl Input {
 }
 
 impl Output {
-    /// Takes the runner's end of the pipe.
-    pub(crate) fn new(kind: Kind, pipe: OwnedFd) -> Self {
-        Self { pipe: Some(pipe), kind, total_bytes: 0, large: false }
+    /// Takes the runner's end of the pipe; without one there will be nothing.
+    pub(crate) fn new(kind: Kind, pipe: Option<OwnedFd>) -> Self {
+        Self { pipe, kind, total_bytes: 0, large: false }
     }
 
     /// Bytes the program wrote so far.

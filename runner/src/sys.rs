@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -174,4 +174,32 @@ pub(crate) fn remove_attributes(path: &Path) {
 pub(crate) fn adopt(fd: RawFd) -> File {
     // SAFETY: the caller placed `fd` itself and forgot or never had another owner of that number.
     unsafe { File::from_raw_fd(fd) }
+}
+
+/// Takes ownership of a descriptor that a message has just brought.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made the number for the receiver, who has no other owner of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// CPU time of all threads of another process, without its children, in microseconds.
+pub(crate) fn process_cpu_us(pid: i32) -> Option<u64> {
+    let mut clock = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both pointers are to live locals of the right type; the clock is read only if valid.
+    let outcome = unsafe {
+        match libc::clock_getcpuclockid(pid, &raw mut clock) {
+            0 => libc::clock_gettime(clock, &raw mut time),
+            error => error,
+        }
+    };
+    let microseconds = time.tv_sec * 1_000_000 + time.tv_nsec / 1000;
+    (outcome == 0).then_some(u64::try_from(microseconds).ok()).flatten()
+}
+
+/// Length of the tick that `/proc/PID/stat` counts in, in microseconds.
+pub(crate) fn clock_tick_us() -> u64 {
+    // SAFETY: takes an integer only.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    1_000_000 / u64::try_from(per_second.max(1)).unwrap_or(100)
 }

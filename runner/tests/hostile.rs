@@ -49,6 +49,20 @@ fn background_holders_of_the_pipes_are_killed_when_the_program_ends() {
 }
 
 #[test]
+fn what_let_go_of_the_pipes_ends_with_the_program_too() {
+    let mut sandbox = Sandbox::new("python");
+    let script = "setsid sh -c 'exec <&- >&- 2>&-; : > /sandbox/free; exec sleep 61' &
+        until test -e /sandbox/free; do sleep 0.01; done; echo hi";
+    let started = sandbox.shell(script);
+    assert_eq!((started.out().as_str(), started.exited.killed), ("hi\n", false));
+    // Killed, it may take a moment to be gone.
+    let look =
+        "for i in $(seq 100); do cat /proc/[0-9]*/comm | grep -qx sleep || exit 0; done; exit 1";
+    let looked = sandbox.run(&Start { keep_background: true, ..shell(look) });
+    assert_eq!(looked.exited.exit_code, 0);
+}
+
+#[test]
 fn background_processes_live_on_where_wanted() {
     let mut sandbox = Sandbox::new("python");
     let mut start =

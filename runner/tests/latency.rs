@@ -4,6 +4,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
+use harness::live::{bash, call};
 use harness::*;
 use runner::protocol::*;
 
@@ -79,5 +80,24 @@ fn latency() {
         let mut start = with_code(argv, path, text);
         start.env.insert("DENO_DIR".to_owned(), "/tmp/deno".to_owned());
         measure(name, &mut sandbox, &start);
+    }
+}
+
+#[test]
+#[ignore = "a measurement, not a check"]
+fn latency_of_a_call() {
+    for (mut sandbox, start) in
+        [(Sandbox::new("python"), call("print(6 * 7)")), (Sandbox::new("bash"), bash("echo 42"))]
+    {
+        sandbox.run(&start);
+        let mut times: Vec<Duration> = (0..500)
+            .map(|_| {
+                let began = Instant::now();
+                assert_eq!(sandbox.run(&start).out(), "42\n");
+                began.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        println!("{:?}: p50 {:?} p99 {:?}", start.live, times[250], times[495]);
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! The runner itself only passes frames along; it never opens a path a program could have made.
 
+mod directory;
+mod fifo;
 mod reader;
 mod writer;
 
-pub(crate) use reader::{Reader, Step};
+pub(crate) use fifo::Fifo;
+pub(crate) use reader::{Reader, Request, Step};
 pub(crate) use writer::Writer;
 
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! A file out: a child opens it as the sandbox user and sends frames to pass on.
+//! Questions about files: a child answers them as the sandbox user, in frames to pass on.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,15 +10,53 @@ use nix::errno::Errno;
 use nix::unistd::read;
 
 use runner::protocol::{
-    DATA_CHUNK_BYTES, FileBegin, FileError, HEADER_BYTES, Header, Kind, ReadFile, parse_message,
-    put_frame, put_message,
+    DATA_CHUNK_BYTES, Directory, FileBegin, FileError, HEADER_BYTES, Header, Kind, ListDirectory,
+    ReadFile, RemoveFile, parse_message, put_frame, put_message,
 };
 
-use super::Helper;
+use super::{Helper, directory};
 use crate::link::Frame;
 use crate::spawn::describe;
 
-/// One file on its way out.
+/// What the worker asks for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// The bytes of a file.
+    Read(ReadFile),
+    /// What is in a directory.
+    List(ListDirectory),
+    /// To remove a file or a directory.
+    Remove(RemoveFile),
+}
+
+impl Request {
+    /// The path it is about, as the worker wrote it.
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Self::Read(request) => &request.path,
+            Self::List(request) => &request.path,
+            Self::Remove(request) => &request.path,
+        }
+    }
+
+    /// The child's part.
+    fn answer(&self, socket: &mut File, out: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Read(request) => return stream_file(socket, request, out),
+            Self::List(request) => {
+                let directory = directory::list(&request.path)?;
+                put_message(out, Kind::Directory, &directory).map_err(io::Error::other)?;
+            }
+            Self::Remove(request) => {
+                directory::remove(&request.path)?;
+                put_frame(out, Kind::Synced, b"");
+            }
+        }
+        socket.write_all(out)
+    }
+}
+
+/// One request that a child works on.
 pub(crate) struct Reader {
     helper: Helper,
     path: String,
@@ -31,15 +69,17 @@ pub(crate) enum Step {
     Waiting,
     /// A frame to pass on.
     Frame(Frame),
-    /// The last frame has been passed on, or an error takes its place.
-    Done(Option<FileError>),
+    /// The last frame to pass on.
+    Last(Frame),
+    /// An error takes the place of the last frame.
+    Failed(FileError),
 }
 
 impl Reader {
-    /// Forks the child that will read.
-    pub(crate) fn new(request: ReadFile) -> io::Result<Self> {
-        let path = request.path.clone();
-        let helper = Helper::fork(move |socket| read_file(socket, &request))?;
+    /// Forks the child that will answer.
+    pub(crate) fn new(request: Request) -> io::Result<Self> {
+        let path = request.path().to_owned();
+        let helper = Helper::fork(move |socket| work(socket, &request))?;
         Ok(Self { helper, path, inbox: Vec::new() })
     }
 
@@ -54,14 +94,14 @@ impl Reader {
         }
         let mut chunk = vec![0; DATA_CHUNK_BYTES];
         match read(&self.helper.socket, &mut chunk) {
-            Ok(0) => self.lost("the process reading the file was killed"),
+            Ok(0) => self.lost("the process working on the file was killed"),
             Ok(count) => {
                 self.helper.progressed();
                 self.inbox.extend_from_slice(&chunk[..count]);
                 self.buffered().unwrap_or(Step::Waiting)
             }
             Err(Errno::EAGAIN | Errno::EINTR) if self.helper.is_stalled() => {
-                self.lost("the process reading the file was stopped")
+                self.lost("the process working on the file was stopped")
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Step::Waiting,
             Err(error) => self.lost(error.desc()),
@@ -76,26 +116,33 @@ impl Reader {
     fn buffered(&mut self) -> Option<Step> {
         let header = Header::parse(*self.inbox.first_chunk::<HEADER_BYTES>()?);
         let Ok(header) = header else {
-            return Some(self.lost("the process reading the file was tampered with"));
+            return Some(self.lost("the process working on the file was tampered with"));
         };
         let total = HEADER_BYTES + header.length;
         let payload = self.inbox.get(HEADER_BYTES..total)?.to_vec();
         self.inbox.drain(..total);
-        Some(match header.kind {
-            Kind::FileError => Step::Done(parse_message(&payload).ok().or_else(|| {
-                Some(self.error("the process reading the file was tampered with", Errno::EIO))
-            })),
-            Kind::FileEnd => Step::Done(None),
-            kind => Step::Frame(Frame { kind, payload }),
+        let frame = Frame { kind: header.kind, payload };
+        let sound = match frame.kind {
+            Kind::FileError => parse_message::<FileError>(&frame.payload).is_ok(),
+            Kind::Directory => parse_message::<Directory>(&frame.payload).is_ok(),
+            Kind::FileBegin => parse_message::<FileBegin>(&frame.payload).is_ok(),
+            Kind::FileData | Kind::FileEnd | Kind::Synced => true,
+            _ => false,
+        };
+        Some(match frame.kind {
+            _ if !sound => self.lost("the process working on the file was tampered with"),
+            Kind::FileBegin | Kind::FileData => Step::Frame(frame),
+            _ => Step::Last(frame),
         })
     }
 
     fn lost(&self, message: &str) -> Step {
-        Step::Done(Some(self.error(message, Errno::EIO)))
+        Step::Failed(self.error(message))
     }
 
-    fn error(&self, message: &str, errno: Errno) -> FileError {
-        FileError { path: self.path.clone(), message: message.to_owned(), errno: errno as i32 }
+    fn error(&self, message: &str) -> FileError {
+        let (path, message) = (self.path.clone(), message.to_owned());
+        FileError { path, message, errno: Errno::EIO as i32 }
     }
 }
 
@@ -105,12 +152,12 @@ impl Drop for Reader {
     }
 }
 
-/// The reading child.
-fn read_file(mut socket: File, request: &ReadFile) {
+/// The working child.
+fn work(mut socket: File, request: &Request) {
     let mut out = Vec::new();
-    if let Err(error) = stream_file(&mut socket, request, &mut out) {
+    if let Err(error) = request.answer(&mut socket, &mut out) {
         let message = FileError {
-            path: request.path.clone(),
+            path: request.path().to_owned(),
             message: describe(&error),
             errno: error.raw_os_error().unwrap_or(Errno::EIO as i32),
         };

@@ -184,7 +184,8 @@ fn write_frame(
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
+    // Looked for first: a system-call filter may forbid making directories.
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
         fs::create_dir_all(parent)?;
     }
     // Not blocking, so that a FIFO in the way is an error rather than a hang.

@@ -57,8 +57,14 @@ impl ForkServer {
             None => HOOK_DIRECTORY.to_owned(),
         };
         env.insert("PYTHONPATH".to_owned(), path);
-        let program =
-            Program { argv: &request.argv, env: &env, cwd: "/", code: None, as_root: true };
+        let program = Program {
+            argv: &request.argv,
+            env: &env,
+            cwd: "/",
+            code: None,
+            as_root: true,
+            descriptors: &[],
+        };
         let pid = spawn(&program, &ends, &theirs, Some(SERVER_FD))
             .map_err(|failed| format!("cannot start the fork server: {}", failed.message))?;
         Ok(Self { pid, socket, pipes })

@@ -327,8 +327,14 @@ fn spawn_node(request: &Prepare) -> Result<Waiting, String> {
         None => NODE_HOOK.to_owned(),
     };
     env.insert("NODE_OPTIONS".to_owned(), options);
-    let program =
-        Program { argv: &request.argv, env: &env, cwd: "/sandbox", code: None, as_root: false };
+    let program = Program {
+        argv: &request.argv,
+        env: &env,
+        cwd: "/sandbox",
+        code: None,
+        as_root: false,
+        descriptors: &[],
+    };
     let pid = spawn(&program, &ends, &theirs, Some(CONTROL_FD)).map_err(|error| error.message)?;
     Ok(Waiting { pid, control, pipes, ready: false, since: Instant::now() })
 }

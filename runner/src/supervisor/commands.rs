@@ -8,12 +8,13 @@ use nix::sys::signal::Signal as SignalNumber;
 use nix::unistd::{Pid, pipe2};
 
 use runner::protocol::{
-    Failed, FileError, Kind, Prepare, ProtocolError, ReadFile, ResetDone, Signal, Stage, Start,
+    Failed, Kind, LiveInterpreter, Prepare, ProtocolError, ResetDone, Signal, Stage, Start,
     parse_message,
 };
 
 use super::{End, Supervisor};
-use crate::files::Writer;
+use crate::bystanders::Bystanders;
+use crate::files::{Request, Writer};
 use crate::identity::kill_sandbox_processes;
 use crate::job::Job;
 use crate::link::Frame;
@@ -21,8 +22,6 @@ use crate::prepared::Waiting;
 use crate::reset::restore;
 use crate::spawn::{Program, failed, make_pipes, spawn};
 
-/// Files that may be asked for while one is being read.
-const READ_QUEUE: usize = 64;
 /// Frames taken from the link before everyone else gets a turn.
 const FRAMES_PER_TURN: usize = 64;
 /// Attempts to start a program when the kernel has no process to spare, and the pause between.
@@ -62,32 +61,40 @@ impl Supervisor {
     fn take_frame(&mut self, frame: Frame) -> Result<(), End> {
         match frame.kind {
             Kind::FileBegin | Kind::FileData | Kind::FileEnd => self.take_file_frame(&frame),
-            Kind::Start | Kind::ReadFile if self.writer.is_some() => {
+            Kind::Start | Kind::ReadFile | Kind::ListDirectory | Kind::RemoveFile | Kind::Sync
+                if self.writer.is_some() =>
+            {
                 if let Some(writer) = &mut self.writer {
                     writer.finish();
                 }
                 self.deferred = Some(frame);
             }
             Kind::Start => self.start(parse_message(&frame.payload)?)?,
-            Kind::ReadFile => self.read_file(parse_message(&frame.payload)?),
+            Kind::Sync => self.sync(),
+            Kind::ReadFile => self.ask(Request::Read(parse_message(&frame.payload)?)),
+            Kind::ListDirectory => self.ask(Request::List(parse_message(&frame.payload)?)),
+            Kind::RemoveFile => self.ask(Request::Remove(parse_message(&frame.payload)?)),
             Kind::Prepare => {
                 self.prepared.configure(parse_message::<Prepare>(&frame.payload)?);
                 self.ready_due = true;
             }
             Kind::Stdin => {
-                if let Some(job) = &mut self.job
-                    && job.stdin.push(&frame.payload, &mut self.link).is_err()
+                let job = self.job.as_mut().map(|job| &mut job.stdin);
+                if let Some(stdin) = job.or_else(|| self.live.stdin())
+                    && stdin.push(&frame.payload, &mut self.link).is_err()
                 {
                     return Err(End::Broken("standard input beyond its credit".to_owned()));
                 }
             }
             Kind::StdinEnd => {
-                if let Some(job) = &mut self.job {
-                    job.stdin.end(&mut self.link);
+                let job = self.job.as_mut().map(|job| &mut job.stdin);
+                if let Some(stdin) = job.or_else(|| self.live.stdin()) {
+                    stdin.end(&mut self.link);
                 }
             }
             Kind::Signal => self.signal(&parse_message(&frame.payload)?),
             Kind::Kill => {
+                self.live.kill_call();
                 if let Some(job) = &mut self.job {
                     job.kill();
                 }
@@ -98,37 +105,10 @@ impl Supervisor {
         Ok(())
     }
 
-    fn take_file_frame(&mut self, frame: &Frame) {
-        if self.file_failure.is_some() {
-            return;
-        }
-        self.prepared.mark_used();
-        if self.writer.is_none() {
-            match Writer::new() {
-                Ok(writer) => self.writer = Some(writer),
-                Err(error) => {
-                    self.file_failure = Some(failed(Stage::Fork, "", &error));
-                    return;
-                }
-            }
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.push(frame);
-        }
-    }
-
-    fn read_file(&mut self, request: ReadFile) {
-        if self.reads.len() < READ_QUEUE {
-            self.reads.push_back(request);
-            self.step_reader();
-            return;
-        }
-        let message = "too many files asked for at once".to_owned();
-        let error = FileError { path: request.path, message, errno: Errno::EBUSY as i32 };
-        self.link.send_message(Kind::FileError, &error);
-    }
-
     fn signal(&mut self, signal: &Signal) {
+        if let Ok(number) = SignalNumber::try_from(signal.number) {
+            self.live.signal(number);
+        }
         if let Some(job) = &self.job
             && !job.has_ended()
             && let Ok(number) = SignalNumber::try_from(signal.number)
@@ -139,7 +119,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, start: Start) -> Result<(), End> {
-        if self.job.is_some() {
+        if self.is_running() {
             return Err(End::Broken("Start while a program is running".to_owned()));
         }
         if let Some(failure) = self.file_failure.take() {
@@ -149,40 +129,79 @@ impl Supervisor {
         self.prepared.mark_used();
         let started_at = Instant::now();
         let kills_before = self.memory.kills();
+        let bystanders = self.bystanders.take();
+        if let Some(kind) = start.live {
+            self.start_call(kind, &start, bystanders.unwrap_or_else(Bystanders::record));
+            return Ok(());
+        }
+        let bystanders =
+            start.keep_background.then(|| bystanders.unwrap_or_else(Bystanders::record));
         if self.prepared.fits(&start)
             && let Some(Waiting { pid, control, pipes, .. }) = self.prepared.hand_over(&start)
         {
-            let job = Job::new(start, pid, pipes, control, true, kills_before, started_at);
+            let mut job = Job::new(start, pid, pipes, control, true, kills_before, started_at);
+            if let Some(mut bystanders) = bystanders {
+                // It waited already when they were recorded.
+                bystanders.exclude(pid);
+                job.spare(bystanders);
+            }
             self.job = Some(job);
             return Ok(());
         }
-        self.start_plain(start, started_at);
+        self.start_plain(start, started_at, bystanders);
         Ok(())
     }
 
     /// Starts the program afresh, trying a few times if leftovers hold all processes.
-    pub(super) fn start_plain(&mut self, start: Start, started_at: Instant) {
-        let mut attempt = 1;
-        loop {
-            match spawn_program(&start) {
-                Ok((pid, pipes, report)) => {
-                    let kills = self.memory.kills();
-                    self.job = Some(Job::new(start, pid, pipes, report, false, kills, started_at));
-                    return;
+    pub(super) fn start_plain(
+        &mut self,
+        start: Start,
+        started_at: Instant,
+        bystanders: Option<Bystanders>,
+    ) {
+        let spawned = self.with_room_to_fork(|_| spawn_program(&start));
+        match spawned {
+            Ok((pid, pipes, report)) => {
+                let kills = self.memory.kills();
+                let mut job = Job::new(start, pid, pipes, report, false, kills, started_at);
+                if let Some(bystanders) = bystanders {
+                    job.spare(bystanders);
                 }
-                Err(failure) if failure.stage == Stage::Fork && attempt < FORK_ATTEMPTS => {
-                    attempt += 1;
-                    // Failing to kill shows as failing to fork.
-                    let _ = kill_sandbox_processes();
-                    std::thread::sleep(FORK_PAUSE);
-                    self.reap();
-                }
-                Err(failure) => {
-                    self.link.send_message(Kind::Failed, &failure);
-                    return;
-                }
+                self.job = Some(job);
             }
+            Err(failure) => self.link.send_message(Kind::Failed, &failure),
         }
+    }
+
+    /// Begins a call of the living interpreter.
+    fn start_call(&mut self, kind: LiveInterpreter, start: &Start, bystanders: Bystanders) {
+        let kills_before = self.memory.kills();
+        let mut bystanders = Some(bystanders);
+        let begun = self.with_room_to_fork(|all| {
+            let bystanders = bystanders.take().unwrap_or_else(Bystanders::record);
+            all.live.start(kind, start, bystanders, kills_before, &mut all.link)
+        });
+        if let Err(failure) = begun {
+            self.link.send_message(Kind::Failed, &failure);
+        }
+    }
+
+    /// Tries a few times if there are no processes to be had, ending all that hold them.
+    fn with_room_to_fork<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        for _ in 1..FORK_ATTEMPTS {
+            match attempt(self) {
+                Err(failure) if failure.stage == Stage::Fork => {}
+                outcome => return outcome,
+            }
+            // Failing to kill shows as failing to fork.
+            let _ = kill_sandbox_processes();
+            std::thread::sleep(FORK_PAUSE);
+            self.reap();
+        }
+        attempt(self)
     }
 
     /// Ends everything of the job, cleans up, verifies, and starts the next interpreter.
@@ -191,6 +210,10 @@ impl Supervisor {
             job.kill();
             self.close_job();
         }
+        if let Some(exited) = self.live.close(self.memory.kills()) {
+            self.link.send_message(Kind::Exited, &exited);
+        }
+        self.bystanders = None;
         self.prepared.discard();
         self.writer = None;
         self.reader = None;
@@ -227,6 +250,7 @@ fn spawn_program(start: &Start) -> Result<Spawned, Failed> {
         cwd: &start.cwd,
         code: start.code.as_ref(),
         as_root: false,
+        descriptors: &[],
     };
     let pid = spawn(&program, &ends, &theirs, None)?;
     Ok((pid, pipes, report))

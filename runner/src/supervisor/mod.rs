@@ -1,33 +1,31 @@
 //! The loop: waits for the link, signals and pipes, and lets each part take its step.
 
 mod commands;
+mod events;
+mod files;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::read;
 
-use runner::protocol::{
-    DATA_CHUNK_BYTES, Failed, FileError, Hello, Kind, PROTOCOL_VERSION, ReadFile, Ready,
-};
+use runner::protocol::{DATA_CHUNK_BYTES, Failed, Hello, Kind, PROTOCOL_VERSION, Ready};
 
-use crate::files::{Reader, Step, Writer};
-use crate::job::{Job, StartOutcome, Starting};
+use self::events::Source;
+use crate::bystanders::Bystanders;
+use crate::files::{Reader, Request, Writer};
+use crate::job::{Job, StartOutcome};
 use crate::link::{Frame, Link, LinkError};
+use crate::live::{Live, Outcome};
 use crate::memory::Memory;
 use crate::prepared::{Prepared, Report};
 use crate::reset::Baseline;
-use crate::spawn::describe;
 use crate::sys::{Ended, wait_any};
 
 /// Streams of ended programs kept open for background processes that still write to them.
 const ORPHAN_STREAMS: usize = 32;
-/// Interval at which a child that works on files is checked for progress.
-const STALL_CHECK: Duration = Duration::from_secs(1);
 
 /// Why the runner ends.
 pub(crate) enum End {
@@ -46,22 +44,6 @@ impl From<LinkError> for End {
     }
 }
 
-/// What a descriptor in the poll set stands for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Link,
-    LinkOutput,
-    Children,
-    Server,
-    Waiting,
-    Report,
-    Stdin,
-    Output,
-    Writer,
-    Reader,
-    Orphan(usize),
-}
-
 /// All state of the runner.
 pub(crate) struct Supervisor {
     pub(crate) link: Link,
@@ -71,12 +53,15 @@ pub(crate) struct Supervisor {
     prepared: Prepared,
     ready_due: bool,
     job: Option<Job>,
+    live: Live,
+    /// Processes of the session to spare by the next program; recorded while nothing runs.
+    bystanders: Option<Bystanders>,
     writer: Option<Writer>,
     file_failure: Option<Failed>,
     /// A frame that must wait until the files before it are written.
     deferred: Option<Frame>,
     reader: Option<Reader>,
-    reads: VecDeque<ReadFile>,
+    reads: VecDeque<Request>,
     orphans: VecDeque<OwnedFd>,
     /// Frames have arrived that the last turn left for the next.
     more_frames: bool,
@@ -96,6 +81,8 @@ impl Supervisor {
             prepared: Prepared::default(),
             ready_due: true,
             job: None,
+            live: Live::default(),
+            bystanders: None,
             writer: None,
             file_failure: None,
             deferred: None,
@@ -121,6 +108,7 @@ impl Supervisor {
     fn turn(&mut self) -> Result<(), End> {
         self.announce_ready();
         self.link.flush()?;
+        self.record_bystanders();
         let ready = self.wait()?;
         let is_ready = |source| ready.contains(&source);
         if is_ready(Source::Children) {
@@ -137,6 +125,7 @@ impl Supervisor {
             self.on_report();
         }
         self.step_job(is_ready(Source::Stdin), is_ready(Source::Output));
+        self.step_live(is_ready(Source::LiveStdin));
         self.step_files();
         // From the back: removing one moves those behind it.
         for source in ready.iter().rev() {
@@ -151,85 +140,6 @@ impl Supervisor {
         self.take_frames()
     }
 
-    /// Waits until something can be done; returns what.
-    fn wait(&self) -> Result<Vec<Source>, End> {
-        let mut sources = Vec::with_capacity(16);
-        let mut fds = Vec::with_capacity(16);
-        self.interests(&mut |source, fd, flags| {
-            sources.push(source);
-            fds.push(PollFd::new(fd, flags));
-        });
-        match poll(&mut fds, self.timeout()) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(End::Broken(format!("cannot wait for events: {error}"))),
-        }
-        let hit = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let ready = sources.into_iter().zip(&fds).filter(|(_, fd)| hit(fd));
-        Ok(ready.map(|(source, _)| source).collect())
-    }
-
-    fn interests<'a>(&'a self, add: &mut impl FnMut(Source, BorrowedFd<'a>, PollFlags)) {
-        let (input, output, error) = (PollFlags::POLLIN, PollFlags::POLLOUT, PollFlags::empty());
-        add(Source::Children, self.children.as_fd(), input);
-        let busy = self.deferred.is_some() || self.writer.as_ref().is_some_and(Writer::is_full);
-        if !busy && !self.prepared.must_be_alone() {
-            add(Source::Link, self.link.input(), input);
-        }
-        if self.link.has_output() {
-            add(Source::LinkOutput, self.link.output(), output);
-        }
-        if let Some(socket) = self.prepared.server_socket() {
-            add(Source::Server, socket, input);
-        }
-        if let Some(control) = self.prepared.control() {
-            add(Source::Waiting, control, input);
-        }
-        if let Some(job) = &self.job {
-            if let Starting::Pending(report, _) = &job.starting {
-                add(Source::Report, report.as_fd(), input);
-            }
-            if let Some(pipe) = &job.stdin.pipe {
-                add(
-                    Source::Stdin,
-                    pipe.as_fd(),
-                    if job.stdin.is_waiting() { output } else { error },
-                );
-            }
-            if job.has_started() && self.link.has_room() {
-                for pipe in job.outputs.iter().filter_map(|output| output.pipe.as_ref()) {
-                    add(Source::Output, pipe.as_fd(), input);
-                }
-            }
-        }
-        if let Some(writer) = &self.writer {
-            add(Source::Writer, writer.socket(), if writer.is_full() { output } else { input });
-        }
-        if let Some(reader) = &self.reader
-            && self.link.has_room()
-        {
-            add(Source::Reader, reader.socket(), input);
-        }
-        for (index, pipe) in self.orphans.iter().enumerate() {
-            add(Source::Orphan(index), pipe.as_fd(), input);
-        }
-    }
-
-    fn timeout(&self) -> PollTimeout {
-        if self.more_frames {
-            return PollTimeout::ZERO;
-        }
-        let files =
-            (self.writer.is_some() || self.reader.is_some()).then(|| Instant::now() + STALL_CHECK);
-        let job = self.job.as_ref().and_then(Job::next_timer);
-        let next = [files, job, self.prepared.deadline()].into_iter().flatten().min();
-        let Some(next) = next else {
-            return PollTimeout::NONE;
-        };
-        let left = next.saturating_duration_since(Instant::now());
-        // Rounded up, so that the loop does not spin through the last millisecond.
-        PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
-    }
-
     fn reap(&mut self) {
         // Emptied, not interpreted: one pending signal may stand for many children.
         while let Ok(Some(_)) = self.children.read_signal() {}
@@ -239,6 +149,7 @@ impl Supervisor {
     }
 
     fn on_ended(&mut self, ended: Ended) {
+        self.live.on_ended(ended);
         if let Some(job) = &mut self.job
             && job.pid == ended.pid
         {
@@ -282,7 +193,8 @@ impl Supervisor {
                 // The interpreter died before it took the job, so nothing of it has run.
                 if let Some(job) = self.job.take() {
                     let started_at = job.started_at();
-                    self.start_plain(job.start, started_at);
+                    let (start, bystanders) = job.into_start();
+                    self.start_plain(start, started_at, bystanders);
                 }
             }
         }
@@ -317,10 +229,41 @@ impl Supervisor {
     fn keep_streams(&mut self) {
         let Some(job) = self.job.take() else { return };
         if job.start.keep_background {
-            self.orphans.extend(job.outputs.into_iter().filter_map(|output| output.pipe));
-            let excess = self.orphans.len().saturating_sub(ORPHAN_STREAMS);
-            self.orphans.drain(..excess);
+            self.keep_pipes(job.outputs.into_iter().filter_map(|output| output.pipe));
         }
+    }
+
+    fn keep_pipes(&mut self, pipes: impl IntoIterator<Item = OwnedFd>) {
+        self.orphans.extend(pipes);
+        let excess = self.orphans.len().saturating_sub(ORPHAN_STREAMS);
+        self.orphans.drain(..excess);
+    }
+
+    /// Takes down which processes the next program of a session must leave alone: now, when nobody
+    /// waits for it.
+    fn record_bystanders(&mut self) {
+        if self.live.is_alive() && !self.is_running() && self.bystanders.is_none() {
+            self.bystanders = Some(Bystanders::record());
+        }
+    }
+
+    /// Whether a program or a call is running.
+    fn is_running(&self) -> bool {
+        self.job.is_some() || self.live.is_busy()
+    }
+
+    fn step_live(&mut self, stdin: bool) {
+        if stdin && let Some(stdin) = self.live.stdin() {
+            stdin.step(&mut self.link);
+        }
+        let memory = &self.memory;
+        let ended = self.live.step(&mut self.link, &mut self.scratch, || memory.kills());
+        let Some((outcome, pipes)) = ended else { return };
+        match outcome {
+            Outcome::Exited(exited) => self.link.send_message(Kind::Exited, &exited),
+            Outcome::Failed(failure) => self.link.send_message(Kind::Failed, &failure),
+        }
+        self.keep_pipes(pipes);
     }
 
     fn drain_orphan(&mut self, index: usize) {
@@ -330,53 +273,5 @@ impl Supervisor {
         if let Ok(0) = read(pipe, &mut self.scratch) {
             self.orphans.remove(index);
         }
-    }
-
-    fn step_files(&mut self) {
-        if let Some(outcome) = self.writer.as_mut().and_then(Writer::advance) {
-            self.writer = None;
-            if let Err(failure) = outcome {
-                self.file_failure.get_or_insert(failure);
-            }
-        }
-        self.step_reader();
-    }
-
-    fn step_reader(&mut self) {
-        if self.reader.is_none()
-            && let Some(request) = self.reads.pop_front()
-        {
-            let path = request.path.clone();
-            match Reader::new(request) {
-                Ok(reader) => self.reader = Some(reader),
-                Err(error) => self.refuse_read(path, &error),
-            }
-        }
-        let Some(reader) = &mut self.reader else {
-            return;
-        };
-        loop {
-            if !self.link.has_room() {
-                return reader.excuse_wait();
-            }
-            match reader.advance() {
-                Step::Waiting => return,
-                Step::Frame(frame) => self.link.send(frame.kind, &frame.payload),
-                Step::Done(error) => {
-                    match error {
-                        None => self.link.send(Kind::FileEnd, b""),
-                        Some(error) => self.link.send_message(Kind::FileError, &error),
-                    }
-                    self.reader = None;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn refuse_read(&mut self, path: String, error: &std::io::Error) {
-        let message = describe(error);
-        let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
-        self.link.send_message(Kind::FileError, &FileError { path, message, errno });
     }
 }

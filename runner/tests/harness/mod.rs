@@ -4,6 +4,8 @@
 //! already holds `isol8-runner` and `prepared/`; without it the binary is built here.
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
+pub(crate) mod live;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -369,22 +371,21 @@ fn build() -> PathBuf {
     assert!(status.success(), "the static runner does not build");
     let directory = target.join("isol8");
     let binary = target.join("x86_64-unknown-linux-gnu/runner/isol8-runner");
-    install(&binary, &crate_directory.join("prepared"), &directory);
+    install(&binary, crate_directory, &directory);
     directory
 }
 
 /// Puts the files where containers see them, replacing each in one step, since other test binaries
 /// may do the same now.
-fn install(binary: &Path, prepared: &Path, directory: &Path) {
-    let script = format!(
-        "set -e; mkdir -p {d}/prepared/python; \
-         put() {{ cp -p \"$1\" \"$2.$$\"; mv -f \"$2.$$\" \"$2\"; }}; \
-         put {b} {d}/isol8-runner; put {p}/node.cjs {d}/prepared/node.cjs; \
-         put {p}/python/sitecustomize.py {d}/prepared/python/sitecustomize.py",
-        b = binary.display(),
-        p = prepared.display(),
-        d = directory.display(),
-    );
-    let status = Command::new("sh").args(["-c", &script]).status().expect("sh runs");
+fn install(binary: &Path, crate_directory: &Path, directory: &Path) {
+    let script = "set -e; mkdir -p \"$3\"; \
+         put() { mkdir -p \"${2%/*}\"; cp -p \"$1\" \"$2.$$\"; mv -f \"$2.$$\" \"$2\"; }; \
+         put \"$1\" \"$3/isol8-runner\"; cd \"$2\"; \
+         find prepared live -type f | while read -r f; do put \"$f\" \"$3/$f\"; done";
+    let status = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args([binary, crate_directory, directory])
+        .status()
+        .expect("sh runs");
     assert!(status.success(), "the runner's files cannot be installed");
 }
