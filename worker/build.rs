@@ -11,11 +11,11 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 fn main() -> Outcome<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let runner = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../runner");
-    for watched in ["src", "prepared", "Cargo.toml"] {
+    for watched in ["src", "prepared", "live", "Cargo.toml"] {
         println!("cargo:rerun-if-changed={}", runner.join(watched).display());
     }
     let binary = build_runner(&runner, &out)?;
-    pack(&binary, &runner.join("prepared"), &out.join("runner.tar"))
+    pack(&binary, &runner, &out.join("runner.tar"))
 }
 
 fn build_runner(runner: &Path, out: &Path) -> Outcome<PathBuf> {
@@ -41,15 +41,17 @@ fn build_runner(runner: &Path, out: &Path) -> Outcome<PathBuf> {
     Ok(target_dir.join(target).join("runner").join("isol8-runner"))
 }
 
-fn pack(binary: &Path, prepared: &Path, archive: &Path) -> Outcome<()> {
+fn pack(binary: &Path, runner: &Path, archive: &Path) -> Outcome<()> {
     let mut tar = tar::Builder::new(fs::File::create(archive)?);
     append(&mut tar, binary, "isol8-runner", 0o755)?;
     let mut files = Vec::new();
-    collect(prepared, &mut files)?;
+    for directory in ["prepared", "live"] {
+        collect(&runner.join(directory), &mut files)?;
+    }
     files.sort();
     for file in files {
-        let name = Path::new("prepared").join(file.strip_prefix(prepared)?);
-        append(&mut tar, &file, &name.to_string_lossy(), 0o644)?;
+        let name = file.strip_prefix(runner)?.to_string_lossy();
+        append(&mut tar, &file, &name, 0o644)?;
     }
     tar.into_inner()?.sync_all()?;
     Ok(())

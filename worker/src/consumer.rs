@@ -1,11 +1,11 @@
-//! Claiming: a free slot first, then at most as many jobs as there are free slots. So a worker
-//! never holds a job that it cannot start at once, and a flood waits in Redis, not in memory.
+//! Claiming: a free slot first, then at most as many jobs as there are free slots. So a flood waits in
+//! Redis, not in memory. The slots are not held meanwhile, or sessions could not use them; a job whose
+//! slot a session took in that moment waits for the next one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::redis::{Claimed, Consumer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,11 +16,16 @@ use crate::{Context, Options, job};
 const CLAIM_BLOCK: Duration = Duration::from_millis(500);
 /// Most jobs taken in one go.
 const CLAIM_BATCH: usize = 64;
-/// How often the jobs of dead workers are looked for, at the least.
+/// How often what dead workers have left is looked for, at the least.
 const LONGEST_RECLAIM: Duration = Duration::from_millis(1500);
 /// Pauses between attempts while the queue cannot be reached.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often to look for what dead workers have left.
+pub(crate) fn reclaim_period(options: &Options) -> Duration {
+    LONGEST_RECLAIM.min(Duration::from_millis(options.redis.lease_ms / 3))
+}
 
 /// Claims and starts jobs until `token` is cancelled.
 pub(crate) async fn consume(
@@ -29,30 +34,28 @@ pub(crate) async fn consume(
     jobs: &TaskTracker,
     token: &CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(options.max_concurrent));
-    let reclaim_period = LONGEST_RECLAIM.min(Duration::from_millis(options.redis.lease_ms / 3));
+    let reclaim_period = reclaim_period(options);
     let mut consumer: Option<Consumer> = None;
     let mut reclaimed_at = Instant::now();
     let mut pause = FIRST_PAUSE;
     while !token.is_cancelled() {
-        let Some(mut free) = free_slots(&slots, token).await else {
+        let Some(free) = free_slots(context, token).await else {
             return;
         };
         let is_reclaim_due = reclaimed_at.elapsed() >= reclaim_period;
-        match claim(context, &mut consumer, free.len(), is_reclaim_due).await {
+        match claim(context, &mut consumer, free, is_reclaim_due).await {
             Ok(claimed) => {
                 pause = FIRST_PAUSE;
                 if is_reclaim_due {
                     reclaimed_at = Instant::now();
                 }
-                // `free` is at least as long: the queue returns at most what was asked for.
-                for (claimed, slot) in claimed.into_iter().zip(free.drain(..)) {
+                for claimed in claimed {
+                    let slot = Arc::clone(&context.slots).try_acquire_owned().ok();
                     jobs.spawn(job::run(Arc::clone(context), claimed, slot));
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot claim jobs; trying again");
-                drop(free);
                 tokio::select! {
                     () = token.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
@@ -63,23 +66,12 @@ pub(crate) async fn consume(
     }
 }
 
-/// All slots that are free, at least one. `None` at shutdown.
-async fn free_slots(
-    slots: &Arc<Semaphore>,
-    token: &CancellationToken,
-) -> Option<Vec<OwnedSemaphorePermit>> {
-    let first = tokio::select! {
-        () = token.cancelled() => return None,
-        permit = Arc::clone(slots).acquire_owned() => permit.ok()?,
-    };
-    let mut free = vec![first];
-    while free.len() < CLAIM_BATCH {
-        let Ok(permit) = Arc::clone(slots).try_acquire_owned() else {
-            break;
-        };
-        free.push(permit);
-    }
-    Some(free)
+/// How many slots are free, at least one. `None` at shutdown.
+async fn free_slots(context: &Context, token: &CancellationToken) -> Option<usize> {
+    let first = token.run_until_cancelled(context.slots.acquire()).await?.ok()?;
+    let free = context.slots.available_permits() + 1;
+    drop(first);
+    Some(free.min(CLAIM_BATCH))
 }
 
 async fn claim(

@@ -3,10 +3,11 @@
 use chrono::Utc;
 use shared::Error;
 use shared::execution::{ExecutionResult, Job, Outcome, Timings};
-use shared::id::{JobId, TenantId};
+use shared::id::{JobId, SessionId, TenantId};
+use shared::redis::{Cleaned, Removal};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Spent};
+use crate::engine::{Console, Engine, EngineError, Session, Spent};
 
 /// Runs jobs.
 #[expect(clippy::large_enum_variant, reason = "one per process")]
@@ -23,14 +24,40 @@ impl Executor {
         id: JobId,
         tenant: &TenantId,
         job: &Job,
+        console: &mut Console<'_>,
         cancel: &CancellationToken,
-    ) -> Result<(ExecutionResult, Option<Spent>), Error> {
+    ) -> Result<(ExecutionResult, Option<Spent>), EngineError> {
         match self {
             Self::Sandbox(engine) => {
-                let (result, spent) = engine.execute(id, tenant, job, None, cancel).await?;
+                let (result, spent) = engine.execute(id, tenant, job, console, cancel).await?;
                 Ok((result, Some(spent)))
             }
             Self::NoOp => Ok((nothing(id, job), None)),
+        }
+    }
+
+    /// Opens a session; `None` if there are no sandboxes to open one in.
+    pub(crate) async fn open_session(
+        &self,
+        tenant: &TenantId,
+        id: &SessionId,
+        job: &Job,
+        cancel: &CancellationToken,
+    ) -> Option<Result<Session, EngineError>> {
+        match self {
+            Self::Sandbox(engine) => Some(engine.open_session(tenant, id, job, cancel).await),
+            Self::NoOp => None,
+        }
+    }
+
+    /// Removes idle sandboxes of a tenant, or of all; on request also images that nothing uses.
+    pub(crate) async fn clean_up(&self, tenant: Option<&TenantId>, images: bool) -> Cleaned {
+        match self {
+            Self::Sandbox(engine) => Cleaned {
+                containers: engine.clean_up(tenant).await,
+                images: if images { engine.clean_up_images().await } else { Removal::default() },
+            },
+            Self::NoOp => Cleaned::default(),
         }
     }
 
@@ -62,6 +89,8 @@ fn nothing(id: JobId, job: &Job) -> ExecutionResult {
         container_id: String::new(),
         resource_usage: None,
         files: None,
+        session: None,
+        events: 0,
         outcome: Outcome::Exited,
         timings: Timings::default(),
     }

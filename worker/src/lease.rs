@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::id::JobId;
-use shared::redis::Lease;
+use shared::redis::{Lease, LeaseNews};
 use tokio_util::sync::CancellationToken;
 
 use crate::Context;
@@ -26,7 +26,7 @@ struct Entry {
 /// A lease for as long as this value lives.
 pub(crate) struct Held {
     leases: Leases,
-    job: JobId,
+    lease: Lease,
     cancel: CancellationToken,
     lost: CancellationToken,
 }
@@ -36,23 +36,40 @@ impl Leases {
     pub(crate) fn hold(&self, lease: &Lease, abort: &CancellationToken) -> Held {
         let (cancel, lost) = (abort.child_token(), CancellationToken::new());
         let entry = Entry { lease: lease.clone(), cancel: cancel.clone(), lost: lost.clone() };
-        self.lock().insert(lease.job, entry);
-        Held { leases: self.clone(), job: lease.job, cancel, lost }
+        let former = self.lock().insert(lease.job, entry);
+        if let Some(former) = former {
+            // Given up while this worker was slow, and taken again by it before its task has noticed.
+            former.lose();
+        }
+        Held { leases: self.clone(), lease: lease.clone(), cancel, lost }
     }
 
     fn current(&self) -> Vec<Lease> {
         self.lock().values().map(|entry| entry.lease.clone()).collect()
     }
 
-    fn lose(&self, lease: &Lease) {
-        if let Some(entry) = self.lock().get(&lease.job) {
-            entry.lost.cancel();
+    /// Stops a job whose caller has cancelled it. It still ends like any other.
+    pub(crate) fn cancel(&self, job: JobId) {
+        if let Some(entry) = self.lock().get(&job) {
             entry.cancel.cancel();
+        }
+    }
+
+    fn lose(&self, lease: &Lease) {
+        if let Some(entry) = self.lock().get(&lease.job).filter(|entry| entry.lease == *lease) {
+            entry.lose();
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Entry>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn lose(&self) {
+        self.lost.cancel();
+        self.cancel.cancel();
     }
 }
 
@@ -70,32 +87,70 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.leases.lock().remove(&self.job);
+        let mut held = self.leases.lock();
+        // A later delivery of the job to this worker stays.
+        if held.get(&self.lease.job).is_some_and(|entry| entry.lease == self.lease) {
+            held.remove(&self.lease.job);
+        }
     }
 }
 
-/// Renews all leases every `period` until `token` is cancelled.
+/// Renews all leases and sessions every `period` until `token` is cancelled.
 pub(crate) async fn renew(context: Arc<Context>, period: Duration, token: CancellationToken) {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = token.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let leases = context.leases.current();
-        if leases.is_empty() {
-            continue;
-        }
-        match context.queue.renew(context.worker, &leases).await {
-            Ok(lost) => {
-                for lease in lost {
-                    // A job that was committed between the snapshot and the answer is not held
-                    // any more, and this is a no-op.
-                    context.leases.lose(&lease);
-                }
+    while token.run_until_cancelled(ticks.tick()).await.is_some() {
+        let renewed = tokio::join!(renew_leases(&context), renew_sessions(&context));
+        for outcome in [renewed.0, renewed.1] {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "cannot renew leases; trying again");
             }
-            Err(error) => tracing::warn!(%error, "cannot renew leases; trying again"),
         }
     }
+}
+
+/// Gives up the sessions of silent workers, every `period` until `token` is cancelled. Apart from
+/// claiming: a worker without a free slot must still tell their callers.
+pub(crate) async fn reap(context: Arc<Context>, period: Duration, token: CancellationToken) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while token.run_until_cancelled(ticks.tick()).await.is_some() {
+        match context.queue.reap_sessions().await {
+            Ok(0) => {}
+            Ok(sessions) => {
+                tracing::warn!(sessions, "gave up sessions of a worker that went silent");
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for lost sessions; trying again"),
+        }
+    }
+}
+
+async fn renew_leases(context: &Context) -> shared::Result<()> {
+    let leases = context.leases.current();
+    if leases.is_empty() {
+        return Ok(());
+    }
+    for (lease, news) in context.queue.renew(context.worker, &leases).await? {
+        // A job that was committed between the snapshot and the answer is not held any more, and
+        // both are no-ops.
+        match news {
+            LeaseNews::Lost => context.leases.lose(&lease),
+            LeaseNews::Cancelled => context.leases.cancel(lease.job),
+        }
+    }
+    Ok(())
+}
+
+async fn renew_sessions(context: &Context) -> shared::Result<()> {
+    let handles = context.sessions.current();
+    if handles.is_empty() {
+        return Ok(());
+    }
+    let owned: Vec<_> = handles.iter().map(|handle| handle.owned.clone()).collect();
+    for (session, news) in context.queue.renew_sessions(context.worker, &owned).await? {
+        if let Some(handle) = handles.iter().find(|handle| handle.owned == session) {
+            handle.tell(news);
+        }
+    }
+    Ok(())
 }

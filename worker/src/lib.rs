@@ -2,22 +2,32 @@
 //!
 //! `run` is the whole life of one worker. `engine` is usable without it, and without Redis.
 
+mod attend;
+mod commit;
 mod consumer;
 pub mod engine;
 mod executor;
+mod input;
 mod job;
 mod lease;
 pub mod metrics;
 pub mod name;
 mod observe;
+mod orders;
+mod publish;
+mod session;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use shared::audit::{Audit, Record};
 use shared::config;
-use shared::id::WorkerId;
+use shared::execution::{Ending, Job};
+use shared::id::{JobId, SessionId, TenantId, WorkerId};
 use shared::redis::Queue;
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,23 +37,84 @@ use metrics::Metrics;
 /// How often recorded samples are folded away.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// How long a worker that shuts down tries to tell the queue what becomes of its jobs.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// What all tasks of one worker share.
 struct Context {
     worker: WorkerId,
     queue: Queue,
     executor: Executor,
+    /// One for each program that runs, be it a job or a session's call.
+    slots: Arc<Semaphore>,
     leases: lease::Leases,
+    sessions: session::Sessions,
+    inputs: input::Inputs,
     metrics: Arc<Metrics>,
+    audit: Audit,
+    /// How long a session may be idle; `None`: for ever.
+    session_idle: Option<Duration>,
+    /// How often a job may be delivered.
+    max_deliveries: u32,
+    /// Cancelled when a shutdown begins.
+    stopping: CancellationToken,
     /// Cancelled when the grace period of a shutdown is over: jobs are handed back.
     abort: CancellationToken,
+    /// Cancelled some seconds after that: what the queue was not told by then, it is not told.
+    hush: CancellationToken,
+}
+
+impl Context {
+    /// The slot given, or the next one that is free.
+    async fn slot(&self, slot: Option<OwnedSemaphorePermit>) -> OwnedSemaphorePermit {
+        match slot {
+            Some(slot) => slot,
+            None => {
+                let next = Arc::clone(&self.slots).acquire_owned().await;
+                next.expect("the semaphore is never closed")
+            }
+        }
+    }
+
+    /// Whether a job that was delivered so often is not delivered again.
+    fn is_last(&self, attempt: u32) -> bool {
+        attempt >= self.max_deliveries
+    }
+
+    /// Puts the ending of a program into the audit log.
+    fn record(
+        &self,
+        id: JobId,
+        job: &Job,
+        tenant: &TenantId,
+        session: Option<&SessionId>,
+        started: DateTime<Utc>,
+        ending: &Ending,
+    ) {
+        let record = match ending {
+            Ending::Result(result) => Record::of_result(job, tenant, session, result),
+            Ending::Error(failure) => {
+                Record::of_failure(id, job, tenant, session, started, failure)
+            }
+            Ending::File(_) => return,
+        };
+        self.audit.record(&record);
+    }
 }
 
 /// How a worker behaves.
 pub struct Options {
     /// Identifier of this life.
     pub worker: WorkerId,
-    /// Jobs run at once.
+    /// Jobs and calls of sessions run at once.
     pub max_concurrent: usize,
+    /// Sessions owned at once. Each keeps a container, so there should be `max_concurrent` fewer than
+    /// the engine may have containers, or sessions could starve jobs.
+    pub max_sessions: usize,
+    /// How long a session may be idle before it is closed; `None`: for ever.
+    pub session_idle: Option<Duration>,
+    /// Where executions are recorded.
+    pub audit: Audit,
     /// Lease times.
     pub redis: config::Redis,
     /// How long running jobs may take to end after `token` is cancelled.
@@ -69,9 +140,17 @@ pub async fn run(
         worker: options.worker,
         queue,
         executor,
+        slots: Arc::new(Semaphore::new(options.max_concurrent)),
         leases: lease::Leases::default(),
+        sessions: session::Sessions::new(options.max_sessions),
+        inputs: input::Inputs::default(),
         metrics: options.metrics.clone(),
+        audit: options.audit.clone(),
+        session_idle: options.session_idle,
+        max_deliveries: options.redis.max_deliveries,
+        stopping: token.clone(),
         abort: CancellationToken::new(),
+        hush: CancellationToken::new(),
     });
     // Renewal outlives claiming: jobs in their grace period still need their leases.
     let renewal = CancellationToken::new();
@@ -81,6 +160,12 @@ pub async fn run(
         Duration::from_millis(options.redis.renew_ms),
         renewal.clone(),
     ));
+    background.spawn(lease::reap(
+        Arc::clone(&context),
+        consumer::reclaim_period(&options),
+        renewal.clone(),
+    ));
+    background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
     background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
     if let Some(listener) = options.listener.take() {
         background.spawn(observe::serve(Arc::clone(&context), listener, renewal.clone()));
@@ -93,12 +178,16 @@ pub async fn run(
     if tokio::time::timeout(options.shutdown_grace, jobs.wait()).await.is_err() {
         tracing::warn!(jobs = jobs.len(), "grace period over: handing running jobs back");
         context.abort.cancel();
-        jobs.wait().await;
+        if tokio::time::timeout(LAST_WORDS, jobs.wait()).await.is_err() {
+            context.hush.cancel();
+            jobs.wait().await;
+        }
     }
     renewal.cancel();
     background.close();
     background.wait().await;
     let shut_down = context.executor.shutdown().await;
+    context.queue.quiesce().await;
     if let Err(error) = context.queue.leave(context.worker).await {
         tracing::warn!(%error, "could not sign off from the queue");
     }

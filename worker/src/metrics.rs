@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use metrics::{
-    Unit, counter, describe_counter, describe_histogram, histogram, with_local_recorder,
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    with_local_recorder,
 };
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -23,6 +24,15 @@ const JOBS_ENDED: &str = "isol8_worker_jobs_ended_total";
 const JOBS_RECLAIMED: &str = "isol8_worker_jobs_reclaimed_total";
 const JOB_DURATION: &str = "isol8_worker_job_duration_seconds";
 
+const SESSIONS_OPEN: &str = "isol8_sessions_open";
+/// Counter, label `end`: `closed` (or expired), `lost` or `gone`.
+const SESSIONS_ENDED: &str = "isol8_sessions_ended_total";
+/// Counter, label `ending` as for jobs.
+const CALLS_ENDED: &str = "isol8_session_calls_ended_total";
+const CALL_DURATION: &str = "isol8_session_call_duration_seconds";
+const STREAMS: &str = "isol8_streams_total";
+const EVENTS_PUBLISHED: &str = "isol8_stream_events_total";
+
 /// Upper bounds of the duration histogram, in seconds.
 const BUCKETS_S: [f64; 14] =
     [0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -37,6 +47,9 @@ impl Default for Metrics {
     fn default() -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(JOB_DURATION.into()), &BUCKETS_S)
+            .and_then(|it| {
+                it.set_buckets_for_metric(Matcher::Full(CALL_DURATION.into()), &BUCKETS_S)
+            })
             .expect("there is at least one bucket")
             .build_recorder();
         let handle = recorder.handle();
@@ -85,6 +98,31 @@ impl Metrics {
         });
     }
 
+    pub(crate) fn session_opened(&self) {
+        self.record(|| gauge!(SESSIONS_OPEN).increment(1));
+    }
+
+    pub(crate) fn session_ended(&self, end: &'static str) {
+        self.record(|| {
+            gauge!(SESSIONS_OPEN).decrement(1);
+            counter!(SESSIONS_ENDED, "end" => end).increment(1);
+        });
+    }
+
+    pub(crate) fn call_ended(&self, ending: &'static str, took: Duration) {
+        self.record(|| {
+            counter!(CALLS_ENDED, "ending" => ending).increment(1);
+            histogram!(CALL_DURATION).record(took);
+        });
+    }
+
+    pub(crate) fn streamed(&self, events: u64) {
+        self.record(|| {
+            counter!(STREAMS).increment(1);
+            counter!(EVENTS_PUBLISHED).increment(events);
+        });
+    }
+
     pub(crate) fn jobs_reclaimed(&self, count: usize) {
         self.record(|| counter!(JOBS_RECLAIMED).increment(count as u64));
     }
@@ -102,5 +140,11 @@ fn describe() {
     describe_counter!(SANDBOXES_DIED_IDLE, "Sandboxes found dead while they waited");
     describe_counter!(JOBS_ENDED, "Jobs this worker was done with");
     describe_counter!(JOBS_RECLAIMED, "Jobs taken over from workers that went silent");
+    describe_gauge!(SESSIONS_OPEN, "Sessions this worker owns");
+    describe_counter!(SESSIONS_ENDED, "Sessions that ended");
+    describe_counter!(CALLS_ENDED, "Calls of sessions this worker was done with");
+    describe_histogram!(CALL_DURATION, Unit::Seconds, "From a call's start to its commit");
+    describe_counter!(STREAMS, "Programs whose output was published as it came");
+    describe_counter!(EVENTS_PUBLISHED, "Pieces of output published");
     describe_histogram!(JOB_DURATION, Unit::Seconds, "From claim to commit");
 }

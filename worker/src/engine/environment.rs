@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use runner::protocol::{Interpreter, Prepare};
+use runner::protocol::{Interpreter, MAX_PAYLOAD_BYTES, Prepare};
 use shared::execution::{Job, Source};
 use shared::runtime::Runtime;
+
+use super::fault::JobError;
 
 /// Where packages installed inside a sandbox put their programs; in front of the image's own path.
 const SANDBOX_PATH: &str = "/sandbox/.local/bin:/sandbox/.npm-global/bin:/sandbox/.bun-global/bin";
@@ -59,6 +61,16 @@ pub(super) fn of_job(image: &BTreeMap<String, String>, job: &Job) -> BTreeMap<St
         environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
     environment
+}
+
+/// Refuses a job whose variables would not fit into a start order, before anything is made of them.
+pub(super) fn check(job: &Job) -> Result<(), JobError> {
+    let size = |(name, value): (&String, &String)| name.len() + value.len();
+    let size_bytes = job.env.iter().chain(&job.secrets).map(size).sum();
+    if size_bytes > MAX_PAYLOAD_BYTES {
+        return Err(JobError::TooLong { size_bytes, max_bytes: MAX_PAYLOAD_BYTES });
+    }
+    Ok(())
 }
 
 /// Where the program text of a job goes.

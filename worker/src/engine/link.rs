@@ -73,6 +73,11 @@ impl Link {
         }
     }
 
+    /// Bytes queued and not yet sent.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.unsent.iter().map(Bytes::len).sum()
+    }
+
     /// Queues one control message.
     pub(super) fn queue_message<M: Serialize>(
         &mut self,
@@ -115,6 +120,22 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Sends until at most `max_bytes` are unsent. What arrives meanwhile waits for `next`.
+    ///
+    /// Cancel-safe, as `next` is.
+    pub(super) async fn make_room(&mut self, max_bytes: usize) -> Result<(), LinkError> {
+        while self.unsent_bytes() > max_bytes {
+            tokio::select! {
+                chunk = self.output.next() => match chunk {
+                    Some(chunk) => self.received.extend_from_slice(&chunk?),
+                    None => return Err(LinkError::Closed),
+                },
+                sent = send_some(&mut self.input, &self.unsent) => self.mark_sent(sent?),
+            }
+        }
+        Ok(())
     }
 
     fn mark_sent(&mut self, sent: usize) {

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use aho_corasick::{AhoCorasick, MatchKind};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+
+use super::spellings::spellings_of;
 
 /// What replaces a secret.
 const MASK: &str = "***";
@@ -14,34 +14,50 @@ const MASK: &str = "***";
 pub(super) struct Masker {
     /// `None`: the job has no secrets, and output passes untouched.
     automaton: Option<AhoCorasick>,
+    /// Every text that is masked, sorted.
+    patterns: Vec<Vec<u8>>,
     longest_bytes: usize,
 }
 
 impl Masker {
     /// Prepares for the values of `secrets`; empty ones are ignored.
     pub(super) fn new(secrets: &BTreeMap<String, String>) -> Self {
-        let mut patterns: Vec<Vec<u8>> = secrets
-            .values()
-            .filter(|value| !value.is_empty())
-            .flat_map(|value| spellings(value))
-            .collect();
+        Self::of_values(secrets.values().map(String::as_str))
+    }
+
+    /// Prepares for values.
+    pub(super) fn of_values<'a>(values: impl Iterator<Item = &'a str>) -> Self {
+        let mut patterns: Vec<Vec<u8>> = spellings_of(values);
         patterns.sort();
         patterns.dedup();
         let longest_bytes = patterns.iter().map(Vec::len).max().unwrap_or(0);
         let automaton = (!patterns.is_empty()).then(|| {
             // Longest first: a secret that contains another must not leave its tail behind.
+            // A table of all states would take a kilobyte for each byte of a secret's spellings.
             AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
+                .kind(Some(AhoCorasickKind::ContiguousNFA))
                 .build(&patterns)
                 .expect("a request's secrets are far below the automaton's size limit")
         });
-        Self { automaton, longest_bytes }
+        Self { automaton, patterns, longest_bytes }
     }
 
     /// Length of the longest text that is masked. Output must be cut only after masking, so this
     /// many bytes more than the caller wants have to be at hand.
     pub(super) fn longest_bytes(&self) -> usize {
         self.longest_bytes
+    }
+
+    /// Where, from `from` on, the longest end of `data` begins that may be the beginning of a secret.
+    fn first_open(&self, data: &[u8], from: usize) -> usize {
+        let first = data.len().saturating_sub(self.longest_bytes.saturating_sub(1)).max(from);
+        let is_open = |at: &usize| {
+            let end = &data[*at..];
+            let next = self.patterns.partition_point(|pattern| pattern.as_slice() <= end);
+            self.patterns.get(next).is_some_and(|pattern| pattern.starts_with(end))
+        };
+        (first..data.len()).find(is_open).unwrap_or(data.len())
     }
 
     /// `data` with every secret replaced.
@@ -64,8 +80,8 @@ impl Masker {
     }
 }
 
-/// Masks a stream as it passes. Holds back as many bytes as a secret could still begin in, so a
-/// value split across chunks does not leak.
+/// Masks a stream as it passes. Holds back only an end that is the beginning of a secret, so a value
+/// split across chunks does not leak, and a prompt appears at once.
 pub(super) struct LiveMasker<'a> {
     masker: &'a Masker,
     held: Vec<u8>,
@@ -82,23 +98,23 @@ impl<'a> LiveMasker<'a> {
             return chunk.to_vec();
         };
         self.held.extend_from_slice(chunk);
-        // Any match that starts before this point is complete in the buffer.
-        let safe = (self.held.len() + 1).saturating_sub(self.masker.longest_bytes);
-        let mut shown = Vec::with_capacity(safe);
+        let mut shown = Vec::with_capacity(self.held.len());
         let mut from = 0;
-        for found in automaton.find_iter(&self.held) {
-            if found.start() >= safe {
-                break;
-            }
+        let mut open = self.masker.first_open(&self.held, 0);
+        // A match that begins before the open end cannot become another one, whatever follows.
+        while let Some(found) =
+            automaton.find(aho_corasick::Input::new(&self.held).span(from..self.held.len()))
+            && found.start() < open
+        {
             shown.extend_from_slice(&self.held[from..found.start()]);
             shown.extend_from_slice(MASK.as_bytes());
             from = found.end();
+            if open < from {
+                open = self.masker.first_open(&self.held, from);
+            }
         }
-        if from < safe {
-            shown.extend_from_slice(&self.held[from..safe]);
-            from = safe;
-        }
-        self.held.drain(..from);
+        shown.extend_from_slice(&self.held[from..open]);
+        self.held.drain(..open);
         shown
     }
 
@@ -106,35 +122,6 @@ impl<'a> LiveMasker<'a> {
     pub(super) fn end(self) -> Vec<u8> {
         self.masker.mask(self.held)
     }
-}
-
-/// A value as it stands, and as base64, hex and percent encoding would print it. Encodings of very
-/// short values are left out: they would match ordinary text.
-fn spellings(value: &str) -> Vec<Vec<u8>> {
-    const SHORTEST_ENCODED: usize = 6;
-    let bytes = value.as_bytes();
-    let mut spellings = vec![bytes.to_vec()];
-    if bytes.len() >= SHORTEST_ENCODED {
-        spellings.push(STANDARD_NO_PAD.encode(bytes).into_bytes());
-        spellings.push(URL_SAFE_NO_PAD.encode(bytes).into_bytes());
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        spellings.push(hex.to_uppercase().into_bytes());
-        spellings.push(hex.into_bytes());
-        spellings.push(percent_encode(bytes).into_bytes());
-    }
-    spellings
-}
-
-fn percent_encode(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|&byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -177,6 +164,27 @@ mod tests {
             shown.extend(live.end());
             assert_eq!(shown, whole, "chunks of {size}");
         }
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_secret_is_held_back() {
+        let masker = masker(&["a-long-secret-value"]);
+        let mut live = LiveMasker::new(&masker);
+        assert_eq!(live.feed(b"Your name? "), b"Your name? ");
+        assert_eq!(live.feed(b"the a-lo"), b"the ");
+        assert_eq!(live.feed(b"t"), b"a-lot");
+        assert_eq!(live.feed(b" a-long-secret-value"), b" ***");
+        assert_eq!(live.feed(b"a-long"), b"");
+        assert_eq!(live.end(), b"a-long");
+    }
+
+    #[test]
+    fn the_longest_secrets_take_bounded_memory() {
+        let value: String = ('!'..='~').cycle().take(shared::execution::MAX_SECRET_BYTES).collect();
+        let masker = masker(&[&value]);
+        let bytes = masker.automaton.as_ref().unwrap().memory_usage();
+        assert!(bytes < 64 << 20, "{bytes}");
+        assert_eq!(masker.mask(format!("<{value}>").into_bytes()), b"<***>");
     }
 
     #[test]

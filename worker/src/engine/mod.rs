@@ -3,53 +3,66 @@
 
 pub mod docker;
 mod environment;
+mod error;
+mod fault;
+mod files;
 pub mod images;
 mod link;
 mod mask;
 mod output;
 mod pool;
+mod program;
 mod run;
 mod sandbox;
+mod seccomp;
+mod session;
+mod shown;
+mod spellings;
 mod volume;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use shared::execution::{ExecutionResult, Job, Outcome, PoolStrategy, ResourceUsage, Timings};
+use shared::Error;
+use shared::execution::{
+    ExecutionResult, Input, Job, Outcome, Phase, PoolStrategy, ResourceUsage, Stream, Timings,
+};
 use shared::id::{JobId, TenantId, WorkerId};
-use shared::{Error, ErrorCode};
+use shared::redis::Removal;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use docker::{Docker, DockerError};
+pub use error::EngineError;
+pub use fault::JobError;
+use images::LABEL_RUNTIME;
 pub use link::LinkError;
+use mask::Masker;
+pub(crate) use output::complete_characters;
 use pool::Pool;
-pub use run::JobError;
 use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile};
+use seccomp::Filters;
+pub use session::Session;
+pub use volume::{is_runner_volume, runner_volume};
 
-/// Which part of a job a piece of output belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// The setup script.
-    Setup,
-    /// The program.
-    Code,
-}
-
-/// An output stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// Watches a job's output as it comes; secrets are masked already.
+/// Watches a job's output as it comes; secrets are masked already, and what is over the output limit
+/// is cut off with a marker.
 pub trait Live: Send {
-    /// Takes the next piece of a stream. Must not block.
+    /// Takes the next piece of a stream; it never ends within a character. Must not block.
     fn output(&mut self, phase: Phase, stream: Stream, data: &[u8]);
+    /// The setup script has ended well.
+    fn setup_ended(&mut self) {}
+}
+
+/// What a running program is connected to besides its result.
+#[derive(Default)]
+pub struct Console<'a> {
+    /// Who watches its output.
+    pub live: Option<&'a mut (dyn Live + 'a)>,
+    /// What comes for it while it runs, if its job is interactive. Closed: no more.
+    pub input: Option<&'a mut mpsc::Receiver<Input>>,
 }
 
 /// How an engine is set up.
@@ -69,54 +82,8 @@ pub struct Options {
     pub idle: Duration,
     /// Jobs whose kind of sandbox is kept ready from the start.
     pub prewarm: Vec<Job>,
-    /// Whether the system-call filter is applied.
-    pub seccomp: bool,
-}
-
-/// Why a job could not be run.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// Docker failed.
-    #[error(transparent)]
-    Docker(#[from] DockerError),
-    /// The link to a sandbox failed.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The runner in a container speaks another protocol.
-    #[error("the runner speaks protocol {protocol}, this worker another; run `isol8 setup` again")]
-    Incompatible {
-        /// What it speaks.
-        protocol: u32,
-    },
-    /// A reset left something behind.
-    #[error("the sandbox could not be cleaned: {detail}")]
-    Unclean {
-        /// What is left.
-        detail: String,
-    },
-    /// The job itself is at fault.
-    #[error(transparent)]
-    Job(#[from] JobError),
-}
-
-impl From<EngineError> for Error {
-    fn from(error: EngineError) -> Self {
-        let code = match &error {
-            EngineError::Docker(DockerError::NoSuchImage { .. }) => ErrorCode::ImageNotFound,
-            EngineError::Job(job) => match job {
-                JobError::SetupFailed { .. } | JobError::SetupTimedOut { .. } => {
-                    ErrorCode::SetupFailed
-                }
-                JobError::FileWrite { .. } => ErrorCode::FileWriteFailed,
-                JobError::Workdir { .. } | JobError::Exec { .. } | JobError::Limits { .. } => {
-                    ErrorCode::StartFailed
-                }
-                JobError::Cancelled => ErrorCode::Cancelled,
-            },
-            _ => ErrorCode::SandboxFailed,
-        };
-        Self::new(code, error.to_string()).with_source(error)
-    }
+    /// The profile that the filter `custom` stands for, as JSON.
+    pub custom_seccomp: Option<String>,
 }
 
 /// A sandbox whose job is done. Dropped, it is cleaned for the next job, or destroyed.
@@ -154,14 +121,7 @@ impl Engine {
         );
         leftovers?;
         let info = info?;
-        let seccomp =
-            (options.seccomp && info.has_seccomp).then(|| images::SECCOMP_STRICT.to_owned());
-        if seccomp.is_none() {
-            tracing::warn!(
-                engine_has_seccomp = info.has_seccomp,
-                "sandboxes run WITHOUT a system-call filter"
-            );
-        }
+        let seccomp = Filters::new(info.has_seccomp, options.custom_seccomp);
         let origin = Origin { owner: options.owner, worker, volume: volume?, seccomp };
         let settings = pool::Settings {
             strategy: options.strategy,
@@ -187,19 +147,33 @@ impl Engine {
         id: JobId,
         tenant: &TenantId,
         job: &Job,
-        live: Option<&mut (dyn Live + '_)>,
+        console: &mut Console<'_>,
         cancel: &CancellationToken,
-    ) -> Result<(ExecutionResult, Spent), Error> {
+    ) -> Result<(ExecutionResult, Spent), EngineError> {
+        environment::check(job)?;
         let asked = Instant::now();
-        let mut lent = self.pool.acquire(tenant, &Profile::of_job(job)).await?;
+        let mut lent = self.acquire(tenant, job, cancel).await?;
         let sandbox_time = asked.elapsed();
         let container_id = lent.sandbox().id.clone();
-        let outcome = run::run(lent.sandbox(), job, live, cancel).await;
-        lent.is_healthy = matches!(outcome, Ok(_) | Err(EngineError::Job(_)));
+        let masker = Masker::new(&job.secrets);
+        let outcome = run::run(lent.sandbox(), job, &masker, None, console, cancel).await;
+        lent.is_healthy =
+            matches!(outcome, Ok(_) | Err(EngineError::Job(_))) && !lent.sandbox().is_lost;
         let mut result = result(id, job, container_id, outcome?);
         result.timings.sandbox_ms = milliseconds(sandbox_time);
         result.timings.cold = lent.cold;
         Ok((result, Spent { _lent: lent }))
+    }
+
+    async fn acquire(
+        &self,
+        tenant: &TenantId,
+        job: &Job,
+        cancel: &CancellationToken,
+    ) -> Result<pool::Lent, EngineError> {
+        let profile = Profile::of_job(job);
+        let acquired = cancel.run_until_cancelled(self.pool.acquire(tenant, &profile)).await;
+        acquired.unwrap_or(Err(JobError::Cancelled.into()))
     }
 
     /// Asks Docker whether it is alive.
@@ -208,6 +182,32 @@ impl Engine {
     /// A retryable error if it is not.
     pub async fn ping(&self) -> Result<(), Error> {
         self.docker.ping().await.map_err(|error| EngineError::from(error).into())
+    }
+
+    /// Removes idle sandboxes of a tenant, or of all.
+    pub async fn clean_up(&self, tenant: Option<&TenantId>) -> Removal {
+        self.pool.clean_up(tenant).await
+    }
+
+    /// Removes images of ours that later builds have taken the tag from; one that a container still
+    /// uses stays.
+    pub async fn clean_up_images(&self) -> Removal {
+        let mut removal = Removal::default();
+        let images = match self.docker.list_images(&[LABEL_RUNTIME]).await {
+            Ok(images) => images,
+            Err(error) => {
+                removal.count(Err(format!("images: {error}")));
+                return removal;
+            }
+        };
+        for image in images.iter().filter(|image| image.tags.is_empty()) {
+            match self.docker.remove_image(&image.id).await {
+                Ok(true) => removal.count(Ok(())),
+                Ok(false) => {}
+                Err(error) => removal.count(Err(format!("{}: {error}", image.id))),
+            }
+        }
+        removal
     }
 
     /// Removes every container of this engine. Call when no job runs any more.
@@ -237,6 +237,7 @@ async fn remove_leftovers(
     Ok(())
 }
 
+/// Removes what it can; a container that cannot be removed must not keep a worker from its work.
 async fn remove_labelled(
     docker: &Docker,
     labels: &[String],
@@ -245,8 +246,13 @@ async fn remove_labelled(
     let mut removed = 0;
     for (id, found) in docker.list_containers(labels).await? {
         if is_ours(found.get(LABEL_WORKER)) {
-            docker.remove_container(&id).await?;
-            removed += 1;
+            match docker.remove_container(&id).await {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(
+                    %error, container = %id,
+                    "a sandbox could not be removed; remove it with `docker rm --force`"
+                ),
+            }
         }
     }
     Ok(removed)
@@ -287,6 +293,8 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
             ..ResourceUsage::default()
         }),
         files: ran.files,
+        session: None,
+        events: 0,
         outcome,
         timings: Timings {
             setup_ms: milliseconds(ran.setup),

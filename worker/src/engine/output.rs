@@ -22,6 +22,11 @@ impl Collected {
         self.data.extend_from_slice(chunk);
     }
 
+    /// How much was collected so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.data.len() as u64
+    }
+
     /// The text for the result. `total_bytes` is what the program wrote, forwarded or not.
     pub(super) fn finish(self, masker: &Masker, limit_bytes: u64, total_bytes: u64) -> Text {
         let is_cut = (self.data.len() as u64) < total_bytes;
@@ -34,24 +39,27 @@ impl Collected {
         let truncated = total_bytes > limit_bytes || data.len() > limit;
         if truncated {
             data.truncate(limit);
-            data.truncate(without_split_character(&data));
+            data.truncate(complete_characters(&data));
         }
         let mut text = match String::from_utf8(data) {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
         };
         if truncated {
-            text.push_str(&format!(
-                "\n\n--- OUTPUT TRUNCATED ({total_bytes} bytes, limit: {limit_bytes}) ---"
-            ));
+            text.push_str(&truncation_marker(total_bytes, limit_bytes));
         }
         text.truncate(text.trim_end().len());
         Text { text, truncated }
     }
 }
 
-/// Length of `data` without the beginning of a character whose rest was cut off.
-fn without_split_character(data: &[u8]) -> usize {
+/// What a stream that was cut ends with (contract section 5.10).
+pub(super) fn truncation_marker(total_bytes: u64, limit_bytes: u64) -> String {
+    format!("\n\n--- OUTPUT TRUNCATED ({total_bytes} bytes, limit: {limit_bytes}) ---")
+}
+
+/// Length of `data` without the beginning of a character whose rest is not there.
+pub(crate) fn complete_characters(data: &[u8]) -> usize {
     let is_continuation = |at: &usize| data[*at] & 0b1100_0000 == 0b1000_0000;
     let last = (data.len().saturating_sub(4)..data.len()).rev().find(|at| !is_continuation(at));
     match last.map(|at| (at, std::str::from_utf8(&data[at..]))) {

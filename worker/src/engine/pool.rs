@@ -6,14 +6,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use shared::config::Seccomp;
 use shared::execution::PoolStrategy;
 use shared::id::TenantId;
+use shared::redis::Removal;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::EngineError;
-use super::docker::Docker;
+use super::docker::{Docker, DockerError};
 use super::link::LinkError;
 use super::sandbox::{Origin, Profile, Sandbox};
 use crate::metrics::Metrics;
@@ -29,6 +32,9 @@ const CREATED_AT_ONCE: usize = 2;
 const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a sandbox could not be created, so that a broken engine is not hammered.
 const CREATE_BACKOFF: Duration = Duration::from_secs(5);
+
+/// How much of a container's identifier people are shown.
+const SHORT_ID: usize = 12;
 
 /// Sizes and habits of a pool.
 #[derive(Clone, Debug)]
@@ -172,11 +178,13 @@ impl Pool {
                     }
                     return Ok(self.lend(idle.sandbox, idle.permit, tenant, false));
                 }
-                Offer::Resize(mut idle) => {
-                    if idle.sandbox.link.is_quiet() && self.resize(&mut idle, profile).await {
-                        return Ok(self.lend(idle.sandbox, idle.permit, tenant, false));
+                Offer::Resize(Idle { sandbox, permit, .. }) => {
+                    let mut held = Held::new(self, sandbox, permit);
+                    if held.sandbox().link.is_quiet() && self.resize(held.sandbox(), profile).await
+                    {
+                        let (sandbox, permit) = held.take();
+                        return Ok(self.lend(sandbox, permit, tenant, false));
                     }
-                    self.destroy(idle.sandbox, idle.permit);
                 }
                 Offer::Wait => {
                     let _waiting = Waiting { pool: self, tenant, profile };
@@ -211,24 +219,24 @@ impl Pool {
         self.inner.tasks.spawn(async move {
             let Inner { docker, origin, .. } = &*pool.inner;
             let created = Sandbox::create(docker, origin, profile).await;
-            let unclaimed = sender.send(created.map(|sandbox| (sandbox, container)));
-            if let Err(Ok((sandbox, container))) = unclaimed {
-                pool.remove(sandbox).await;
-                drop(container);
-            }
+            let created = created.map(|sandbox| Held::new(&pool, sandbox, container));
+            // Nobody may be there to take it, now or when it has arrived: it is removed then.
+            drop(sender.send(created));
             pool.inner.returned.notify_waiters();
         });
         match tokio::time::timeout(CREATE_TIMEOUT, receiver).await {
-            Ok(Ok(created)) => created,
+            Ok(Ok(created)) => created.map(Held::take),
             Ok(Err(_)) | Err(_) => Err(LinkError::Silent("being created").into()),
         }
     }
 
     /// Takes a sandbox back after its job. It is reset and kept, or destroyed, in the background.
     fn release(&self, sandbox: Sandbox, permit: OwnedSemaphorePermit, is_healthy: bool) {
-        // A reset proves the memory file systems clean; of a writable root it can prove nothing.
+        // A reset proves the memory file systems clean. It can prove nothing of a writable root, nor
+        // of what system calls that are usually forbidden leave in the kernel.
         let is_kept = is_healthy
             && sandbox.profile.readonly_root
+            && sandbox.profile.seccomp != Seccomp::Unconfined
             && self.inner.settings.strategy == PoolStrategy::Fast
             && !self.inner.token.is_cancelled();
         match sandbox.tenant.clone() {
@@ -312,16 +320,16 @@ impl Pool {
         Place { container, creating }
     }
 
-    async fn resize(&self, idle: &mut Idle, profile: &Profile) -> bool {
+    async fn resize(&self, sandbox: &mut Sandbox, profile: &Profile) -> bool {
         let resized = self
             .inner
             .docker
-            .update_limits(&idle.sandbox.id, profile.memory_bytes, profile.cpu_millis, profile.pids)
+            .update_limits(&sandbox.id, profile.memory_bytes, profile.cpu_millis, profile.pids)
             .await;
         if let Err(error) = &resized {
             tracing::debug!(%error, "a fresh sandbox could not take other limits");
         }
-        idle.sandbox.profile = profile.clone();
+        sandbox.profile = profile.clone();
         resized.is_ok()
     }
 
@@ -370,16 +378,41 @@ impl Pool {
         });
     }
 
+    /// Removes idle sandboxes of a tenant, or of all; fresh ones belong to nobody and stay.
+    pub(super) async fn clean_up(&self, tenant: Option<&TenantId>) -> Removal {
+        let is_meant = |idle: &mut Idle| {
+            let owner = idle.sandbox.tenant.as_ref();
+            owner.is_some() && (tenant.is_none() || owner == tenant)
+        };
+        let idle: Vec<Idle> = self.state().idle.extract_if(.., is_meant).collect();
+        let removed = idle.into_iter().map(|Idle { sandbox, permit, .. }| async move {
+            let name = sandbox.id.chars().take(SHORT_ID).collect::<String>();
+            let removed = self.try_remove(sandbox).await;
+            drop(permit);
+            removed.map_err(|error| format!("{name}: {error}"))
+        });
+        let mut removal = Removal::default();
+        join_all(removed).await.into_iter().for_each(|removed| removal.count(removed));
+        self.inner.returned.notify_waiters();
+        removal
+    }
+
     async fn remove(&self, sandbox: Sandbox) {
-        if let Err(error) = self.inner.docker.remove_container(&sandbox.id).await {
+        let container = sandbox.id.clone();
+        if let Err(error) = self.try_remove(sandbox).await {
             // It still goes away: its link closes here, the runner exits and the engine removes it.
             if self.inner.token.is_cancelled() {
-                tracing::debug!(%error, container = %sandbox.id, "left a sandbox to the engine");
+                tracing::debug!(%error, %container, "left a sandbox to the engine");
             } else {
-                tracing::warn!(%error, container = %sandbox.id, "a sandbox was not removed at once");
+                tracing::warn!(%error, %container, "a sandbox was not removed at once");
             }
         }
+    }
+
+    async fn try_remove(&self, sandbox: Sandbox) -> Result<(), DockerError> {
+        let removed = self.inner.docker.remove_container(&sandbox.id).await;
         self.inner.metrics.sandbox_destroyed();
+        removed
     }
 
     fn lend(
@@ -526,6 +559,44 @@ impl Lent {
     /// The sandbox.
     pub(super) fn sandbox(&mut self) -> &mut Sandbox {
         self.sandbox.as_mut().expect("only drop takes the sandbox out")
+    }
+
+    /// Destroys the sandbox; returns when it is gone. Dropped half-way, it goes all the same.
+    pub(super) async fn destroy(mut self) {
+        let pool = self.pool.clone();
+        if let (Some(sandbox), Some(permit)) = (self.sandbox.take(), self.permit.take()) {
+            pool.remove(sandbox).await;
+            drop(permit);
+            pool.inner.returned.notify_waiters();
+        }
+    }
+}
+
+/// A sandbox on its way to whoever wants it. Dropped before it is taken, it is destroyed.
+struct Held {
+    pool: Pool,
+    held: Option<(Sandbox, OwnedSemaphorePermit)>,
+}
+
+impl Held {
+    fn new(pool: &Pool, sandbox: Sandbox, permit: OwnedSemaphorePermit) -> Self {
+        Self { pool: pool.clone(), held: Some((sandbox, permit)) }
+    }
+
+    fn sandbox(&mut self) -> &mut Sandbox {
+        &mut self.held.as_mut().expect("only take and drop empty it").0
+    }
+
+    fn take(mut self) -> (Sandbox, OwnedSemaphorePermit) {
+        self.held.take().expect("only take and drop empty it")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((sandbox, permit)) = self.held.take() {
+            self.pool.destroy(sandbox, permit);
+        }
     }
 }
 

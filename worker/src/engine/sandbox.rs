@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use runner::protocol::{Hello, Kind, PROTOCOL_VERSION, Ready, ResetDone, parse_message};
-use shared::execution::{Job, Limits, Network};
+use shared::config::Seccomp;
+use shared::execution::{Job, Network};
 use shared::id::{TenantId, WorkerId};
 use shared::runtime::Runtime;
 
 use super::docker::{ContainerSpec, Docker, DockerError, Tmpfs};
 use super::environment;
 use super::link::{Frame, Link, LinkError};
+use super::seccomp::Filters;
 use super::{EngineError, volume};
 
 /// A started container says hello in milliseconds; a crowded machine may need longer.
@@ -40,6 +42,7 @@ pub(super) struct Profile {
     pub(super) image: String,
     pub(super) runtime: Runtime,
     pub(super) network: Network,
+    pub(super) seccomp: Seccomp,
     pub(super) memory_bytes: u64,
     pub(super) cpu_millis: u64,
     pub(super) pids: u32,
@@ -50,14 +53,12 @@ pub(super) struct Profile {
 
 impl Profile {
     pub(super) fn of_job(job: &Job) -> Self {
-        Self::new(job.image.clone(), job.runtime, job.network, &job.limits)
-    }
-
-    pub(super) fn new(image: String, runtime: Runtime, network: Network, limits: &Limits) -> Self {
+        let limits = &job.limits;
         Self {
-            image,
-            runtime,
-            network,
+            image: job.image.clone(),
+            runtime: job.runtime,
+            network: job.network,
+            seccomp: job.seccomp,
             memory_bytes: limits.memory_bytes,
             cpu_millis: limits.cpu_millis,
             pids: limits.pids,
@@ -85,7 +86,7 @@ pub(super) struct Origin {
     pub(super) owner: String,
     pub(super) worker: WorkerId,
     pub(super) volume: String,
-    pub(super) seccomp: Option<String>,
+    pub(super) seccomp: Filters,
 }
 
 /// A running sandbox, held by exactly one task at a time.
@@ -97,6 +98,8 @@ pub(super) struct Sandbox {
     pub(super) link: Link,
     /// Whether an interpreter waits inside.
     pub(super) prepared: bool,
+    /// Whether it stopped answering, though what it ran has a result. To be destroyed.
+    pub(super) is_lost: bool,
     /// What every program in it gets.
     pub(super) environment: BTreeMap<String, String>,
 }
@@ -108,26 +111,38 @@ impl Sandbox {
         origin: &Origin,
         profile: Profile,
     ) -> Result<Self, EngineError> {
-        let (created, image) = tokio::join!(
-            docker.create_container(container_spec(origin, &profile)),
-            docker.image_info(&profile.image),
-        );
-        let id = created?;
-        let brought_up = match image {
-            Ok(Some(image)) => Self::bring_up(docker, &id).await.map(|link| (link, image)),
-            Ok(None) => Err(DockerError::NoSuchImage { image: profile.image.clone() }.into()),
-            Err(error) => Err(error.into()),
-        };
-        match brought_up {
-            Ok((link, image)) => {
-                let environment = environment::of_image(&image.environment);
-                Ok(Self { id, profile, tenant: None, link, prepared: false, environment })
+        let mut spec = container_spec(origin, &profile)?;
+        let (created, image) =
+            tokio::join!(docker.create_container(spec.clone()), docker.image_info(&profile.image),);
+        let mut id = created?;
+        let image = match image {
+            Ok(Some(image)) => image,
+            Ok(None) => {
+                discard(docker, &id).await;
+                return Err(DockerError::NoSuchImage { image: profile.image }.into());
             }
             Err(error) => {
-                // Created but useless: without this it would stay behind for good.
-                if let Err(error) = docker.remove_container(&id).await {
-                    tracing::warn!(%error, container = %id, "a failed sandbox was not removed");
-                }
+                discard(docker, &id).await;
+                return Err(error.into());
+            }
+        };
+        // Of an image with volumes, a second try: few have any, and nobody else waits for the answer.
+        if close_volumes(&image.volumes, &mut spec) {
+            discard(docker, &id).await;
+            id = docker.create_container(spec).await?;
+        }
+        match Self::bring_up(docker, &id).await {
+            Ok(link) => Ok(Self {
+                id,
+                profile,
+                tenant: None,
+                link,
+                prepared: false,
+                is_lost: false,
+                environment: environment::of_image(&image.environment),
+            }),
+            Err(error) => {
+                discard(docker, &id).await;
                 Err(error)
             }
         }
@@ -181,6 +196,28 @@ impl Sandbox {
     }
 }
 
+/// Removes a container that was created and is of no use: otherwise it would stay behind for good.
+async fn discard(docker: &Docker, id: &str) {
+    if let Err(error) = docker.remove_container(id).await {
+        tracing::warn!(%error, container = %id, "a failed sandbox was not removed");
+    }
+}
+
+/// Puts something empty and read-only in the place of each volume that the image declares. Docker would
+/// make one on the disk, without limit, that a job could write to and no reset looks at, though the
+/// image is to be read-only. Whether there were any.
+fn close_volumes(volumes: &[String], spec: &mut ContainerSpec) -> bool {
+    let before = spec.tmpfs.len();
+    for volume in volumes.iter().filter(|_| spec.readonly_root) {
+        let path = format!("/{}", volume.trim_matches('/'));
+        if path != spec.volume.1 && spec.tmpfs.iter().all(|tmpfs| tmpfs.path != path) {
+            let options = "ro,noexec,nosuid,nodev,size=4096".to_owned();
+            spec.tmpfs.push(Tmpfs { path, options });
+        }
+    }
+    spec.tmpfs.len() > before
+}
+
 /// Waits for a frame, but not for ever.
 pub(super) async fn within(
     limit: Duration,
@@ -194,17 +231,22 @@ pub(super) fn expect(frame: &Frame, kind: Kind) -> Result<(), LinkError> {
     if frame.kind == kind { Ok(()) } else { Err(LinkError::OutOfTurn(frame.kind)) }
 }
 
-fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
+/// Reads a frame's message.
+pub(super) fn parse<M: serde::de::DeserializeOwned>(frame: &Frame) -> Result<M, LinkError> {
+    parse_message(&frame.payload).map_err(LinkError::from)
+}
+
+fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, EngineError> {
     let tmpfs = vec![
         Tmpfs {
-            path: "/sandbox",
+            path: "/sandbox".into(),
             options: format!(
                 "rw,exec,nosuid,nodev,size={},uid=100,gid=101,mode=0755",
                 profile.sandbox_bytes
             ),
         },
         Tmpfs {
-            path: "/tmp",
+            path: "/tmp".into(),
             options: format!("rw,noexec,nosuid,nodev,size={},mode=1777", profile.tmp_bytes),
         },
     ];
@@ -214,7 +256,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
         (LABEL_WORKER.to_owned(), origin.worker.to_string()),
         (LABEL_RUNTIME.to_owned(), profile.runtime.to_string()),
     ]);
-    ContainerSpec {
+    Ok(ContainerSpec {
         image: profile.image.clone(),
         entrypoint: volume::RUNNER.to_owned(),
         volume: (origin.volume.clone(), volume::MOUNT),
@@ -228,7 +270,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> ContainerSpec {
             Network::Host => "host",
         },
         capabilities: &CAPABILITIES,
-        seccomp: origin.seccomp.clone(),
+        seccomp: origin.seccomp.profile(profile.seccomp)?,
         labels,
-    }
+    })
 }

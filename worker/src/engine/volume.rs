@@ -13,6 +13,23 @@ pub(super) const RUNNER: &str = "/isol8/isol8-runner";
 /// Runner and interpreter start-up files, packed at build time.
 static ARCHIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runner.tar"));
 
+/// How the volumes of all versions are called.
+const PREFIX: &str = "isol8-runner-";
+
+/// The volume of this version.
+#[must_use]
+pub fn runner_volume() -> String {
+    let digest = Sha256::digest(ARCHIVE);
+    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{PREFIX}{hash}")
+}
+
+/// Whether a volume is that of any version.
+#[must_use]
+pub fn is_runner_volume(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// Makes sure the volume exists on this engine and returns its name.
 ///
 /// `image` is any image present on the engine; it is needed to fill the volume, but never run.
@@ -20,9 +37,7 @@ static ARCHIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runner.tar"));
 /// # Errors
 /// [`DockerError::NoSuchImage`] if `image` is absent, or a failed call.
 pub(super) async fn ensure(docker: &Docker, image: &str) -> Result<String, DockerError> {
-    let digest = Sha256::digest(ARCHIVE);
-    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("isol8-runner-{hash}");
+    let name = runner_volume();
     if !docker.has_volume(&name).await? {
         docker.create_volume_from_tar(&name, image, ARCHIVE.to_vec()).await?;
     }

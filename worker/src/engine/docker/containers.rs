@@ -5,8 +5,8 @@ use std::pin::Pin;
 
 use bollard::container::LogOutput;
 use bollard::models::{
-    ContainerCreateBody, ContainerUpdateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits,
-    VolumeCreateRequest,
+    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig,
+    ResourcesUlimits, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
@@ -23,7 +23,7 @@ use super::{Docker, DockerError, call, is_not_found};
 #[derive(Clone, Debug)]
 pub struct Tmpfs {
     /// Where it is mounted.
-    pub path: &'static str,
+    pub path: String,
     /// Mount options, as for `mount -o`.
     pub options: String,
 }
@@ -45,13 +45,13 @@ pub struct ContainerSpec {
     pub pids: u32,
     /// Whether the image's own files are read-only.
     pub readonly_root: bool,
-    /// Writable places.
+    /// Writable places, and those that must not be.
     pub tmpfs: Vec<Tmpfs>,
     /// Docker network mode.
     pub network: &'static str,
     /// Capabilities left to process 1.
     pub capabilities: &'static [&'static str],
-    /// Seccomp profile as JSON; `None` where the engine has no seccomp.
+    /// Seccomp profile as JSON, or `unconfined`; `None` where the engine has no seccomp.
     pub seccomp: Option<String>,
     /// Labels.
     pub labels: HashMap<String, String>,
@@ -271,9 +271,7 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         nano_cpus: Some(nano_cpus(spec.cpu_millis)),
         pids_limit: Some(spec.pids.into()),
         readonly_rootfs: Some(spec.readonly_root),
-        tmpfs: Some(
-            spec.tmpfs.into_iter().map(|tmpfs| (tmpfs.path.to_owned(), tmpfs.options)).collect(),
-        ),
+        tmpfs: Some(spec.tmpfs.into_iter().map(|tmpfs| (tmpfs.path, tmpfs.options)).collect()),
         network_mode: Some(spec.network.to_owned()),
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(spec.capabilities.iter().copied().map(String::from).collect()),
@@ -303,6 +301,11 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         open_stdin: Some(true),
         stdin_once: Some(true),
         tty: Some(false),
+        // An image's own check would run as the container's root, beside the jobs.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".into()]),
+            ..HealthConfig::default()
+        }),
         labels: Some(spec.labels),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()

@@ -34,6 +34,8 @@ pub struct ImageInfo {
     pub tags: Vec<String>,
     /// Environment it brings, as `NAME=value`; empty in listings.
     pub environment: Vec<String>,
+    /// Places it declares as volumes; empty in listings.
+    pub volumes: Vec<String>,
     /// Bytes on disk, shared layers included.
     pub size_bytes: u64,
 }
@@ -87,6 +89,7 @@ impl Docker {
                 // Engines before 24 name an image that lost its tag like this.
                 tags: image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect(),
                 environment: Vec::new(),
+                volumes: Vec::new(),
                 size_bytes: u64::try_from(image.size).unwrap_or(0),
             })
             .collect())
@@ -227,6 +230,7 @@ fn from_inspect(image: ImageInspect) -> ImageInfo {
         labels: config.labels.unwrap_or_default(),
         tags: image.repo_tags.unwrap_or_default(),
         environment: config.env.unwrap_or_default(),
+        volumes: config.volumes.unwrap_or_default(),
         size_bytes: image.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
     }
 }

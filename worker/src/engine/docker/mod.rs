@@ -3,6 +3,7 @@
 
 mod containers;
 mod images;
+mod volumes;
 
 use std::time::Duration;
 
@@ -77,6 +78,12 @@ pub struct EngineInfo {
     pub has_seccomp: bool,
     /// Names of the OCI runtimes that can be asked for.
     pub runtimes: Vec<String>,
+    /// Version of the API that is spoken with it.
+    pub api_version: String,
+    /// How it stores images, such as `overlay2`.
+    pub storage_driver: String,
+    /// Where it stores them, on its own machine.
+    pub root_directory: String,
 }
 
 /// A handle on one engine; cheap to clone.
@@ -131,6 +138,9 @@ impl Docker {
                 .unwrap_or_default(),
             has_seccomp: security.iter().any(|option| option.contains("seccomp")),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
+            api_version: self.client.client_version().to_string(),
+            storage_driver: info.driver.unwrap_or_default(),
+            root_directory: info.docker_root_dir.unwrap_or_default(),
         })
     }
 }

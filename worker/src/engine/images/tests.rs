@@ -179,6 +179,7 @@ fn lists_split_at_commas_between_packages_only() {
 fn smallest_image_with_all_packages_wins() {
     let image = |tag: &str, dependencies: &str| ImageInfo {
         environment: Vec::new(),
+        volumes: Vec::new(),
         id: tag.into(),
         labels: HashMap::from([
             (LABEL_DEPENDENCIES.to_owned(), dependencies.to_owned()),

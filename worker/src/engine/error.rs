@@ -1,0 +1,82 @@
+//! Why a job could not be run here, and what its caller is told.
+
+use shared::{Error, ErrorCode};
+
+use super::docker::DockerError;
+use super::fault::JobError;
+use super::link::LinkError;
+
+/// Exit code of whatever ran out of time.
+const TIMED_OUT_EXIT_CODE: i32 = 137;
+
+/// Why a job could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Docker failed.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+    /// The link to a sandbox failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The runner in a container speaks another protocol.
+    #[error("the runner speaks protocol {protocol}, this worker another; run `isol8 setup` again")]
+    Incompatible {
+        /// What it speaks.
+        protocol: u32,
+    },
+    /// A reset left something behind.
+    #[error("the sandbox could not be cleaned: {detail}")]
+    Unclean {
+        /// What is left.
+        detail: String,
+    },
+    /// A job wants the operator's own filter, and there is none here.
+    #[error(
+        "this worker has no custom system-call filter; set security.customProfilePath where it runs"
+    )]
+    NoCustomProfile,
+    /// The job itself is at fault.
+    #[error(transparent)]
+    Job(#[from] JobError),
+}
+
+impl EngineError {
+    /// Exit code of the setup script, if that is what failed.
+    #[must_use]
+    pub fn setup_exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Job(JobError::SetupFailed { exit_code, .. }) => Some(*exit_code),
+            Self::Job(JobError::SetupTimedOut { .. }) => Some(TIMED_OUT_EXIT_CODE),
+            _ => None,
+        }
+    }
+}
+
+/// What Linux says to a path that leads nowhere, and to a file beyond a limit.
+const NO_SUCH_FILE: i32 = 2;
+const FILE_TOO_LARGE: i32 = 27;
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        let code = match &error {
+            EngineError::Docker(DockerError::NoSuchImage { .. }) => ErrorCode::ImageNotFound,
+            EngineError::NoCustomProfile => ErrorCode::StartFailed,
+            EngineError::Job(job) => match job {
+                JobError::SetupFailed { .. } | JobError::SetupTimedOut { .. } => {
+                    ErrorCode::SetupFailed
+                }
+                JobError::FileWrite { .. } => ErrorCode::FileWriteFailed,
+                JobError::Workdir { .. } | JobError::Exec { .. } | JobError::Limits { .. } => {
+                    ErrorCode::StartFailed
+                }
+                JobError::TooLong { .. } => ErrorCode::PayloadTooLarge,
+                JobError::File { errno: NO_SUCH_FILE, .. } => ErrorCode::NotFound,
+                JobError::File { errno: FILE_TOO_LARGE, .. } => ErrorCode::PayloadTooLarge,
+                JobError::File { .. } => ErrorCode::FileFailed,
+                JobError::Cancelled => ErrorCode::Cancelled,
+            },
+            _ => ErrorCode::SandboxFailed,
+        };
+        Self::new(code, error.to_string()).with_source(error)
+    }
+}

@@ -1,0 +1,238 @@
+//! A session: one sandbox that its tenant keeps, with an interpreter that lives on from call to call.
+//! It belongs to one task; nothing in it runs at the same time as anything else.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use runner::protocol::Kind;
+use shared::execution::{ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, SessionState};
+use shared::id::{JobId, SessionId, TenantId};
+use tokio_util::sync::CancellationToken;
+
+use super::mask::Masker;
+use super::pool::Lent;
+use super::program::Interpreter;
+use super::{
+    Console, Engine, EngineError, LinkError, environment, files, milliseconds, result, run,
+};
+
+/// Secret values remembered, and their bytes, unless one call alone has more; the oldest are forgotten
+/// first.
+const MAX_SECRETS: usize = 256;
+const MAX_SECRETS_BYTES: usize = MAX_SECRET_BYTES;
+
+/// A session's sandbox. Dropped, it is destroyed; [`close`](Self::close) also waits for that.
+pub struct Session {
+    id: SessionId,
+    lent: Lent,
+    interpreter: Interpreter,
+    /// Values of all calls so far: what one call was given may come out in a later one.
+    secrets: VecDeque<String>,
+    masker: Masker,
+    is_broken: bool,
+    /// Until the first call has a result: how long its caller waited for the sandbox.
+    opening_ms: Option<f64>,
+}
+
+impl Engine {
+    /// Opens a session in a sandbox as `job` needs it; later calls get no other.
+    ///
+    /// # Errors
+    /// If there is no such image, or no sandbox can be had.
+    pub async fn open_session(
+        &self,
+        tenant: &TenantId,
+        id: &SessionId,
+        job: &Job,
+        cancel: &CancellationToken,
+    ) -> Result<Session, EngineError> {
+        let asked = Instant::now();
+        let lent = self.acquire(tenant, job, cancel).await?;
+        Ok(Session {
+            id: id.clone(),
+            lent,
+            interpreter: Interpreter::default(),
+            secrets: VecDeque::new(),
+            masker: Masker::of_values(std::iter::empty()),
+            is_broken: false,
+            opening_ms: Some(milliseconds(asked.elapsed())),
+        })
+    }
+}
+
+impl Session {
+    /// Runs a program: code in the living interpreter, a command line in a process of its own.
+    ///
+    /// # Errors
+    /// If it cannot be run. The session goes on unless it [`is_broken`](Self::is_broken).
+    pub async fn execute(
+        &mut self,
+        id: JobId,
+        job: &Job,
+        console: &mut Console<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<ExecutionResult, EngineError> {
+        environment::check(job)?;
+        self.learn_secrets(job);
+        let container_id = self.lent.sandbox().id.clone();
+        let (sandbox, interpreter) = (self.lent.sandbox(), Some(&mut self.interpreter));
+        let ran = run::run(sandbox, job, &self.masker, interpreter, console, cancel).await;
+        let ran = self.note(ran)?;
+        let state_lost = ran.state_lost;
+        let mut result = result(id, job, container_id, ran);
+        let opening_ms = self.opening_ms.take();
+        result.timings.sandbox_ms = opening_ms.unwrap_or_default();
+        result.timings.cold = opening_ms.is_some() && self.lent.cold;
+        let (id, opened) = (self.id.clone(), opening_ms.is_some());
+        result.session = Some(SessionState { id, opened, state_lost });
+        Ok(result)
+    }
+
+    fn learn_secrets(&mut self, job: &Job) {
+        if remember(&mut self.secrets, job.secrets.values()) {
+            self.masker = Masker::of_values(self.secrets.iter().map(String::as_str));
+        }
+    }
+
+    /// Begins to write a file; [`write_piece`](Self::write_piece) and [`end_write`](Self::end_write)
+    /// must follow.
+    ///
+    /// # Errors
+    /// If the path is far too long.
+    pub fn begin_write(&mut self, path: &str, mode: u32) -> Result<(), EngineError> {
+        let begun = files::begin_write(self.lent.sandbox(), path, mode);
+        self.note(begun)
+    }
+
+    /// Writes the next piece of a file; returns when there is room for one more.
+    ///
+    /// # Errors
+    /// If the sandbox is broken. Whether the file can be written shows at its end.
+    pub async fn write_piece(&mut self, piece: &[u8]) -> Result<(), EngineError> {
+        let written = files::write_piece(self.lent.sandbox(), piece).await;
+        self.note(written)
+    }
+
+    /// Ends a file.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub async fn end_write(&mut self) -> Result<(), EngineError> {
+        let ended = files::end_write(self.lent.sandbox()).await;
+        self.note(ended)
+    }
+
+    /// Begins to read a file of at most `max_bytes`; [`read_piece`](Self::read_piece) must follow, to
+    /// the end. Returns its size.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn begin_read(&mut self, path: &str, max_bytes: u64) -> Result<u64, EngineError> {
+        let begun = files::begin_read(self.lent.sandbox(), path, max_bytes).await;
+        self.note(begun)
+    }
+
+    /// The next piece of a file; `None` at its end.
+    ///
+    /// # Errors
+    /// If reading fails half-way.
+    pub async fn read_piece(&mut self) -> Result<Option<Bytes>, EngineError> {
+        let read = files::read_piece(self.lent.sandbox()).await;
+        self.note(read)
+    }
+
+    /// What is in a directory, and whether there is more than fits.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn list(&mut self, path: &str) -> Result<(Vec<FileEntry>, bool), EngineError> {
+        let listed = files::list(self.lent.sandbox(), path).await;
+        self.note(listed)
+    }
+
+    /// Removes a file, or a directory with all that is in it.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub async fn remove(&mut self, path: &str) -> Result<(), EngineError> {
+        let removed = files::remove(self.lent.sandbox(), path).await;
+        self.note(removed)
+    }
+
+    /// Returns when the sandbox has died. To be awaited while nothing is done in it; dropping the
+    /// future loses nothing.
+    pub async fn died(&mut self) -> EngineError {
+        loop {
+            let error = match self.lent.sandbox().link.next().await {
+                // What a background process still had to say, or credit of a program that ended.
+                Ok(frame) if matches!(frame.kind, Kind::Stdout | Kind::Stderr | Kind::StdinAck) => {
+                    continue;
+                }
+                Ok(frame) => LinkError::OutOfTurn(frame.kind),
+                Err(error) => error,
+            };
+            self.is_broken = true;
+            return error.into();
+        }
+    }
+
+    /// Whether the sandbox is of no use any more, and all that was in it lost.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Removes the sandbox; returns when it is gone.
+    pub async fn close(self) {
+        self.lent.destroy().await;
+    }
+
+    fn note<T>(&mut self, outcome: Result<T, EngineError>) -> Result<T, EngineError> {
+        self.is_broken |= !matches!(outcome, Ok(_) | Err(EngineError::Job(_)));
+        self.is_broken |= self.lent.sandbox().is_lost;
+        outcome
+    }
+}
+
+/// Adds the values of a call to `known`, as the latest, and forgets the oldest of the others when they
+/// are too many. Whether there were new ones.
+fn remember<'a>(
+    known: &mut VecDeque<String>,
+    values: impl ExactSizeIterator<Item = &'a String>,
+) -> bool {
+    let of_call = values.len();
+    let mut is_new = false;
+    for value in values {
+        match known.iter().position(|old| old == value) {
+            Some(at) => drop(known.remove(at)),
+            None => is_new = true,
+        }
+        known.push_back(value.clone());
+    }
+    let mut bytes: usize = known.iter().map(String::len).sum();
+    while known.len() > of_call && (known.len() > MAX_SECRETS || bytes > MAX_SECRETS_BYTES) {
+        bytes -= known.pop_front().map_or(0, |oldest| oldest.len());
+    }
+    is_new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_forgets_the_oldest_secrets_and_never_those_of_the_call() {
+        let mut known = VecDeque::new();
+        let large = |name: &str| name.repeat(MAX_SECRETS_BYTES / 2);
+        let mut tell = |values: &[String]| {
+            let is_new = remember(&mut known, values.iter());
+            (is_new, known.iter().map(|value| &value[..1]).collect::<String>())
+        };
+        assert_eq!(tell(&[large("a")]), (true, "a".into()));
+        assert_eq!(tell(&[large("b")]), (true, "ab".into()));
+        assert_eq!(tell(&[large("a")]), (false, "ba".into()));
+        assert_eq!(tell(&[large("c")]), (true, "ac".into()));
+        assert_eq!(tell(&[large("d"), large("e"), large("f")]), (true, "def".into()));
+    }
+}
