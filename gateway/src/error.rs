@@ -30,11 +30,17 @@ impl From<Error> for ApiError {
     }
 }
 
+impl From<Arc<Error>> for ApiError {
+    fn from(error: Arc<Error>) -> Self {
+        Self(error)
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = status(self.0.code()).into_response();
-        if let Some(seconds) = retry_after_s(self.0.code()) {
-            response.headers_mut().insert(RETRY_AFTER, seconds);
+        if let Some(seconds) = retry_after_s(&self.0) {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response.extensions_mut().insert(self);
         response
@@ -70,16 +76,21 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::PolicyViolation
         | ErrorCode::NotSupported
         | ErrorCode::ImageNotFound => StatusCode::BAD_REQUEST,
+        ErrorCode::SessionLost => StatusCode::GONE,
         ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorCode::Forbidden => StatusCode::FORBIDDEN,
-        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::NotFound | ErrorCode::SessionNotFound => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::Cancelled => StatusCode::CONFLICT,
         ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::FileWriteFailed | ErrorCode::SetupFailed | ErrorCode::StartFailed => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
-        ErrorCode::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::FileWriteFailed
+        | ErrorCode::FileFailed
+        | ErrorCode::SetupFailed
+        | ErrorCode::StartFailed => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::QueueFull
+        | ErrorCode::RateLimited
+        | ErrorCode::TooManyJobs
+        | ErrorCode::SessionLimit => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::QueueUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::SandboxFailed
         | ErrorCode::WorkerLost
@@ -88,11 +99,18 @@ const fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
-/// When to come back, for the codes that pass by themselves.
-const fn retry_after_s(code: ErrorCode) -> Option<HeaderValue> {
-    match code {
-        ErrorCode::QueueFull => Some(HeaderValue::from_static("1")),
-        ErrorCode::QueueUnavailable => Some(HeaderValue::from_static("2")),
-        _ => None,
+/// When to come back, in whole seconds, for what passes by itself.
+fn retry_after_s(error: &Error) -> Option<u64> {
+    match (error.retry_after(), error.code()) {
+        (Some(wait), _) => Some(u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(1).max(1)),
+        (
+            None,
+            ErrorCode::QueueFull
+            | ErrorCode::RateLimited
+            | ErrorCode::TooManyJobs
+            | ErrorCode::SessionLimit,
+        ) => Some(1),
+        (None, ErrorCode::QueueUnavailable) => Some(2),
+        (None, _) => None,
     }
 }

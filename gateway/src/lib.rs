@@ -4,6 +4,7 @@
 mod auth;
 mod body;
 mod error;
+mod extract;
 mod metrics;
 mod observe;
 mod request_id;
@@ -12,10 +13,12 @@ mod routes;
 mod server;
 mod service;
 mod state;
+mod timestamp;
 
 pub use server::run;
 pub use shared::Error;
 
+use shared::audit::Audit;
 use shared::config::Config;
 use shared::redis::Queue;
 use tokio::net::TcpListener;
@@ -31,6 +34,8 @@ pub struct Options {
     pub queue: Queue,
     /// The static key; its holder is the master of this server.
     pub master_key: String,
+    /// Where executions that are refused here are recorded.
+    pub audit: Audit,
     /// Prometheus text of whatever else runs in this process, for `/metrics`.
     pub more_metrics: Option<MoreMetrics>,
 }

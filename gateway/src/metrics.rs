@@ -23,6 +23,14 @@ const EXECUTE_WAITING: &str = "isol8_execute_waiting";
 const LOOKS: &str = "isol8_execute_looks_total";
 /// Counter: endings found by looking, so their message was lost or too big.
 const FOUND_BY_LOOKING: &str = "isol8_execute_found_by_looking_total";
+/// Gauge: open streams, SSE and WebSocket.
+const STREAMS_OPEN: &str = "isol8_streams_open";
+/// Counter: events told to clients of streams.
+const STREAM_EVENTS: &str = "isol8_stream_events_sent_total";
+/// Counter: looks at the stored output of a job, because messages were lost or the client is slow.
+const STREAM_CATCH_UPS: &str = "isol8_stream_catch_ups_total";
+/// Counter: gaps in the output that clients were told of.
+const STREAM_GAPS: &str = "isol8_stream_gaps_total";
 /// Gauge, label `state`: jobs of the whole fleet.
 const QUEUE_JOBS: &str = "isol8_queue_jobs";
 /// Gauge: whether the queue answered this scrape.
@@ -44,6 +52,19 @@ pub(crate) struct Metrics {
     execute_duration: metrics::Histogram,
     looks: metrics::Counter,
     found_by_looking: metrics::Counter,
+    stream_events: metrics::Counter,
+    stream_catch_ups: metrics::Counter,
+    stream_gaps: metrics::Counter,
+}
+
+/// What is counted at the time of a scrape.
+pub(crate) struct Now {
+    /// Requests that wait for a job.
+    pub(crate) waiting: usize,
+    /// Open streams.
+    pub(crate) streams: usize,
+    /// Jobs of the fleet; a queue that does not answer has none, rather than a stale number.
+    pub(crate) depth: Option<Depth>,
 }
 
 impl Metrics {
@@ -54,11 +75,18 @@ impl Metrics {
             .expect("there is at least one bucket")
             .build_recorder();
         let handle = recorder.handle();
-        let (execute_duration, looks, found_by_looking) = with_local_recorder(&recorder, || {
-            describe();
-            (histogram!(EXECUTE_DURATION), counter!(LOOKS), counter!(FOUND_BY_LOOKING))
-        });
-        Self { recorder, handle, execute_duration, looks, found_by_looking }
+        with_local_recorder(&recorder, describe);
+        let counter = |name| with_local_recorder(&recorder, || counter!(name));
+        Self {
+            execute_duration: with_local_recorder(&recorder, || histogram!(EXECUTE_DURATION)),
+            looks: counter(LOOKS),
+            found_by_looking: counter(FOUND_BY_LOOKING),
+            stream_events: counter(STREAM_EVENTS),
+            stream_catch_ups: counter(STREAM_CATCH_UPS),
+            stream_gaps: counter(STREAM_GAPS),
+            handle,
+            recorder,
+        }
     }
 
     /// One request was answered.
@@ -84,10 +112,27 @@ impl Metrics {
         self.found_by_looking.increment(1);
     }
 
-    /// The text of a scrape. A queue that does not answer has no depth, rather than a stale one.
-    pub(crate) fn render(&self, waiting: usize, depth: Option<Depth>) -> String {
+    /// A client was told an event.
+    pub(crate) fn stream_event(&self) {
+        self.stream_events.increment(1);
+    }
+
+    /// Events were looked for in the store.
+    pub(crate) fn stream_caught_up(&self) {
+        self.stream_catch_ups.increment(1);
+    }
+
+    /// And were not even there.
+    pub(crate) fn stream_gap(&self) {
+        self.stream_gaps.increment(1);
+    }
+
+    /// The text of a scrape.
+    pub(crate) fn render(&self, now: &Now) -> String {
+        let Now { waiting, streams, depth } = now;
         with_local_recorder(&self.recorder, || {
-            gauge!(EXECUTE_WAITING).set(count(waiting as u64));
+            gauge!(EXECUTE_WAITING).set(count(*waiting as u64));
+            gauge!(STREAMS_OPEN).set(count(*streams as u64));
             gauge!(QUEUE_UP).set(if depth.is_some() { 1.0 } else { 0.0 });
             let of = |pick: fn(&Depth) -> u64| depth.as_ref().map_or(f64::NAN, |d| count(pick(d)));
             gauge!(QUEUE_JOBS, "state" => "queued").set(of(|depth| depth.queued));
@@ -113,6 +158,10 @@ fn describe() {
     describe_gauge!(EXECUTE_WAITING, "Requests that wait for a job");
     describe_counter!(LOOKS, "Looks at the stored state of a job that is waited for");
     describe_counter!(FOUND_BY_LOOKING, "Endings whose message was lost or too big for one");
+    describe_gauge!(STREAMS_OPEN, "Open streams, SSE and WebSocket");
+    describe_counter!(STREAM_EVENTS, "Events told to clients of streams");
+    describe_counter!(STREAM_CATCH_UPS, "Looks at stored output: messages lost, or clients slow");
+    describe_counter!(STREAM_GAPS, "Gaps in the output that clients were told of");
     describe_gauge!(QUEUE_JOBS, "Jobs of the whole fleet by state");
     describe_gauge!(QUEUE_UP, "Whether the queue answered this scrape");
 }
@@ -126,16 +175,22 @@ mod tests {
         let (one, other) = (Metrics::new(), Metrics::new());
         one.count_request("/execute", StatusCode::OK);
         one.execute_took(Duration::from_millis(2));
-        let text = one.render(3, Some(Depth { queued: 7, running: 2 }));
+        let text = one.render(&Now {
+            waiting: 3,
+            streams: 4,
+            depth: Some(Depth { queued: 7, running: 2 }),
+        });
         for line in [
             r#"isol8_http_requests_total{route="/execute",status="200"} 1"#,
             r#"isol8_queue_jobs{state="queued"} 7"#,
             r#"isol8_execute_duration_seconds_bucket{le="0.002"} 1"#,
             "isol8_execute_waiting 3",
+            "isol8_streams_open 4",
             "isol8_queue_up 1",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
-        assert!(!other.render(0, None).contains("/execute"));
+        let none = Now { waiting: 0, streams: 0, depth: None };
+        assert!(!other.render(&none).contains("/execute"));
     }
 }

@@ -2,8 +2,10 @@
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
+use shared::redis::Scope;
 
+use crate::auth::needs;
 use crate::state::State;
 use crate::{auth, observe, routes};
 
@@ -18,7 +20,32 @@ pub(crate) fn router(state: State) -> Router {
 
     // A path nobody knows is private too: without a key it answers 401, not 404.
     let private = Router::new()
-        .route("/execute", post(routes::execute::execute))
+        .route("/execute", needs(Scope::Execute, post(routes::execute::execute)))
+        .route("/execute/stream", needs(Scope::Execute, post(routes::stream::stream)))
+        .route("/execute/ws", needs(Scope::Execute, get(routes::ws::ws)))
+        .route("/sessions", needs(Scope::Sessions, get(routes::sessions::list)))
+        .route("/session/{*id}", needs(Scope::Sessions, delete(routes::sessions::close)))
+        .route("/v1/sessions", needs(Scope::Sessions, get(routes::sessions::list)))
+        .route(
+            "/v1/sessions/{id}",
+            needs(Scope::Sessions, get(routes::sessions::show).delete(routes::sessions::close)),
+        )
+        .route(
+            "/file",
+            needs(Scope::Files, get(routes::files::download).post(routes::files::upload)),
+        )
+        .route(
+            "/v1/sessions/{id}/files",
+            needs(
+                Scope::Files,
+                get(routes::files::get).put(routes::files::put).delete(routes::files::delete),
+            ),
+        )
+        .route("/v1/sessions/{id}/files/list", needs(Scope::Files, get(routes::files::list)))
+        .route("/cleanup", needs(Scope::Sessions, post(routes::cleanup::clean_up)))
+        .route("/auth/login", post(routes::keys::login))
+        .route("/auth/keys", get(routes::keys::list).post(routes::keys::create))
+        .route("/auth/keys/{id}", delete(routes::keys::revoke))
         .fallback(routes::fallback::not_found)
         .method_not_allowed_fallback(routes::fallback::method_not_allowed)
         .layer(from_fn_with_state(state.clone(), auth::require_key));

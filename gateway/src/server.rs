@@ -4,8 +4,11 @@
 //! | task | on cancel | on error |
 //! |:--|:--|:--|
 //! | connection | finishes its request, then closes | logged at debug, the connection ends |
+//! | socket | says so and closes; at once if nothing runs | logged at debug, the socket ends |
+//! | stream, cancellation | ends once its connection has | tells the client, or logs |
 //! | replies | ends once no connection is left | subscribes again |
 //! | upkeep | ends at once | cannot fail |
+//! | keys | writes down their last use, then ends | logged, tried again |
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use shared::Error;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{interval, sleep, timeout};
@@ -35,6 +39,9 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// or one that sends its headers drop by drop. Longer than the 90 s after which common clients
 /// give up idle connections, so that it is they who close. A request in progress has no limit.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a peer may neither take nor acknowledge what was sent to it: one that is gone without a
+/// word, or that does not read.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a failed accept (out of descriptors, mostly), how long to leave it be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// What is left at the end of the grace period gets its 503 within this time, or is cut.
@@ -46,31 +53,35 @@ const CLOSING_TIME: Duration = Duration::from_secs(2);
 /// If the configuration is not usable. A queue out of reach is not an error: requests are answered
 /// 503 until it is back.
 pub async fn run(options: Options, token: CancellationToken) -> Result<(), Error> {
-    let Options { config, listener, queue, master_key, more_metrics } = options;
+    let Options { config, listener, queue, master_key, audit, more_metrics } = options;
     let grace = Duration::from_millis(config.gateway.shutdown_grace_ms);
-    let state = Gateway::new(&config, queue, master_key, more_metrics, token.clone())?;
+    let state = Gateway::new(&config, queue, master_key, audit, more_metrics, token.clone())?;
     drop(config);
 
     let background = CancellationToken::new();
     // If this future is dropped instead of cancelled, its tasks must not outlive it.
     let _background_guard = background.clone().drop_guard();
-    let tasks = TaskTracker::new();
+    let tasks = state.tasks.clone();
     let subscribed = replies::subscribe(&state).await;
     tasks.spawn(replies::run(Arc::clone(&state), subscribed, background.clone()));
     tasks.spawn(upkeep(Arc::clone(&state), background.clone()));
+    let (keeper, token_of_keys) = (Arc::clone(&state), background.clone());
+    tasks.spawn(async move { keeper.keyring.keep(&token_of_keys).await });
 
     let server = Server {
         router: router(Arc::clone(&state)),
-        connections: TaskTracker::new(),
+        connections: state.connections.clone(),
         stopping: token,
-        cut: background.child_token(),
+        cut: state.cut.clone(),
     };
+    let _cut_guard = state.cut.clone().drop_guard();
     server.accept(listener).await;
     server.drain(&state, grace).await;
 
     background.cancel();
     tasks.close();
     tasks.wait().await;
+    state.queue.quiesce().await;
     info!("gateway stopped");
     Ok(())
 }
@@ -149,10 +160,14 @@ async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot set TCP_NODELAY");
     }
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(STALL_TIMEOUT)) {
+        debug!(%error, "cannot set TCP_USER_TIMEOUT");
+    }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),

@@ -5,9 +5,10 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::CONTENT_TYPE;
 
 use crate::auth::Caller;
+use crate::body;
 use crate::error::{ApiError, JSON};
+use crate::service::execute::{Following, submit};
 use crate::state::State;
-use crate::{body, service};
 
 /// `POST /execute`. A program that fails is a success here: 200, with its exit code.
 pub(crate) async fn execute(
@@ -16,10 +17,10 @@ pub(crate) async fn execute(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let (bytes, room) = state.intake.read(&head.headers, body).await?;
+    let (bytes, room) = state.intake.read(&caller.tenant, &head.headers, body).await?;
     let envelope = body::parse(&bytes)?;
     drop(bytes);
-    let queued = service::execute::submit(&state, &caller.tenant, envelope).await?;
+    let queued = submit(&state, &caller.tenant, envelope, Following::Result).await?;
     // The job may take minutes; its request is in the queue's memory now, not in ours.
     drop(room);
     let result = queued.answer().await?;

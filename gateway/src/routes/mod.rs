@@ -1,6 +1,20 @@
 //! One file per resource: parse the request, call the service, shape the reply.
 
+pub(crate) mod cleanup;
 pub(crate) mod execute;
 pub(crate) mod fallback;
+pub(crate) mod files;
 pub(crate) mod health;
+pub(crate) mod keys;
 pub(crate) mod metrics;
+pub(crate) mod sessions;
+pub(crate) mod stream;
+pub(crate) mod ws;
+
+use serde::Serialize;
+
+/// That it is done.
+#[derive(Serialize)]
+pub(crate) struct Done {
+    pub(crate) ok: bool,
+}

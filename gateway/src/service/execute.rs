@@ -1,77 +1,186 @@
 //! One execution from admission to answer, in two steps: into the queue, and out of it again.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::execution::{ExecuteEnvelope, Failure};
-use shared::id::{JobId, TenantId};
+use shared::execution::{Call, ExecuteEnvelope, Failure};
+use shared::id::{JobId, SessionId, TenantId};
+use shared::redis::{Submission, ToSession};
 use shared::{Error, ErrorCode};
-use tracing::debug;
+use tracing::{debug, warn};
 
+use super::admit::Refusals;
+use super::mailbox::Mailbox;
 use super::wait::{self, Waiter};
-use crate::state::Gateway;
+use crate::state::State;
+
+/// How the caller follows its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Following {
+    /// It waits for the result.
+    Result,
+    /// It sees output as it comes.
+    Output,
+    /// It sees output and can send signals.
+    Signals,
+    /// It sees output, can send signals, and standard input stays open for what it sends.
+    Conversation,
+}
 
 /// A job in the queue, and whoever waits for it.
 ///
-/// If this is dropped, nobody waits any more; the job goes on.
-pub(crate) struct Queued<'a> {
-    gateway: &'a Gateway,
-    tenant: &'a TenantId,
-    waiter: Waiter<'a>,
-    timeout_ms: u64,
-    started: Instant,
+/// If this is dropped, nobody waits any more; the job is cancelled, if the server is set so.
+pub(crate) struct Queued {
+    pub(super) state: State,
+    pub(super) tenant: TenantId,
+    pub(super) waiter: Waiter,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) timeout_ms: u64,
+    pub(super) started: Instant,
+    pub(super) cancel: CancelOnDrop,
 }
 
-/// Admits a request and puts it into the queue.
+/// Admits a request and puts it into the queue; into that of its session, if it names one.
 ///
 /// # Errors
 /// Admission errors and queue errors.
-pub(crate) async fn submit<'a>(
-    gateway: &'a Gateway,
-    tenant: &'a TenantId,
-    envelope: ExecuteEnvelope,
-) -> Result<Queued<'a>, Error> {
+pub(crate) async fn submit(
+    state: &State,
+    tenant: &TenantId,
+    mut envelope: ExecuteEnvelope,
+    following: Following,
+) -> Result<Queued, Error> {
     let started = Instant::now();
-    let job = gateway.admission.admit(envelope)?;
-    let id = JobId::generate();
+    let session = envelope.session_id.take().filter(|id| !id.is_empty());
+    let session = session.map(SessionId::new).transpose()?;
+    let refusals = Refusals::new(state, tenant, session.as_ref(), &envelope.request);
+    let admitted = state.admission.admit(tenant, envelope);
+    let mut job = admitted.inspect_err(|error| refusals.record(error))?;
+    job.stream = following != Following::Result;
+    job.interactive = following == Following::Conversation;
+    job.signals = matches!(following, Following::Signals | Following::Conversation);
+    let (id, timeout_ms) = (JobId::generate(), job.timeout_ms);
     // Registered before the job is in the queue: its answer may come before `enqueue` returns.
-    let waiter = gateway.registry.register(id);
-    gateway.queue.enqueue(tenant, id, &job, gateway.id).await?;
+    let mailbox = Arc::<Mailbox>::default();
+    let waiter = state.registry.register(id, job.stream.then(|| Arc::clone(&mailbox)));
+    let mut cancel = CancelOnDrop {
+        state: Arc::clone(state),
+        tenant: tenant.clone(),
+        job: id,
+        is_armed: state.streaming.cancel_on_disconnect,
+    };
+    let submission = Submission { tenant, id, reply_to: state.id, quota: state.quota(tenant) };
+    let queued = match &session {
+        None => state.queue.enqueue(submission, &job).await,
+        Some(session) => {
+            let max_sessions = state.admission.policy(tenant).max_sessions;
+            let to = ToSession { id: session, may_open: true, max_sessions };
+            state.queue.enqueue_call(submission, to, &Call::Execute { job }).await
+        }
+    };
+    if let Err(error) = queued {
+        if error.code() != ErrorCode::QueueUnavailable {
+            refusals.record(&error);
+        }
+        return Err(not_queued(error, &mut cancel));
+    }
     debug!(job = %id, "queued");
-    Ok(Queued { gateway, tenant, waiter, timeout_ms: job.timeout_ms, started })
+    let (state, tenant) = (Arc::clone(state), tenant.clone());
+    Ok(Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel })
 }
 
-impl Queued<'_> {
+/// What it means that a job was not put into the queue. If Redis did not answer, it may be there all
+/// the same: then it is still to be cancelled, and the caller is told.
+pub(super) fn not_queued(error: Error, cancel: &mut CancelOnDrop) -> Error {
+    if error.code() == ErrorCode::QueueUnavailable {
+        return wait::unreachable(cancel.job, error);
+    }
+    cancel.disarm();
+    error
+}
+
+impl Queued {
+    /// Its identifier.
+    pub(crate) fn job(&self) -> JobId {
+        self.waiter.job()
+    }
+
     /// Waits for the result, which is returned as the JSON the worker wrote.
     ///
     /// # Errors
     /// The failure the job ended with, or that its ending cannot be learnt.
-    pub(crate) async fn answer(self) -> Result<Bytes, Error> {
+    pub(crate) async fn answer(mut self) -> Result<Bytes, Error> {
         let job = self.waiter.job();
-        let ending = wait::wait(self.gateway, self.tenant, self.waiter, self.timeout_ms).await?;
-        self.gateway.metrics.execute_took(self.started.elapsed());
+        let ending = wait::wait(&self.state, &self.tenant, self.waiter, self.timeout_ms).await;
+        // Nobody left: there is an answer, if only that there will be none.
+        self.cancel.disarm();
+        let ending = ending?;
+        self.state.metrics.execute_took(self.started.elapsed());
         answer(ending, job)
     }
 }
 
-/// An `Ending` whose result is left as it is written.
+/// Cancels a job when whoever waits for it goes away.
+pub(super) struct CancelOnDrop {
+    state: State,
+    tenant: TenantId,
+    job: JobId,
+    is_armed: bool,
+}
+
+impl CancelOnDrop {
+    /// Cancels a job, whatever it is about.
+    pub(super) fn new(state: &State, tenant: &TenantId, job: JobId) -> Self {
+        Self { state: Arc::clone(state), tenant: tenant.clone(), job, is_armed: true }
+    }
+
+    /// The job has ended, or is to go on.
+    pub(super) fn disarm(&mut self) {
+        self.is_armed = false;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if !self.is_armed {
+            return;
+        }
+        let (state, tenant, job) = (Arc::clone(&self.state), self.tenant.clone(), self.job);
+        self.state.tasks.spawn(async move {
+            match state.queue.cancel(&tenant, job).await {
+                Ok(outcome) => debug!(%job, ?outcome, "cancelled: nobody waits for it any more"),
+                Err(error) => warn!(%job, %error, "cannot cancel a job that nobody waits for"),
+            }
+        });
+    }
+}
+
+/// An `Ending`, read as far as `R` wants to know.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Ending<'a> {
-    Result(#[serde(borrow)] &'a RawValue),
+pub(super) enum Ending<R> {
+    Result(R),
     Error(Failure),
+}
+
+/// Reads an ending.
+///
+/// # Errors
+/// `INTERNAL` if it cannot be read.
+pub(super) fn read<'a, R: Deserialize<'a>>(text: &'a str, id: JobId) -> Result<Ending<R>, Error> {
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorCode::Internal, format!("The result of job {id} cannot be read"))
+            .with_source(error)
+    })
 }
 
 /// Takes the result out of its envelope without copying it.
 fn answer(ending: Box<RawValue>, id: JobId) -> Result<Bytes, Error> {
     let text = String::from(Box::<str>::from(ending));
-    let parsed = serde_json::from_str::<Ending<'_>>(&text).map_err(|error| {
-        Error::new(ErrorCode::Internal, format!("The result of job {id} cannot be read"))
-            .with_source(error)
-    })?;
-    let range = match parsed {
+    let range = match read::<&RawValue>(&text, id)? {
         Ending::Result(result) => {
             let start = result.get().as_ptr() as usize - text.as_ptr() as usize;
             start..start + result.get().len()

@@ -1,5 +1,16 @@
 //! What the gateway does, whatever the surface it is asked through.
 
+mod admit;
+pub(crate) mod cleanup;
+pub(crate) mod event;
 pub(crate) mod execute;
+pub(crate) mod files;
+pub(crate) mod keys;
+mod mailbox;
+pub(crate) mod pieces;
 pub(crate) mod replies;
+pub(crate) mod sessions;
+pub(crate) mod slots;
+pub(crate) mod stream;
+pub(crate) mod transfer;
 pub(crate) mod wait;

@@ -62,6 +62,7 @@ async fn attempt(queue: &Queue, id: GatewayId) -> Option<Replies> {
 fn deliver(registry: &Registry, reply: Reply) {
     match reply {
         Reply::Finished { job, ending } => registry.finished(job, ending),
+        Reply::Output { job, event } => registry.output(job, event),
         Reply::Resubscribed => registry.resubscribed(),
     }
 }

@@ -5,16 +5,18 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use shared::execution::Event;
 use shared::id::{JobId, TenantId};
 use shared::redis::JobState;
 use shared::{Error, ErrorCode};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::mailbox::Mailbox;
 use crate::state::Gateway;
 
 /// How long a message alone is waited for before the first look.
@@ -23,7 +25,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(1000);
 const LOOK_EVERY: Duration = Duration::from_millis(1000);
 /// After a new subscription all waiters look; spread over this time.
 const RESUBSCRIBED_SPREAD: Duration = Duration::from_millis(200);
-/// Beyond a job's own time limit, how long an unreachable queue is put up with.
+/// How long an unreachable queue is put up with, beyond the time in which the job must have ended.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What wakes a waiter: the ending itself, or (`None`) word that it is too big for a message.
@@ -31,10 +33,17 @@ type Wake = Option<Box<RawValue>>;
 
 /// Everyone who waits for a job, by job.
 pub(crate) struct Registry {
-    waiters: Mutex<HashMap<JobId, oneshot::Sender<Wake>>>,
+    waiters: Mutex<HashMap<JobId, Seat>>,
     /// Counts subscriptions; each one may have missed messages before it.
     subscriptions: watch::Sender<u64>,
     jitter: RandomState,
+}
+
+/// One who waits, as the registry knows it.
+struct Seat {
+    wake: oneshot::Sender<Wake>,
+    /// Where events go, if they are wanted.
+    mailbox: Option<Arc<Mailbox>>,
 }
 
 impl Default for Registry {
@@ -48,26 +57,44 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Starts waiting for a job. Dropping the waiter ends it.
-    pub(crate) fn register(&self, job: JobId) -> Waiter<'_> {
+    /// Starts waiting for a job, and for its events if there is a mailbox for them. Dropping the
+    /// waiter ends it.
+    pub(crate) fn register(self: &Arc<Self>, job: JobId, mailbox: Option<Arc<Mailbox>>) -> Waiter {
         let (sender, wake) = oneshot::channel();
         let subscriptions = self.subscriptions.subscribe();
-        self.lock().insert(job, sender);
-        Waiter { registry: self, job, wake, subscriptions }
+        self.lock().insert(job, Seat { wake: sender, mailbox });
+        Waiter { registry: Arc::clone(self), job, wake, subscriptions }
     }
 
     /// Wakes whoever waits for `job`. Nobody does if the client left, or if it was answered by a
     /// look at the stored state.
     pub(crate) fn finished(&self, job: JobId, ending: Wake) {
-        if let Some(sender) = self.lock().remove(&job) {
+        if let Some(seat) = self.lock().remove(&job) {
             // A waiter that is being dropped right now needs no answer.
-            let _ = sender.send(ending);
+            let _ = seat.wake.send(ending);
+        }
+    }
+
+    /// Passes an event on to whoever streams `job`.
+    pub(crate) fn output(&self, job: JobId, event: Event) {
+        if let Some(mailbox) = self.lock().get(&job).and_then(|seat| seat.mailbox.as_ref()) {
+            mailbox.put(event);
         }
     }
 
     /// Makes everyone look: messages may have been missed.
     pub(crate) fn resubscribed(&self) {
         self.subscriptions.send_modify(|count| *count += 1);
+    }
+
+    /// Tells of new subscriptions.
+    pub(crate) fn subscriptions(&self) -> watch::Receiver<u64> {
+        self.subscriptions.subscribe()
+    }
+
+    /// Some time to wait after a new subscription, so that not all look at once.
+    pub(crate) fn resubscribed_pause(&self, job: JobId, turn: u32) -> Duration {
+        self.jitter(job, turn, RESUBSCRIBED_SPREAD)
     }
 
     /// Whether there was a subscription at all.
@@ -80,7 +107,7 @@ impl Registry {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, oneshot::Sender<Wake>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Seat>> {
         // Map operations do not panic half-way, so a poisoned map is still a good one.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,14 +120,14 @@ impl Registry {
 }
 
 /// One who waits.
-pub(crate) struct Waiter<'a> {
-    registry: &'a Registry,
+pub(crate) struct Waiter {
+    registry: Arc<Registry>,
     job: JobId,
     wake: oneshot::Receiver<Wake>,
     subscriptions: watch::Receiver<u64>,
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.registry.lock().remove(&self.job);
     }
@@ -121,13 +148,14 @@ enum Woken {
 pub(crate) async fn wait(
     gateway: &Gateway,
     tenant: &TenantId,
-    mut waiter: Waiter<'_>,
+    mut waiter: Waiter,
     timeout_ms: u64,
 ) -> Result<Box<RawValue>, Error> {
     let job = waiter.job;
-    let queued = Instant::now();
-    let patience = Duration::from_millis(timeout_ms).saturating_add(PATIENCE);
-    let mut next_look = queued + FIRST_LOOK;
+    // A call may wait long behind others of its session: only silence counts.
+    let mut last_reached = Instant::now();
+    let patience = patience(timeout_ms);
+    let mut next_look = last_reached + FIRST_LOOK;
     let mut unknown_in_a_row = 0_u32;
     for turn in 0_u32.. {
         match waiter.sleep(gateway, next_look, turn).await {
@@ -136,7 +164,11 @@ pub(crate) async fn wait(
             Woken::Look => {}
         }
         gateway.metrics.looked();
-        match gateway.queue.state(tenant, job).await {
+        let state = gateway.queue.state(tenant, job).await;
+        if state.is_ok() {
+            last_reached = Instant::now();
+        }
+        match state {
             Ok(JobState::Finished(ending)) => {
                 gateway.metrics.found_by_looking();
                 return Ok(ending);
@@ -145,7 +177,9 @@ pub(crate) async fn wait(
             Ok(JobState::Unknown) if unknown_in_a_row > 0 => return Err(lost(job)),
             Ok(JobState::Unknown) => unknown_in_a_row += 1,
             Err(error) if error.code() != ErrorCode::QueueUnavailable => return Err(error),
-            Err(error) if queued.elapsed() >= patience => return Err(unreachable(job, error)),
+            Err(error) if last_reached.elapsed() >= patience => {
+                return Err(unreachable(job, error));
+            }
             Err(_) => {}
         }
         next_look = Instant::now() + LOOK_EVERY + waiter.registry.jitter(job, turn, LOOK_EVERY);
@@ -153,7 +187,12 @@ pub(crate) async fn wait(
     Err(lost(job))
 }
 
-impl Waiter<'_> {
+/// How long a job with this time limit is waited for while the queue is out of reach.
+pub(crate) fn patience(timeout_ms: u64) -> Duration {
+    Duration::from_millis(timeout_ms).saturating_add(PATIENCE)
+}
+
+impl Waiter {
     /// The job waited for.
     pub(crate) fn job(&self) -> JobId {
         self.job
@@ -176,7 +215,7 @@ impl Waiter<'_> {
             },
             () = gateway.closing.cancelled() => Woken::Closing,
             Ok(()) = self.subscriptions.changed() => {
-                tokio::time::sleep(self.registry.jitter(self.job, turn, RESUBSCRIBED_SPREAD)).await;
+                tokio::time::sleep(self.registry.resubscribed_pause(self.job, turn)).await;
                 Woken::Look
             }
             () = sleep_until(next_look) => Woken::Look,
@@ -194,7 +233,7 @@ fn closing(job: JobId) -> Error {
     )
 }
 
-fn unreachable(job: JobId, error: Error) -> Error {
+pub(super) fn unreachable(job: JobId, error: Error) -> Error {
     Error::new(
         ErrorCode::QueueUnavailable,
         format!(
@@ -222,9 +261,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_message_reaches_the_one_who_waits() {
-        let registry = Registry::default();
-        let (mut mine, other) =
-            (registry.register(JobId::generate()), registry.register(JobId::generate()));
+        let registry = Arc::new(Registry::default());
+        let (mut mine, other) = (
+            registry.register(JobId::generate(), None),
+            registry.register(JobId::generate(), None),
+        );
         registry.finished(mine.job, Some(RawValue::from_string("1".into()).unwrap()));
         assert_eq!((&mut mine.wake).await.unwrap().unwrap().get(), "1");
         assert_eq!(registry.waiting(), 1);
@@ -234,9 +275,9 @@ mod tests {
 
     #[test]
     fn messages_for_nobody_are_dropped() {
-        let registry = Registry::default();
+        let registry = Arc::new(Registry::default());
         registry.finished(JobId::generate(), None);
-        let waiter = registry.register(JobId::generate());
+        let waiter = registry.register(JobId::generate(), None);
         let job = waiter.job;
         drop(waiter);
         registry.finished(job, None);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use shared::config::Config;
 use tokio::task::JoinSet;
 
 use crate::harness::Harness;
@@ -47,6 +48,16 @@ async fn a_result_too_big_for_a_message_arrives_all_the_same() {
 }
 
 #[tokio::test]
+async fn every_429_says_when_to_come_back() {
+    let harness = Harness::start().await;
+    for code in ["QUEUE_FULL", "RATE_LIMITED", "TOO_MANY_JOBS", "SESSION_LIMIT"] {
+        let answer = harness.execute(&format!("fail {code}")).await;
+        answer.error(429, code);
+        assert_eq!(answer.header("retry-after"), "1", "{code}");
+    }
+}
+
+#[tokio::test]
 async fn a_full_queue_is_429() {
     let harness = Harness::without_worker(|config| config.redis.max_queued = 2).await;
     let mut waiting = JoinSet::new();
@@ -89,18 +100,34 @@ async fn many_at_once_each_get_their_own() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_forgotten_and_its_job_goes_on() {
+async fn a_client_that_leaves_is_forgotten_and_its_job_cancelled() {
     let harness = Harness::without_worker(|_| {}).await;
-    let request = harness
-        .request(reqwest::Method::POST, "/execute")
-        .body(r#"{"request":{"runtime":"bash","code":"print x"}}"#)
-        .timeout(Duration::from_millis(300));
-    assert!(request.send().await.unwrap_err().is_timeout());
-    harness.waiting(0.0).await;
+    leave(&harness).await;
+    let started = Instant::now();
+    while harness.metric(r#"isol8_queue_jobs{state="queued"}"#).await > 0.0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "the job still waits");
+    }
+}
+
+#[tokio::test]
+async fn if_the_server_is_set_so_the_job_of_a_client_that_leaves_goes_on() {
+    let change = |config: &mut Config| config.gateway.cancel_on_disconnect = false;
+    let harness = Harness::without_worker(change).await;
+    leave(&harness).await;
     assert_eq!(harness.metric(r#"isol8_queue_jobs{state="queued"}"#).await, 1.0);
     let harness = harness.with_worker().await;
     let started = Instant::now();
     while harness.metric(r#"isol8_queue_jobs{state="queued"}"#).await > 0.0 {
         assert!(started.elapsed() < Duration::from_secs(5), "the job was never taken");
     }
+}
+
+/// Sends a job and does not wait for its end.
+async fn leave(harness: &Harness) {
+    let request = harness
+        .request(reqwest::Method::POST, "/execute")
+        .body(r#"{"request":{"runtime":"bash","code":"print x"}}"#)
+        .timeout(Duration::from_millis(300));
+    assert!(request.send().await.unwrap_err().is_timeout());
+    harness.waiting(0.0).await;
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gateway::{Error, Options};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
+use shared::audit::Audit;
 use shared::config::Config;
 use shared::redis::Queue;
 use tokio::net::TcpListener;
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::redis::Redis;
-use crate::worker;
+use crate::{keeper, streamer, worker};
 
 pub(crate) const KEY: &str = "test-key";
 
@@ -41,18 +42,9 @@ impl Harness {
         let mut config = Config::default();
         config.redis.url = Some(redis.url());
         change(&mut config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let options = Options {
-            queue: Queue::connect(&config.redis).await.unwrap(),
-            config: config.clone(),
-            listener,
-            master_key: KEY.into(),
-            more_metrics: None,
-        };
         let token = CancellationToken::new();
         let mut gateway = JoinSet::new();
-        gateway.spawn(gateway::run(options, token.clone()));
+        let address = start_gateway(&config, &mut gateway, &token).await;
         // Built together with the client crate, reqwest speaks TLS and wants a provider for it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
@@ -66,6 +58,45 @@ impl Harness {
 
     pub(crate) async fn add_worker(&mut self) {
         self.workers.spawn(worker::run(Queue::connect(&self.config.redis).await.unwrap()));
+    }
+
+    /// A worker that keeps sessions and their files.
+    pub(crate) async fn add_keeper(&mut self) {
+        self.workers.spawn(keeper::run(Queue::connect(&self.config.redis).await.unwrap()));
+    }
+
+    /// A worker that shows output as it comes.
+    pub(crate) async fn add_streamer(&mut self) {
+        self.workers.spawn(streamer::run(Queue::connect(&self.config.redis).await.unwrap()));
+    }
+
+    /// Ends all workers as a crash would.
+    pub(crate) async fn drop_workers(&mut self) {
+        self.workers.shutdown().await;
+    }
+
+    /// One more gateway on the same Redis.
+    pub(crate) async fn add_gateway(&mut self) -> SocketAddr {
+        start_gateway(&self.config, &mut self.gateway, &self.token).await
+    }
+
+    /// A request with another key than the master's.
+    pub(crate) fn request_of(&self, key: &str, method: Method, path: &str) -> RequestBuilder {
+        self.anonymous(method, path).header("authorization", format!("Bearer {key}"))
+    }
+
+    /// The same, to another gateway.
+    pub(crate) fn request_at(&self, gateway: SocketAddr, key: &str, path: &str) -> RequestBuilder {
+        let request = self.http.get(format!("http://{gateway}{path}"));
+        request.header("authorization", format!("Bearer {key}"))
+    }
+
+    /// A new key of a tenant.
+    pub(crate) async fn key_of(&self, tenant: &str) -> String {
+        let body = json!({"name": "test", "tenantId": tenant});
+        let answer = send(self.request(Method::POST, "/auth/keys").json(&body)).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["key"].as_str().unwrap().to_owned()
     }
 
     /// A request with the key.
@@ -99,6 +130,20 @@ impl Harness {
         found.unwrap_or_else(|| panic!("{line} in {text}")).parse().unwrap()
     }
 
+    /// Waits until a metric has this value.
+    pub(crate) async fn becomes(&self, line: &str, expected: f64) {
+        let started = Instant::now();
+        loop {
+            let found = self.metric(line).await;
+            if found == expected {
+                return;
+            }
+            let has_time = started.elapsed() < Duration::from_secs(10);
+            assert!(has_time, "{line} is {found}, never {expected}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until so many requests wait for a job.
     pub(crate) async fn waiting(&self, expected: f64) {
         let started = Instant::now();
@@ -113,6 +158,25 @@ impl Harness {
         let ended = timeout(Duration::from_secs(15), self.gateway.join_next()).await;
         ended.expect("the gateway ends").unwrap().unwrap().unwrap();
     }
+}
+
+async fn start_gateway(
+    config: &Config,
+    gateways: &mut JoinSet<Result<(), Error>>,
+    token: &CancellationToken,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = Options {
+        queue: Queue::connect(&config.redis).await.unwrap(),
+        config: config.clone(),
+        listener,
+        master_key: KEY.into(),
+        audit: Audit::start(&config.audit).unwrap(),
+        more_metrics: None,
+    };
+    gateways.spawn(gateway::run(options, token.clone()));
+    address
 }
 
 /// What came back, read to the end.

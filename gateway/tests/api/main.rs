@@ -3,11 +3,23 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod harness;
+mod keeper;
 mod redis;
+mod socket;
+mod sse;
+mod streamer;
 mod worker;
 
 mod auth;
 mod bodies;
+mod cleanup;
 mod endings;
+mod files;
+mod keys;
 mod outages;
+mod sessions;
 mod shutdown;
+mod socket_faults;
+mod sockets;
+mod stream_faults;
+mod streams;

@@ -47,6 +47,21 @@ async fn a_frozen_redis_is_a_503_too() {
 }
 
 #[tokio::test]
+async fn a_job_whose_queueing_was_not_answered_is_not_run() {
+    let mut harness = Harness::start().await;
+    assert_eq!(harness.execute("print 1").await.stdout(), "1");
+    harness.drop_workers().await;
+    harness.redis.freeze();
+    let answer = harness.execute("print 2").await;
+    harness.redis.thaw();
+    let words = answer.error(503, "QUEUE_UNAVAILABLE");
+    assert!(words.contains("The job may have run"), "{words}");
+    // What Redis was sent while it stood still is carried out now.
+    sleep(Duration::from_millis(300)).await;
+    harness.becomes(r#"isol8_queue_jobs{state="queued"}"#, 0.0).await;
+}
+
+#[tokio::test]
 async fn a_request_outlives_a_restart_of_redis() {
     let mut harness = Harness::start().await;
     let answer = tokio::join!(harness.execute("sleep 1500"), sleep(Duration::from_millis(300)));

@@ -73,6 +73,29 @@ impl Redis {
         self.try_command(line).unwrap()
     }
 
+    /// Everything that was ever written to it, as it is on disk.
+    pub(crate) fn dump(&self) -> String {
+        let folder = self.directory.path().join("appendonlydir");
+        let read = |entry: std::io::Result<std::fs::DirEntry>| {
+            String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap()).into_owned()
+        };
+        std::fs::read_dir(folder).unwrap().map(read).collect()
+    }
+
+    /// Memory that its data takes, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let answer = self.command("INFO memory");
+        let bytes = answer.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        bytes.expect("redis knows its memory").trim().parse().unwrap()
+    }
+
+    /// How many commands it has carried out; this one counts too.
+    pub(crate) fn commands_processed(&self) -> u64 {
+        let answer = self.command("INFO stats");
+        let count = answer.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        count.expect("redis counts its commands").trim().parse().unwrap()
+    }
+
     fn try_command(&self, line: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;

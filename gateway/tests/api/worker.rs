@@ -37,7 +37,7 @@ async fn pretend(queue: Queue, worker: WorkerId, claimed: Claimed) {
     }
 }
 
-async fn ending(job: &Job, id: JobId) -> Ending {
+pub(crate) async fn ending(job: &Job, id: JobId) -> Ending {
     let Source::Code { text, .. } = &job.source else { panic!("tests send code") };
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     let stdout = match word {
@@ -47,12 +47,17 @@ async fn ending(job: &Job, id: JobId) -> Ending {
         }
         "fail" => {
             let code = serde_json::from_value(json!(rest)).unwrap();
-            return Ending::Error(Failure { code, message: format!("pretended {rest}") });
+            return Ending::Error(Failure::new(code, format!("pretended {rest}")));
         }
         "big" => "é\n".repeat(rest.parse::<usize>().unwrap() / 3),
         _ => rest.to_owned(),
     };
-    Ending::Result(ExecutionResult {
+    Ending::Result(result(job, id, stdout))
+}
+
+/// What a program that printed this ends with.
+pub(crate) fn result(job: &Job, id: JobId, stdout: String) -> ExecutionResult {
+    ExecutionResult {
         stdout,
         stderr: String::new(),
         exit_code: 3,
@@ -64,7 +69,9 @@ async fn ending(job: &Job, id: JobId) -> Ending {
         container_id: "none".into(),
         resource_usage: None,
         files: None,
+        session: None,
+        events: 0,
         outcome: Outcome::Exited,
         timings: Timings { queue_ms: 0.25, ..Timings::default() },
-    })
+    }
 }

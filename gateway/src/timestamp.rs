@@ -1,0 +1,25 @@
+//! Points in time as clients read them.
+
+use chrono::{DateTime, Utc};
+
+/// Now, in milliseconds since the epoch.
+pub(crate) fn now_ms() -> u64 {
+    u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0)
+}
+
+/// A time in milliseconds since the epoch as ISO 8601 with milliseconds, in UTC.
+pub(crate) fn iso8601(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
+    time.unwrap_or(DateTime::<Utc>::MAX_UTC).format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_milliseconds_and_a_z() {
+        assert_eq!(iso8601(1_772_619_072_345), "2026-03-04T10:11:12.345Z");
+        assert_eq!(iso8601(0), "1970-01-01T00:00:00.000Z");
+    }
+}

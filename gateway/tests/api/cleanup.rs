@@ -1,0 +1,82 @@
+//! `POST /cleanup`: everything of the caller's tenant, or of everybody for the master.
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::harness::{Harness, send};
+
+/// Two tenants with a session each.
+async fn start() -> (Harness, String, String) {
+    let mut harness = Harness::without_worker(|config| config.auth.enabled = true).await;
+    harness.add_keeper().await;
+    let (ours, theirs) = (harness.key_of("ours").await, harness.key_of("theirs").await);
+    for key in [&ours, &theirs] {
+        let body = json!({"request": {"runtime": "bash", "code": "print hi"}, "sessionId": "one"});
+        let opened = send(harness.request_of(key, Method::POST, "/execute").json(&body)).await;
+        assert_eq!(opened.status, 200, "{opened:?}");
+    }
+    (harness, ours, theirs)
+}
+
+async fn clean_up(request: RequestBuilder) -> Value {
+    let answer = send(request).await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+    answer.json()
+}
+
+async fn sessions(harness: &Harness, key: &str) -> usize {
+    let answer = send(harness.request_of(key, Method::GET, "/sessions")).await;
+    answer.json()["sessions"].as_array().unwrap().len()
+}
+
+fn removed(count: u64) -> Value {
+    json!({"removed": count, "failed": 0, "errors": []})
+}
+
+#[tokio::test]
+async fn a_tenant_cleans_up_after_itself_alone() {
+    let (harness, ours, theirs) = start().await;
+    let request = harness.request_of(&ours, Method::POST, "/cleanup");
+    let report = clean_up(request.json(&json!({"images": false}))).await;
+    let stuck = json!({"removed": 0, "failed": 1, "errors": ["ours: is stuck"]});
+    assert_eq!(report, json!({"ok": true, "sessions": removed(1), "containers": stuck}));
+    assert_eq!((sessions(&harness, &ours).await, sessions(&harness, &theirs).await), (0, 1));
+    // Images are asked for, but they are nobody's but the master's.
+    let report = clean_up(harness.request_of(&ours, Method::POST, "/cleanup")).await;
+    let expected =
+        json!({"ok": true, "sessions": removed(0), "containers": stuck, "images": removed(0)});
+    assert_eq!(report, expected);
+}
+
+#[tokio::test]
+async fn the_master_cleans_up_after_everybody() {
+    let (harness, ours, theirs) = start().await;
+    for (body, sessions) in [("", 2), ("not json", 0), ("[]", 0), (r#"{"images":"x"}"#, 0)] {
+        let report = clean_up(harness.request(Method::POST, "/cleanup").body(body)).await;
+        let expected = json!({
+            "ok": true, "sessions": removed(sessions), "containers": removed(3), "images": removed(1),
+        });
+        assert_eq!(report, expected, "{body}");
+    }
+    assert_eq!((sessions(&harness, &ours).await, sessions(&harness, &theirs).await), (0, 0));
+}
+
+#[tokio::test]
+async fn the_master_may_clean_up_after_one() {
+    let (harness, ours, theirs) = start().await;
+    let request = harness.request(Method::POST, "/cleanup").header("x-isol8-tenant", "theirs");
+    assert_eq!(clean_up(request).await["sessions"], removed(1));
+    assert_eq!((sessions(&harness, &ours).await, sessions(&harness, &theirs).await), (1, 0));
+}
+
+#[tokio::test]
+async fn those_who_ask_at_once_share_one_run() {
+    let (harness, ours, _) = start().await;
+    let ask = || clean_up(harness.request_of(&ours, Method::POST, "/cleanup"));
+    let reports = tokio::join!(ask(), ask(), ask());
+    let closed = [reports.0, reports.1, reports.2]
+        .map(|report| report["sessions"]["removed"].as_u64().unwrap());
+    assert_eq!(sessions(&harness, &ours).await, 0);
+    // Whoever shared the run shares its report; whoever came after it found nothing.
+    assert!(closed.contains(&1) && closed.iter().all(|count| *count <= 1), "{closed:?}");
+}
