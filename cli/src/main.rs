@@ -2,17 +2,19 @@
 
 mod args;
 mod commands;
+mod credentials;
 mod host;
+mod log;
 mod printer;
+mod request;
 mod roles;
+mod screen;
 mod settings;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 
@@ -21,7 +23,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    start_log(&cli);
+    // A configuration that cannot be read is reported by the command that needs it.
+    let is_debug = cli.debug || settings::load().is_ok_and(|loaded| loaded.config.debug);
+    let is_server =
+        matches!(cli.command, Command::Serve(_) | Command::Gateway(_) | Command::Worker(_));
+    log::start(is_server, is_debug);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,44 +52,51 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Gateway(args) => commands::gateway::run(args).await,
         Command::Worker(args) => commands::worker::run(args).await,
         Command::Config(args) => commands::config::run(&args),
+        Command::Build(args) => commands::build::run(&args).await,
+        Command::ListCustom(args) => commands::list_custom::run(&args).await,
         Command::Cleanup(args) => commands::cleanup::run(&args).await,
-        Command::Completions { shell } => {
-            commands::completions::run(shell);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Doctor(args) => commands::doctor::run(args).await,
+        Command::Login(args) => commands::login::login(args).await,
+        Command::Logout => commands::login::logout(),
+        Command::Session(command) => commands::session::run(command).await,
+        Command::Keys(command) => commands::keys::run(command).await,
+        Command::Man(args) => commands::man::run(&args),
+        Command::Completions { shell } => commands::completions::run(shell),
     }
 }
 
 /// Help and version are answers; anything else is the user's mistake (contract section 4: 1).
 fn usage(error: &clap::Error) -> ExitCode {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        printer::line(Cli::command().render_help());
-        return ExitCode::SUCCESS;
+    match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if std::env::args_os().len() < 2 => {
+            printer::line(Cli::command().render_help());
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelp => {
+            printer::line(error.render());
+            ExitCode::SUCCESS
+        }
+        // Of a command that needs one more word.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            printer::note(error.render());
+            ExitCode::FAILURE
+        }
+        ErrorKind::DisplayVersion => {
+            // The bare number, for scripts.
+            printer::line(shared::VERSION);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            // The words that scripts of isol8's own command look for.
+            let text = text.replacen("unrecognized subcommand", "unknown command", 1).replacen(
+                "unexpected argument",
+                "unknown argument",
+                1,
+            );
+            printer::error(text.trim_end());
+            ExitCode::FAILURE
+        }
     }
-    if error.kind() == ErrorKind::DisplayVersion {
-        // The bare number, for scripts.
-        printer::line(shared::VERSION);
-        return ExitCode::SUCCESS;
-    }
-    let is_answer = !error.use_stderr();
-    if error.print().is_err() || !is_answer {
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
-}
-
-fn start_log(cli: &Cli) {
-    let is_server =
-        matches!(cli.command, Command::Serve(_) | Command::Gateway(_) | Command::Worker(_));
-    let default = match (cli.debug, is_server) {
-        (true, _) => "debug,bollard=info,hyper=info,h2=info",
-        (false, true) => "info",
-        (false, false) => "warn",
-    };
-    let filter = EnvFilter::try_from_env("ISOL8_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }

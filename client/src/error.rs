@@ -40,9 +40,11 @@ pub enum ClientError {
         /// HTTP status.
         status: u16,
     },
-    /// The server refused the execution, or could not run it.
-    #[error("Execution failed: {message}")]
-    Execution {
+    /// The server refused the call, or could not do it.
+    #[error("{what}: {message}")]
+    Refused {
+        /// What failed, like `Execution failed`.
+        what: &'static str,
         /// HTTP status.
         status: u16,
         /// The server's stable code; isol8's own server sends none.
@@ -54,8 +56,29 @@ pub enum ClientError {
     #[error("The request cannot be sent")]
     Request(#[source] serde_json::Error),
     /// The answer is not what it should be.
-    #[error("The server's answer is not an execution result: {0}. Is it an isol8 server?")]
+    #[error("The server's answer is not what was asked for: {0}. Is it an isol8 server?")]
     Response(#[source] serde_json::Error),
+    /// The WebSocket connection could not be opened, or broke.
+    #[error("WebSocket connection failed: {reason}")]
+    WebSocket {
+        /// How.
+        reason: String,
+    },
+    /// The stream ended without telling how the program did.
+    #[error(
+        "The stream ended before the program did ({reason}). The program may have run, or still \
+         run; nothing is known of its end"
+    )]
+    StreamEnded {
+        /// How the stream ended.
+        reason: String,
+    },
+    /// A file was to be moved into or out of no session.
+    #[error("File operations require a sessionId (persistent mode)")]
+    NoSession,
+    /// A file's bytes could not be read while they were sent, or do not decode.
+    #[error("{0}")]
+    Content(String),
 }
 
 /// The part of an error body that is read.
@@ -71,28 +94,42 @@ impl ClientError {
     }
 
     pub(crate) fn unreachable(host: &str, source: reqwest::Error) -> Self {
-        let mut cause: &dyn std::error::Error = &source;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        Self::Unreachable { host: host.to_owned(), reason: cause.to_string(), source }
+        Self::Unreachable { host: host.to_owned(), reason: innermost(&source), source }
     }
 
-    /// From a bad answer to an execution. A body that is not ours (a proxy's page) is not shown.
-    pub(crate) fn execution(status: StatusCode, body: &[u8]) -> Self {
+    /// From a bad answer. A body that is not ours (a proxy's page) is not shown.
+    pub(crate) fn refused(what: &'static str, status: StatusCode, body: &[u8]) -> Self {
         let ErrorBody { error, code } = serde_json::from_slice(body).unwrap_or_default();
         let message = error.unwrap_or_else(|| {
             status.canonical_reason().map_or_else(|| status.as_u16().to_string(), Into::into)
         });
-        Self::Execution { status: status.as_u16(), code, message }
+        Self::Refused { what, status: status.as_u16(), code, message }
     }
 
     /// The server's stable code, if it sent one.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::Execution { code, .. } => code.as_deref(),
+            Self::Refused { code, .. } => code.as_deref(),
             _ => None,
         }
     }
+
+    /// The HTTP status of a refusal.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } | Self::Unhealthy { status } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// The cause at the bottom, which says most.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }

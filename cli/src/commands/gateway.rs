@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use shared::audit::Audit;
 use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
@@ -18,19 +19,22 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let serving = async {
         let queue = Queue::open(&config.redis)?;
-        let listener = roles::bind(&config).await?;
+        let listener = roles::bind(&config, &stop).await?;
         roles::announce(&listener)?;
+        let audit = Audit::start(&config.audit)?;
         let options = gateway::Options {
             config: config.clone(),
             listener,
             queue: queue.clone(),
             master_key,
+            audit: audit.clone(),
             more_metrics: None,
         };
         let (served, usable) = tokio::join!(gateway::run(options, stop.clone()), async {
             // Meanwhile requests are answered 503.
             roles::await_queue(&queue, &stop).await.inspect_err(|_| stop.cancel())
         });
+        audit.shutdown().await;
         usable?;
         anyhow::Ok(served?)
     };

@@ -1,10 +1,17 @@
 //! One file per command.
 
+pub(crate) mod build;
 pub(crate) mod cleanup;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod gateway;
+pub(crate) mod keys;
+pub(crate) mod list_custom;
+pub(crate) mod login;
+pub(crate) mod man;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod worker;

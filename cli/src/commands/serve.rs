@@ -7,11 +7,15 @@ use shared::config::Config;
 use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
+use super::build;
 use crate::args::ServeArgs;
 use crate::roles::{self, RedisServer};
-use crate::settings;
+use crate::{printer, settings};
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    if args.update {
+        printer::info("--update: nothing to do; the server is part of this command");
+    }
     let mut config = settings::load()?.config;
     let master_key = settings::apply_listen(&mut config, args.listen)?;
     settings::apply_queue(&mut config, args.queue);
@@ -58,15 +62,17 @@ async fn serve(config: Config, master_key: String, stop: &CancellationToken) -> 
     let queue = Queue::open(&config.redis)?;
     // The worker outlives the gateway, so that open requests still get their answers.
     let stop_worker = CancellationToken::new();
+    build::missing_prebuilt(&config, stop).await?;
     let worker = roles::build_worker(&config, &stop_worker).await?;
-    let listener = roles::bind(&config).await?;
+    let listener = roles::bind(&config, stop).await?;
     roles::announce(&listener)?;
-    let numbers = worker.metrics();
+    let (numbers, audit) = (worker.metrics(), worker.audit());
     let options = gateway::Options {
         config,
         listener,
         queue: queue.clone(),
         master_key,
+        audit,
         more_metrics: Some(Box::new(move || numbers.render())),
     };
     let (gateway, worker) = tokio::join!(

@@ -6,6 +6,7 @@ use anyhow::ensure;
 use shared::redis::Queue;
 use tokio_util::sync::CancellationToken;
 
+use super::build;
 use crate::args::WorkerArgs;
 use crate::{printer, roles, settings};
 
@@ -21,6 +22,7 @@ pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let working = async {
         let queue = Queue::open(&config.redis)?;
+        build::missing_prebuilt(&config, &stop).await?;
         let worker = roles::build_worker(&config, &stop).await?;
         printer::line("[INFO] isol8 worker ready");
         worker.run(queue, stop.clone()).await

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shared::VERSION;
+use shared::audit::Audit;
 use shared::config::Config;
-use shared::execution::{Admission, ExecuteEnvelope, ExecutionRequest, Job};
-use shared::id::WorkerId;
+use shared::execution::{Admission, ExecuteEnvelope, ExecutionRequest, Job, PoolStrategy};
+use shared::id::{TenantId, WorkerId};
 use shared::redis::Queue;
 use shared::runtime::Runtime;
 use tokio::net::TcpListener;
@@ -26,7 +27,6 @@ use worker::name::Name;
 use crate::{printer, settings};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use signals::interrupted;
-use signals::until_signalled;
 
 /// How often a queue that cannot be reached is tried again.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -50,30 +50,38 @@ pub(crate) async fn await_queue(queue: &Queue, token: &CancellationToken) -> any
     }
 }
 
-/// Runs a role and the wait for a signal together: whichever ends first ends the other in order.
+/// Runs a role to its end, which a signal brings about. A second one drops it where it is.
 pub(crate) async fn run_until_signalled(
     role: impl Future<Output = anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (outcome, signalled) = tokio::join!(
-        async {
-            let outcome = role.await;
-            stop.cancel();
-            outcome
-        },
-        until_signalled(stop),
-    );
-    outcome?;
-    Ok(signalled?)
+    let ended = CancellationToken::new();
+    let running = async {
+        let outcome = role.await;
+        stop.cancel();
+        ended.cancel();
+        outcome
+    };
+    tokio::try_join!(running, signals::obey(stop, &ended)).map(|_| ())
 }
 
-/// Binds the configured address; a busy port is replaced by a free one (contract section 1.18).
-pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+/// Binds the configured address; a busy port is replaced by a free one (contract section 1.18), after
+/// a question if there is somebody to ask.
+pub(crate) async fn bind(config: &Config, stop: &CancellationToken) -> anyhow::Result<TcpListener> {
     let (host, port) = (config.gateway.host.as_str(), config.gateway.port);
     match TcpListener::bind((host, port)).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            printer::warning(format!("Port {port} is in use; taking a free one instead"));
+            if printer::is_interactive() {
+                let question = format!("Port {port} is in use. Take a free one instead?");
+                // On a thread of its own, so that a signal is heard while nobody answers.
+                let asking = tokio::task::spawn_blocking(move || printer::confirm(&question));
+                let answer = stop.run_until_cancelled(asking).await;
+                let is_fine = answer.transpose()?.transpose()?.unwrap_or(false);
+                anyhow::ensure!(is_fine, "port {port} is in use");
+            } else {
+                printer::warning(format!("Port {port} is in use; taking a free one instead"));
+            }
             TcpListener::bind((host, 0)).await.with_context(|| format!("cannot listen on {host}"))
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {host}:{port}")),
@@ -131,6 +139,12 @@ pub(crate) async fn build_worker(
             shutdown_grace: Duration::from_millis(config.worker.shutdown_grace_ms),
             metrics,
             listener,
+            max_sessions: max_sessions(config),
+            session_idle: config
+                .cleanup
+                .auto_prune
+                .then(|| Duration::from_millis(config.cleanup.max_container_age_ms)),
+            audit: Audit::start(&config.audit)?,
         },
         executor,
         _name: name,
@@ -143,37 +157,58 @@ impl Worker {
         Arc::clone(&self.options.metrics)
     }
 
+    /// Its audit log; closed at the end of `run`.
+    pub(crate) fn audit(&self) -> Audit {
+        self.options.audit.clone()
+    }
+
     /// Runs it until `token` is cancelled.
     pub(crate) async fn run(self, queue: Queue, token: CancellationToken) -> anyhow::Result<()> {
         let usable = await_queue(&queue, &token).await;
         if usable.is_err() {
             token.cancel();
         }
+        let audit = self.audit();
         // Also then: only a worker that has run removes its containers.
-        worker::run(self.options, queue, self.executor, token).await?;
+        let ran = worker::run(self.options, queue, self.executor, token).await;
+        audit.shutdown().await;
+        ran?;
         usable
     }
 }
 
 fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
     let admission = Admission::new(config)?;
-    let prewarm: Result<Vec<Job>, _> =
-        config.worker.prewarm.iter().map(|runtime| admission.admit(nothing(*runtime))).collect();
-    let max_containers = match config.worker.max_containers {
+    let anybody = TenantId::master();
+    let admit = |runtime: &Runtime| admission.admit(&anybody, nothing(*runtime));
+    let prewarm: Result<Vec<Job>, _> = config.worker.prewarm.iter().map(admit).collect();
+    Ok(Options {
+        owner,
+        strategy: match config.pool_size.dirty {
+            0 => PoolStrategy::Secure,
+            _ => config.pool_strategy,
+        },
+        clean: config.pool_size.clean,
+        max_concurrent: config.max_concurrent,
+        max_containers: max_containers(config),
+        idle: Duration::from_millis(config.worker.idle_ms),
+        prewarm: prewarm?,
+        custom_seccomp: settings::custom_seccomp(config)?,
+    })
+}
+
+fn max_containers(config: &Config) -> usize {
+    match config.worker.max_containers {
         0 => config.max_concurrent * 4,
         given => given,
     }
-    .max(config.worker.prewarm.len() * config.pool_size.clean);
-    Ok(Options {
-        owner,
-        strategy: config.pool_strategy,
-        clean: config.pool_size.clean,
-        max_concurrent: config.max_concurrent,
-        max_containers,
-        idle: Duration::from_millis(config.worker.idle_ms),
-        prewarm: prewarm?,
-        seccomp: config.security.seccomp != "unconfined",
-    })
+    .max(config.worker.prewarm.len() * config.pool_size.clean)
+}
+
+/// A session keeps its container; what is left must do for as many plain jobs as may run.
+fn max_sessions(config: &Config) -> usize {
+    let to_spare = max_containers(config).saturating_sub(config.max_concurrent);
+    config.worker.max_sessions.min(to_spare)
 }
 
 /// A request that asks for nothing but a runtime with all its defaults.

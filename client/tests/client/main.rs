@@ -1,5 +1,8 @@
-//! The client against a small HTTP server that answers as an isol8 server would.
+//! The client against small HTTP servers that answer as an isol8 server would.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod management;
+mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +12,14 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use client::{Client, ClientError};
+use client::{Client, ClientError, Execution};
 use serde_json::{Value, json};
-use shared::execution::{ExecuteEnvelope, ExecutionRequest, Outcome};
+use shared::execution::ExecutionRequest;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 /// A server on a port of its own; it stops when the `JoinSet` is dropped.
-async fn serve(router: Router) -> (String, JoinSet<()>) {
+pub(crate) async fn serve(router: Router) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("http://{}", listener.local_addr().unwrap());
     let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
@@ -34,14 +37,14 @@ async fn answer(status: u16, body: &'static str) -> (Client, JoinSet<()>) {
     (Client::new(&host, "k3y", None).unwrap(), tasks)
 }
 
-fn envelope() -> ExecuteEnvelope {
-    ExecuteEnvelope {
+pub(crate) fn program() -> Execution {
+    Execution {
         request: ExecutionRequest {
             runtime: "python".into(),
             code: Some("print(7)".into()),
             ..ExecutionRequest::default()
         },
-        ..ExecuteEnvelope::default()
+        ..Execution::default()
     }
 }
 
@@ -53,9 +56,12 @@ const RESULT: &str = r#"{"stdout":"7","stderr":"","exitCode":1,"durationMs":3,"t
 #[tokio::test]
 async fn a_failing_program_is_a_result() {
     let (client, _server) = answer(200, RESULT).await;
-    let result = client.execute(&envelope()).await.unwrap();
-    assert_eq!((result.exit_code, result.outcome), (1, Outcome::Exited));
-    assert_eq!(client.execute_raw(&envelope()).await.unwrap()["later"], json!([1]));
+    let result = client.execute(&program()).await.unwrap();
+    assert_eq!((result.exit_code, result.stdout.as_str()), (1, "7"));
+    assert_eq!(result.more["later"], json!([1]));
+    // What isol8's own server sends, which knows less.
+    let (client, _server) = answer(200, r#"{"stdout":"","stderr":"e","exitCode":0}"#).await;
+    assert_eq!(client.execute(&program()).await.unwrap().stderr, "e");
 }
 
 #[tokio::test]
@@ -72,7 +78,7 @@ async fn errors_speak_the_contracts_words() {
         (500, "Internal Server Error", "Execution failed: Internal Server Error", None),
     ] {
         let (client, _server) = answer(status, body).await;
-        let error = client.execute(&envelope()).await.unwrap_err();
+        let error = client.execute(&program()).await.unwrap_err();
         assert_eq!((error.to_string().as_str(), error.code()), (text, code));
     }
 }
@@ -80,7 +86,7 @@ async fn errors_speak_the_contracts_words() {
 #[tokio::test]
 async fn a_stranger_is_told_from_a_server() {
     let (client, _server) = answer(200, "<html>").await;
-    assert!(matches!(client.execute(&envelope()).await, Err(ClientError::Response(_))));
+    assert!(matches!(client.execute(&program()).await, Err(ClientError::Response(_))));
 }
 
 #[tokio::test]
@@ -104,22 +110,26 @@ async fn what_goes_over_the_wire() {
     let echo = |headers: HeaderMap, body: Bytes| async move {
         let text = |name: &str| headers[name].to_str().unwrap().to_owned();
         let body: Value = serde_json::from_slice(&body).unwrap();
-        json!({"key": text("authorization"), "type": text("content-type"), "body": body})
-            .to_string()
+        json!({"stdout": "", "stderr": "", "exitCode": 0, "key": text("authorization"),
+            "type": text("content-type"), "body": body})
+        .to_string()
     };
     let (host, _server) = serve(Router::new().route("/execute", post(echo))).await;
     let slashed = format!("{host}/");
     let client = Client::new(&slashed, "k3y", Some("mine".into())).unwrap();
     assert_eq!(client.host(), host);
-    let seen = client.execute_raw(&envelope()).await.unwrap();
+    let mut execution = program();
+    execution.more_request.insert("codeHash".into(), json!("ff"));
+    execution.more_options.insert("mode".into(), json!("ephemeral"));
+    let seen = client.execute(&execution).await.unwrap().more;
     assert_eq!(
-        seen,
+        Value::Object(seen),
         json!({
             "key": "Bearer k3y",
             "type": "application/json",
             "body": {
-                "request": {"runtime": "python", "code": "print(7)"},
-                "options": {},
+                "request": {"runtime": "python", "code": "print(7)", "codeHash": "ff"},
+                "options": {"mode": "ephemeral"},
                 "sessionId": "mine",
             },
         })

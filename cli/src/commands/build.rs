@@ -1,0 +1,119 @@
+//! `isol8 build`: an image with packages or a setup script of one's own, on top of a runtime's image.
+//! Also the images that the configuration wants built by `setup`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use shared::config::{Config, PrebuiltImage};
+use shared::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use worker::engine::docker::Docker;
+use worker::engine::images::{CustomImage, PackageSet, build_custom};
+
+use super::setup::{self, SetupArgs};
+use crate::args::BuildArgs;
+use crate::host::{dockerd, registries};
+use crate::screen::Screen;
+use crate::{printer, request};
+
+pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
+    let runtime = Runtime::from_name(&args.base)
+        .ok()
+        .with_context(|| format!("Invalid runtime: {}. {}", args.base, choices()))?;
+    let packages = PackageSet::from_list(&args.install.join(","))?;
+    let setup = request::setup_script(&args.setup)?;
+    ensure!(
+        !packages.is_empty() || setup.is_some(),
+        "No packages or setup script specified. Give --install or --setup."
+    );
+    let docker = dockerd::connect().await.map_err(dockerd::not_running)?;
+    if docker.image_info(runtime.image()).await?.is_none() {
+        setup::run(SetupArgs { no_host: true, ..SetupArgs::default() }).await?;
+    }
+    let tag = args.tag.clone();
+    let wanted = CustomImage { runtime, tag, packages, setup, force: args.force };
+    let screen = Screen::new();
+    let built = build(&docker, &wanted, &screen).await;
+    screen.close();
+    let note = if built? { "" } else { " Up to date." };
+    printer::line(format!("[DONE] Custom image build complete!{note}"));
+    for line in description(&wanted) {
+        printer::line(line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn choices() -> String {
+    format!("Available: {}", Runtime::ALL.map(Runtime::name).join(", "))
+}
+
+fn description(image: &CustomImage) -> Vec<String> {
+    let mut lines = vec![format!("Runtime: {}", image.runtime)];
+    if !image.packages.is_empty() {
+        let names: Vec<_> = image.packages.iter().collect();
+        lines.push(format!("Packages: {}", names.join(", ")));
+    }
+    if let Some(setup) = &image.setup {
+        lines.push(format!("Setup: {}", first_line(setup)));
+    }
+    lines.push(format!("Image: {}", image.tag));
+    lines
+}
+
+/// The beginning of a script, for people.
+pub(super) fn first_line(script: &str) -> String {
+    let mut lines = script.trim().lines();
+    let first = lines.next().unwrap_or_default();
+    if lines.next().is_some() { format!("{first} ...") } else { first.to_owned() }
+}
+
+/// Builds the images of the configuration; tells of each whether it was not there yet. What one that
+/// is there is made of is not compared unless `force` is given (contract section 4.6).
+pub(crate) async fn prebuilt(
+    docker: &Docker,
+    images: &[PrebuiltImage],
+    force: bool,
+    screen: &Screen,
+) -> anyhow::Result<Vec<bool>> {
+    let mut built = Vec::with_capacity(images.len());
+    for image in images {
+        if !force && docker.image_info(&image.tag).await?.is_some() {
+            built.push(false);
+            continue;
+        }
+        let wanted = CustomImage {
+            runtime: image.runtime,
+            tag: image.tag.clone(),
+            packages: PackageSet::new(&image.install_packages)?,
+            setup: image.setup_script.clone(),
+            force,
+        };
+        let outcome = build(docker, &wanted, screen).await;
+        let context = || format!("cannot build the prebuilt image {}", image.tag);
+        built.push(outcome.with_context(context)?);
+    }
+    Ok(built)
+}
+
+/// Builds those that are missing before a worker starts (contract section 1.16); given up when
+/// `stop` is cancelled.
+pub(crate) async fn missing_prebuilt(
+    config: &Config,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if config.prebuilt_images.is_empty() || config.worker.no_op {
+        return Ok(());
+    }
+    let docker = dockerd::connect().await.map_err(dockerd::not_running)?;
+    let screen = Screen::new();
+    let building = Box::pin(prebuilt(&docker, &config.prebuilt_images, false, &screen));
+    let built = stop.run_until_cancelled(building).await;
+    screen.close();
+    built.transpose().map(drop)
+}
+
+async fn build(docker: &Docker, wanted: &CustomImage, screen: &Screen) -> anyhow::Result<bool> {
+    // The base image has its package sources already.
+    let settings = registries::settings(String::new()).await;
+    Ok(build_custom(docker, wanted, &settings, &|event| screen.show(event)).await?)
+}

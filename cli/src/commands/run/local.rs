@@ -1,0 +1,129 @@
+//! A program on this machine: the engine without queue or server.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use client::Execution;
+use shared::config::Config;
+use shared::execution::{Admission, ExecuteEnvelope, Outcome, Phase, PoolStrategy, Stream};
+use shared::id::{JobId, SessionId, TenantId, WorkerId};
+use tokio_util::sync::CancellationToken;
+use worker::engine::docker::Docker;
+use worker::engine::{Console, Engine, EngineError, JobError, Live, Options};
+
+use super::output::{Finished, Output, to_exit_code, unwritable};
+use crate::request::Session;
+use crate::{printer, settings};
+
+/// Runs a program in a sandbox of this machine's Docker engine.
+pub(super) async fn run(
+    execution: Execution,
+    config: &Config,
+    session: &Session,
+    persist: bool,
+    output: &Output,
+    cancel: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    if persist {
+        bail!("This machine's engine does not offer keeping a container (--persist)");
+    }
+    let Execution { request, options, .. } = execution;
+    let envelope = ExecuteEnvelope { request, options, session_id: None };
+    let tenant = TenantId::master();
+    let job = Admission::new(config)?.admit(&tenant, envelope)?;
+    tracing::debug!(runtime = %job.runtime, image = job.image, "running on this machine");
+    let docker = Docker::connect().await?;
+    let options = Options {
+        owner: format!("run-{}", std::process::id()),
+        strategy: PoolStrategy::Secure,
+        clean: 0,
+        max_concurrent: 1,
+        max_containers: 1,
+        idle: Duration::ZERO,
+        prewarm: Vec::new(),
+        custom_seccomp: settings::custom_seccomp(config)?,
+    };
+    let (worker, metrics) = (WorkerId::generate(), Arc::default());
+    let engine =
+        Engine::start(options, docker, worker, &job.image, metrics, cancel.clone()).await?;
+    let mut terminal = Terminal { broken: None, cancel: cancel.clone() };
+    let mut console = Console::default();
+    if output.is_streamed {
+        console.live = Some(&mut terminal);
+    }
+    let id = JobId::generate();
+    // Removal of the container goes on by itself: its link is closed, and the engine removes it
+    // when it ends. Waiting for that would double the time of a short program.
+    let executed = match session.id() {
+        None => {
+            let executed = engine.execute(id, &tenant, &job, &mut console, cancel).await;
+            executed.map(|(result, _spent)| result)
+        }
+        Some(name) => {
+            let name = SessionId::new(name)?;
+            let mut session = engine.open_session(&tenant, &name, &job, cancel).await?;
+            session.execute(id, &job, &mut console, cancel).await
+        }
+    };
+    if let Some(error) = terminal.broken {
+        return unwritable(error);
+    }
+    let result = match executed {
+        Ok(result) => result,
+        Err(error) if output.is_streamed => return setup_failed(error),
+        Err(error) => return Err(error.into()),
+    };
+    if !output.is_streamed {
+        return output.show(&Finished {
+            stdout: &result.stdout,
+            stderr: &result.stderr,
+            is_truncated: result.truncated,
+            network_logs: &[],
+            exit_code: result.exit_code.into(),
+        });
+    }
+    if result.outcome == Outcome::TimedOut {
+        printer::error("EXECUTION TIMED OUT");
+    }
+    if result.truncated {
+        printer::warning("Output was truncated");
+    }
+    Ok(to_exit_code(result.exit_code.into()))
+}
+
+/// A setup script that failed is told as a stream tells it: its own words were shown already, and
+/// its exit code is the run's.
+fn setup_failed(error: EngineError) -> anyhow::Result<ExitCode> {
+    match error {
+        EngineError::Job(JobError::SetupFailed { exit_code, .. }) => {
+            printer::error(format!("Setup script failed (exit code {exit_code})"));
+            Ok(to_exit_code(exit_code.into()))
+        }
+        EngineError::Job(JobError::SetupTimedOut { .. }) => {
+            printer::error("SETUP SCRIPT TIMED OUT");
+            Ok(to_exit_code(137))
+        }
+        error => Err(error.into()),
+    }
+}
+
+/// Shows output as it comes; once that fails, the program is ended.
+struct Terminal {
+    broken: Option<std::io::Error>,
+    cancel: CancellationToken,
+}
+
+impl Live for Terminal {
+    fn output(&mut self, _: Phase, stream: Stream, data: &[u8]) {
+        let written = match stream {
+            Stream::Stdout => printer::raw_stdout(data),
+            Stream::Stderr => printer::raw_stderr(data),
+        };
+        if let Err(error) = written {
+            self.broken.get_or_insert(error);
+            self.cancel.cancel();
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `isol8 run`: one program, on this machine or on a server.
+
+mod local;
+mod output;
+pub(crate) mod remote;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::args::RunArgs;
+use crate::request::{self, Session};
+use crate::{credentials, printer, roles, settings};
+pub(crate) use output::Output;
+
+/// How long ending a run's own session may take (contract section 4.5).
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let session = request::session(&args)?;
+    let output = Output::new(&args.program, args.out.clone());
+    if let Some(host) = &args.remote.host {
+        let loaded = settings::load()?;
+        let execution = request::of_run(&args, &session, &loaded)?;
+        let client = credentials::client(&args.remote, session.id())?;
+        tracing::debug!(runtime = execution.request.runtime, %host, "running on a server");
+        announce(&session);
+        let outcome = until_interrupted(remote::run(&client, &execution, &output)).await;
+        if let Session::Own(id) = &session {
+            end_session(&client, id).await;
+        }
+        return outcome;
+    }
+    let loaded = settings::load_for_run()?;
+    let execution = request::of_run(&args, &session, &loaded)?;
+    announce(&session);
+    let cancel = CancellationToken::new();
+    let running = local::run(execution, &loaded.config, &session, args.persist, &output, &cancel);
+    let outcome = until_interrupted(Box::pin(running)).await;
+    // A removal that this process's end cuts short is nothing to warn of.
+    cancel.cancel();
+    outcome
+}
+
+/// Ends with the program, or with a signal, which is exit code 0 (contract section 4.5). Dropping
+/// the run hangs up on its sandbox or server, on which the program is ended there.
+pub(crate) async fn until_interrupted(
+    running: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        outcome = running => outcome,
+        signalled = roles::interrupted() => {
+            signalled?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Not on standard output, which is the program's.
+fn announce(session: &Session) {
+    if let Some(id) = session.id() {
+        printer::note(format!("[Run] Session ID: {id}"));
+    }
+}
+
+async fn end_session(client: &client::Client, id: &str) {
+    let problem = match tokio::time::timeout(STOP_TIMEOUT, client.delete_session(id)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the server did not answer in time".into(),
+    };
+    printer::warning(format!("Session \"{id}\" may still be open: {problem}"));
+}

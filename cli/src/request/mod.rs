@@ -1,0 +1,220 @@
+//! From the flags of a command that runs a program to what is sent to a server, or run here. Only
+//! what was asked for is sent, by a flag or in a configuration: all else is the server's choice.
+
+mod files;
+mod program;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, ensure};
+use client::Execution;
+use serde_json::{Map, Value, json};
+use shared::config::Loaded;
+use shared::execution::{ExecutionOptions, ExecutionRequest, Network};
+
+use crate::args::{ProgramArgs, RunArgs};
+
+/// What an agent gets unless told otherwise (contract section 4.2).
+const AGENT: &str = "agent";
+const AGENT_PIDS: i64 = 200;
+const AGENT_SANDBOX_SIZE: &str = "2g";
+
+/// The session of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// None: a sandbox of its own.
+    None,
+    /// One that ends with the run.
+    Own(String),
+    /// One that was there before, or stays.
+    Named(String),
+}
+
+impl Session {
+    pub(crate) fn id(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Own(id) | Self::Named(id) => Some(id),
+        }
+    }
+}
+
+/// The session that the flags of `run` ask for.
+pub(crate) fn session(args: &RunArgs) -> anyhow::Result<Session> {
+    if let Some(id) = &args.session_id {
+        ensure!(args.remote.host.is_some(), "--session-id requires --host");
+        return Ok(Session::Named(id.clone()));
+    }
+    if !args.persistent {
+        return Ok(Session::None);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Session::Own(format!("cli-{}", now.as_millis())))
+}
+
+/// The request of `run`.
+pub(crate) fn of_run(
+    args: &RunArgs,
+    session: &Session,
+    loaded: &Loaded,
+) -> anyhow::Result<Execution> {
+    let program = program::of_run(args)?;
+    let options = options(args, loaded, program.runtime == AGENT)?;
+    let request = ExecutionRequest {
+        timeout_ms: options.timeout_ms,
+        files: args.files.as_deref().map(files::read).transpose()?.unwrap_or_default(),
+        setup_script: setup_script(&args.setup)?,
+        install_packages: args.install.clone(),
+        ..base_request(&args.program, program)
+    };
+    Ok(Execution {
+        request,
+        more_request: more_request(args),
+        options,
+        more_options: more_options(args, session, loaded),
+        session_id: session.id().map(String::from),
+    })
+}
+
+fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<ExecutionOptions> {
+    let defaults = &loaded.config.defaults;
+    let text = |flag: &Option<String>, key: &str, configured: &String| {
+        flag.clone().or_else(|| is_written(loaded, key).then(|| configured.clone()))
+    };
+    let timeout_ms = is_written(loaded, "defaults.timeoutMs").then_some(defaults.timeout_ms);
+    let cpu_limit = is_written(loaded, "defaults.cpuLimit").then_some(defaults.cpu_limit);
+    let (agent_pids, agent_room) =
+        if is_agent { (Some(AGENT_PIDS), Some(AGENT_SANDBOX_SIZE)) } else { (None, None) };
+    Ok(ExecutionOptions {
+        network: network(args, loaded)?,
+        memory_limit: text(&args.memory, "defaults.memoryLimit", &defaults.memory_limit),
+        cpu_limit: args.cpu.or(cpu_limit),
+        pids_limit: args.pids_limit.or(agent_pids),
+        readonly_root_fs: is_written(loaded, "defaults.readonlyRootFs")
+            .then_some(defaults.readonly_root_fs),
+        max_output_size: args.max_output,
+        secrets: pairs(&args.program.secret),
+        timeout_ms: args.program.timeout.or(timeout_ms),
+        image: args.image.clone(),
+        sandbox_size: text(&args.sandbox_size, "defaults.sandboxSize", &defaults.sandbox_size)
+            .or_else(|| agent_room.map(String::from)),
+        tmp_size: text(&args.tmp_size, "defaults.tmpSize", &defaults.tmp_size),
+        ..ExecutionOptions::default()
+    })
+}
+
+fn more_request(args: &RunArgs) -> Map<String, Value> {
+    let mut more = Map::new();
+    if let Some(hash) = &args.hash {
+        more.insert("codeHash".into(), json!(hash));
+    }
+    if args.allow_insecure_code_url {
+        more.insert("allowInsecureCodeUrl".into(), json!(true));
+    }
+    if let Some(flags) = &args.agent_flags {
+        more.insert("agentFlags".into(), json!(flags));
+    }
+    more
+}
+
+/// The request of `session exec`: a session has its options already.
+pub(crate) fn of_exec(id: &str, args: &ProgramArgs) -> anyhow::Result<Execution> {
+    let program = program::of_program(args)?;
+    let request = ExecutionRequest { timeout_ms: args.timeout, ..base_request(args, program) };
+    let options = ExecutionOptions { secrets: pairs(&args.secret), ..ExecutionOptions::default() };
+    let more_options = Map::from_iter([("mode".to_owned(), json!("persistent"))]);
+    let session_id = Some(id.to_owned());
+    Ok(Execution { request, options, more_options, session_id, ..Execution::default() })
+}
+
+fn base_request(args: &ProgramArgs, program: program::Program) -> ExecutionRequest {
+    let program::Program { runtime, code, code_url, cmd, extension } = program;
+    ExecutionRequest {
+        runtime,
+        code,
+        code_url,
+        cmd,
+        file_extension: extension,
+        env: pairs(&args.env),
+        stdin: args.stdin.clone(),
+        workdir: args.workdir.clone(),
+        ..ExecutionRequest::default()
+    }
+}
+
+/// Whether somebody wrote a value into the configuration.
+fn is_written(loaded: &Loaded, path: &str) -> bool {
+    loaded.sources.contains_key(path)
+}
+
+/// What isol8's own server reads, and ours not or not yet.
+fn more_options(args: &RunArgs, session: &Session, loaded: &Loaded) -> Map<String, Value> {
+    let mode = if session.id().is_some() { "persistent" } else { "ephemeral" };
+    let mut more = Map::from_iter([("mode".to_owned(), json!(mode))]);
+    let rules = |flags: &[String], path, configured: &[String]| match flags {
+        [] => is_written(loaded, path).then(|| configured.to_vec()),
+        flags => Some(flags.to_vec()),
+    };
+    let configured = &loaded.config.network;
+    let allow = rules(&args.allow, "network.whitelist", &configured.whitelist);
+    let deny = rules(&args.deny, "network.blacklist", &configured.blacklist);
+    if allow.is_some() || deny.is_some() {
+        let filter = json!({
+            "whitelist": allow.unwrap_or_default(),
+            "blacklist": deny.unwrap_or_default(),
+        });
+        more.insert("networkFilter".into(), filter);
+    }
+    for (name, is_set) in [("persist", args.persist), ("logNetwork", args.log_network)] {
+        if is_set {
+            more.insert(name.into(), json!(true));
+        }
+    }
+    more
+}
+
+fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
+    let Some(name) = &args.net else {
+        // Packages come over the network (contract section 4.2).
+        if !args.install.is_empty() {
+            return Ok(Some(Network::Filtered));
+        }
+        let is_written = is_written(loaded, "defaults.network");
+        return Ok(is_written.then_some(loaded.config.defaults.network));
+    };
+    let network = serde_json::from_value(Value::String(name.clone()))
+        .with_context(|| format!("unknown network mode \"{name}\": use none, host or filtered"))?;
+    Ok(Some(network))
+}
+
+/// `KEY=VALUE` flags; entries without a key are ignored (contract section 4.2).
+fn pairs(flags: &[String]) -> BTreeMap<String, String> {
+    flags
+        .iter()
+        .filter_map(|flag| flag.split_once('='))
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// Each value is a line of shell, or a file of them.
+pub(crate) fn setup_script(values: &[String]) -> anyhow::Result<Option<String>> {
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let lines: Result<Vec<String>, _> = values
+        .iter()
+        .map(|value| {
+            if Path::new(value).is_file() {
+                std::fs::read_to_string(value).with_context(|| format!("cannot read {value}"))
+            } else {
+                Ok(value.clone())
+            }
+        })
+        .collect();
+    Ok(Some(lines?.join("\n")))
+}

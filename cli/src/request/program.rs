@@ -1,0 +1,122 @@
+//! Where the program comes from (contract section 4.1): the first of a command, an address, a text,
+//! a file and standard input that is given.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use shared::runtime::Runtime;
+
+use crate::args::{ProgramArgs, RunArgs};
+use crate::printer;
+
+/// Hosts that serve single files of repositories and gists.
+const GITHUB: &str = "https://raw.githubusercontent.com";
+const GIST: &str = "https://gist.githubusercontent.com";
+
+/// A program, and the runtime it is for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Program {
+    pub(super) runtime: String,
+    pub(super) code: Option<String>,
+    pub(super) code_url: Option<String>,
+    pub(super) cmd: Option<String>,
+    pub(super) extension: Option<String>,
+}
+
+/// The program of `run`, which may also come from the network.
+pub(super) fn of_run(args: &RunArgs) -> anyhow::Result<Program> {
+    let Some(url) = address(args)? else {
+        return of_program(&args.program);
+    };
+    let ProgramArgs { cmd, file, eval, runtime, .. } = &args.program;
+    ensure!(
+        cmd.is_none(),
+        "--cmd cannot be combined with a file, --eval, --url, --github or --gist"
+    );
+    ensure!(
+        file.is_none() && eval.is_none(),
+        "--url, --github and --gist cannot be combined with a file or --eval"
+    );
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let runtime = match runtime {
+        Some(runtime) => runtime.clone(),
+        None => detect(path, &url)?,
+    };
+    Ok(Program { runtime, code_url: Some(url), ..Program::default() })
+}
+
+/// The program of any command that runs one.
+pub(super) fn of_program(args: &ProgramArgs) -> anyhow::Result<Program> {
+    let or = |default: Runtime| args.runtime.clone().unwrap_or_else(|| default.name().to_owned());
+    if let Some(cmd) = &args.cmd {
+        ensure!(
+            args.file.is_none() && args.eval.is_none(),
+            "--cmd cannot be combined with a file, --eval, --url, --github or --gist"
+        );
+        return Ok(Program {
+            runtime: or(Runtime::Bash),
+            cmd: Some(cmd.clone()),
+            ..Program::default()
+        });
+    }
+    let code = if let Some(code) = args.eval.as_ref().filter(|code| !code.is_empty()) {
+        code.clone()
+    } else if let Some(file) = &args.file {
+        return of_file(file, args.runtime.clone());
+    } else {
+        from_stdin()?
+    };
+    Ok(Program { runtime: or(Runtime::Python), code: Some(code), ..Program::default() })
+}
+
+fn from_stdin() -> anyhow::Result<String> {
+    let mut stdin = std::io::stdin().lock();
+    if stdin.is_terminal() {
+        printer::info("Reading the program from the terminal; end it with Ctrl-D");
+    }
+    let mut code = String::new();
+    stdin.read_to_string(&mut code).context("cannot read the program from standard input")?;
+    Ok(code)
+}
+
+fn of_file(file: &Path, runtime: Option<String>) -> anyhow::Result<Program> {
+    let shown = file.display();
+    ensure!(file.is_file(), "File not found: {shown}");
+    let code = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
+    let name = file.to_string_lossy();
+    let runtime = match runtime {
+        Some(runtime) => runtime,
+        None => detect(&name, &name)?,
+    };
+    let extension = file.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
+    Ok(Program { runtime, code: Some(code), extension, ..Program::default() })
+}
+
+fn detect(path: &str, shown: &str) -> anyhow::Result<String> {
+    let runtime = Runtime::from_path(path)
+        .with_context(|| format!("Cannot detect runtime for {shown}. Use --runtime to specify."))?;
+    Ok(runtime.name().to_owned())
+}
+
+/// Where on the network the program is, if it is there.
+fn address(args: &RunArgs) -> anyhow::Result<Option<String>> {
+    if let Some(url) = &args.url {
+        return Ok(Some(url.clone()));
+    }
+    if let Some(place) = &args.github {
+        let parts: Vec<_> = place.splitn(4, '/').collect();
+        let [owner, repository, reference, path] = parts[..] else {
+            bail!("--github \"{place}\" is not OWNER/REPO/REF/PATH");
+        };
+        ensure!(
+            parts.iter().all(|part| !part.is_empty()),
+            "--github \"{place}\" is not OWNER/REPO/REF/PATH"
+        );
+        return Ok(Some(format!("{GITHUB}/{owner}/{repository}/{reference}/{path}")));
+    }
+    let Some(place) = &args.gist else { return Ok(None) };
+    let parts = place.split_once('/').filter(|(id, file)| !id.is_empty() && !file.is_empty());
+    let (id, file) = parts.with_context(|| format!("--gist \"{place}\" is not ID/FILE"))?;
+    Ok(Some(format!("{GIST}/{id}/raw/{file}")))
+}

@@ -1,0 +1,188 @@
+use std::collections::BTreeMap;
+
+use clap::Parser as _;
+use serde_json::json;
+use shared::config::{Config, Loaded};
+
+use super::*;
+use crate::args::{Cli, Command};
+
+fn args(line: &[&str]) -> RunArgs {
+    let words = ["isol8", "run"].iter().chain(line).copied();
+    match Cli::try_parse_from(words).unwrap().command {
+        Command::Run(args) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn nothing_written() -> Loaded {
+    Loaded { config: Config::default(), source: None, sources: BTreeMap::new() }
+}
+
+fn request(line: &[&str]) -> anyhow::Result<Execution> {
+    let args = args(line);
+    of_run(&args, &session(&args)?, &nothing_written())
+}
+
+fn refusal(line: &[&str]) -> String {
+    request(line).unwrap_err().to_string()
+}
+
+#[test]
+fn sources_are_resolved_in_the_contracts_order() {
+    let inline = request(&["-e", "print(1)"]).unwrap().request;
+    assert_eq!((inline.runtime.as_str(), inline.code.as_deref()), ("python", Some("print(1)")));
+    let command = request(&["--cmd", "ls -l"]).unwrap().request;
+    assert_eq!((command.runtime.as_str(), command.cmd.as_deref()), ("bash", Some("ls -l")));
+    assert_eq!(command.code, None);
+    assert_eq!(refusal(&["/no/such.py"]), "File not found: /no/such.py");
+    for others in [&["a.py"][..], &["-e", "1"], &["--url", "u"], &["--github", "a/b/c/d.py"]] {
+        let line: Vec<_> = ["--cmd", "ls"].iter().chain(others).copied().collect();
+        assert!(refusal(&line).starts_with("--cmd cannot be combined"), "{line:?}");
+    }
+    for other in [&["a.py"][..], &["-e", "1"]] {
+        let line: Vec<_> = ["--gist", "1/a.py"].iter().chain(other).copied().collect();
+        assert!(refusal(&line).contains("cannot be combined"), "{line:?}");
+    }
+}
+
+#[test]
+fn addresses_are_made_of_short_forms() {
+    for (line, url, runtime) in [
+        (&["--url", "https://h/x.ts?raw=1#top"][..], "https://h/x.ts?raw=1#top", "bun"),
+        (
+            &["--github", "me/it/main/src/a.py"],
+            "https://raw.githubusercontent.com/me/it/main/src/a.py",
+            "python",
+        ),
+        (&["--gist", "abc/run.sh"], "https://gist.githubusercontent.com/abc/raw/run.sh", "bash"),
+        (&["--url", "https://h/x", "-r", "node"], "https://h/x", "node"),
+        (&["--gist", "a/b.py", "--url", "https://h/first.js"], "https://h/first.js", "node"),
+    ] {
+        let found = request(line).unwrap().request;
+        assert_eq!((found.code_url.as_deref(), found.runtime.as_str()), (Some(url), runtime));
+    }
+    assert!(refusal(&["--url", "https://h/x?f=a.py"]).contains("Cannot detect runtime"));
+    for place in ["me/it/main", "me/it//a.py", "me"] {
+        assert!(refusal(&["--github", place]).contains("is not OWNER/REPO/REF/PATH"), "{place}");
+    }
+    for place in ["abc", "abc/", "/a.py"] {
+        assert!(refusal(&["--gist", place]).contains("is not ID/FILE"), "{place}");
+    }
+}
+
+#[test]
+fn a_file_brings_its_runtime_and_extension() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.cjs");
+    std::fs::write(&file, "1").unwrap();
+    let found = request(&[file.to_str().unwrap()]).unwrap().request;
+    assert_eq!((found.runtime.as_str(), found.file_extension.as_deref()), ("node", Some(".cjs")));
+    let odd = directory.path().join("a.xyz");
+    std::fs::write(&odd, "1").unwrap();
+    assert!(refusal(&[odd.to_str().unwrap()]).contains("Cannot detect runtime"));
+}
+
+#[test]
+fn files_keep_their_nesting_and_skip_the_usual_ballast() {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, text) in [("a/b/c.txt", "x"), ("a/.git/config", "y"), ("d.bin", "z")] {
+        let path = directory.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    std::os::unix::fs::symlink("/etc/passwd", directory.path().join("link")).unwrap();
+    let found = request(&["-e", "1", "--files", directory.path().to_str().unwrap()]).unwrap();
+    let paths: Vec<_> = found.request.files.keys().cloned().collect();
+    assert_eq!(paths, ["/sandbox/a/b/c.txt", "/sandbox/d.bin"]);
+}
+
+#[test]
+fn secrets_are_split_at_the_first_equals_sign() {
+    let found = request(&["-e", "1", "--secret", "A=b=c", "--secret", "=x", "--secret", "y"]);
+    assert_eq!(found.unwrap().options.secrets, BTreeMap::from([("A".into(), "b=c".into())]));
+}
+
+#[test]
+fn only_what_was_asked_for_is_sent() {
+    let plain = request(&["-e", "1"]).unwrap();
+    assert_eq!(serde_json::to_value(&plain.options).unwrap(), json!({}));
+    assert_eq!(serde_json::to_value(&plain.more_options).unwrap(), json!({"mode": "ephemeral"}));
+    assert_eq!(plain.request.timeout_ms, None);
+
+    let mut loaded = nothing_written();
+    let source = shared::config::Source::Variable("X".into());
+    loaded.sources.insert("defaults.memoryLimit".into(), source.clone());
+    loaded.sources.insert("network.blacklist".into(), source);
+    loaded.config.network.blacklist = vec!["evil".into()];
+    let configured = of_run(&args(&["-e", "1"]), &Session::None, &loaded).unwrap();
+    assert_eq!(serde_json::to_value(&configured.options).unwrap(), json!({"memoryLimit": "512m"}));
+    assert_eq!(
+        configured.more_options["networkFilter"],
+        json!({"whitelist": [], "blacklist": ["evil"]})
+    );
+
+    let flags = [
+        "-e",
+        "1",
+        "--timeout",
+        "5",
+        "--net=host",
+        "--allow",
+        "a",
+        "--deny",
+        "b",
+        "--persist",
+        "--log-network",
+        "--pids-limit",
+        "9",
+        "--hash",
+        "ff",
+        "--allow-insecure-code-url",
+        "--agent-flags",
+        "--x",
+    ];
+    let all = of_run(&args(&flags), &Session::None, &loaded).unwrap();
+    assert_eq!((all.request.timeout_ms, all.options.timeout_ms), (Some(5), Some(5)));
+    assert_eq!((all.options.network, all.options.pids_limit), (Some(Network::Host), Some(9)));
+    assert_eq!(
+        serde_json::to_value(&all.more_options).unwrap(),
+        json!({"mode": "ephemeral", "persist": true, "logNetwork": true,
+            "networkFilter": {"whitelist": ["a"], "blacklist": ["b"]}})
+    );
+    assert_eq!(
+        serde_json::to_value(&all.more_request).unwrap(),
+        json!({"codeHash": "ff", "allowInsecureCodeUrl": true, "agentFlags": "--x"})
+    );
+}
+
+#[test]
+fn packages_need_a_network_unless_one_was_chosen() {
+    let network = |line: &[&str]| request(line).unwrap().options.network;
+    assert_eq!(network(&["-e", "1", "--install", "numpy"]), Some(Network::Filtered));
+    assert_eq!(network(&["-e", "1", "--install", "numpy", "--net=none"]), Some(Network::None));
+    assert!(refusal(&["-e", "1", "--net", "all"]).contains("unknown network mode \"all\""));
+}
+
+#[test]
+fn an_agent_gets_room() {
+    let agent = request(&["-r", "agent", "-e", "x"]).unwrap().options;
+    assert_eq!((agent.pids_limit, agent.sandbox_size.as_deref()), (Some(200), Some("2g")));
+    let told = ["-r", "agent", "-e", "x", "--pids-limit", "5", "--sandbox-size", "1g"];
+    let told = request(&told).unwrap().options;
+    assert_eq!((told.pids_limit, told.sandbox_size.as_deref()), (Some(5), Some("1g")));
+}
+
+#[test]
+fn a_session_is_named_only_on_a_server() {
+    assert_eq!(refusal(&["-e", "1", "--session-id", "x"]), "--session-id requires --host");
+    let named = args(&["-e", "1", "--session-id", "x", "--host", "h", "--persistent"]);
+    assert_eq!(session(&named).unwrap(), Session::Named("x".into()));
+    let own = session(&args(&["-e", "1", "--persistent"])).unwrap();
+    let Session::Own(id) = &own else { panic!("{own:?}") };
+    let digits = id.strip_prefix("cli-").unwrap();
+    assert!(digits.len() >= 13 && digits.chars().all(|digit| digit.is_ascii_digit()), "{id}");
+    let sent = of_run(&args(&["-e", "1"]), &own, &nothing_written()).unwrap();
+    assert_eq!(sent.session_id.as_deref(), Some(id.as_str()));
+    assert_eq!(sent.more_options["mode"], "persistent");
+}
