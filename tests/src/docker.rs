@@ -50,6 +50,19 @@ pub fn leftovers(worker: &str) -> Vec<String> {
     }
 }
 
+/// Waits until a container is gone.
+///
+/// # Panics
+/// If it stays.
+pub fn await_gone(container: &str) {
+    let deadline = Instant::now() + REMOVAL_TIMEOUT;
+    let filter = format!("id={container}");
+    while !docker(&["ps", "--all", "--quiet", "--filter", &filter]).trim().is_empty() {
+        assert!(Instant::now() < deadline, "container {container} is still there");
+        std::thread::sleep(POLL);
+    }
+}
+
 /// Everything the engine knows about a container.
 ///
 /// # Panics

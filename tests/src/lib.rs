@@ -10,6 +10,7 @@ pub mod gate;
 pub mod node;
 pub mod queue;
 pub mod stack;
+pub mod stream;
 
 pub use api::{Api, Reply, code, command};
 pub use case::{Case, Findings, run_cases};

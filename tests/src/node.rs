@@ -66,6 +66,8 @@ pub struct Node {
     child: Child,
     log: Log,
     ended: Option<ExitStatus>,
+    /// Asked to stop: a second request would end it at once.
+    is_stopping: bool,
 }
 
 impl Node {
@@ -81,7 +83,7 @@ impl Node {
         let log = Log::default();
         log.follow(child.stdout.take().expect("it is piped"));
         log.follow(child.stderr.take().expect("it is piped"));
-        Self { name: name.to_owned(), child, log, ended: None }
+        Self { name: name.to_owned(), child, log, ended: None, is_stopping: false }
     }
 
     /// How failures call it.
@@ -149,6 +151,7 @@ impl Node {
         assert!(self.try_wait().is_none(), "{} has ended:\n{}", self.name, self.log.text());
         // Not reaped yet, so the number still means our child.
         kill(self.nix_pid(), signal).expect("a child can be signalled");
+        self.is_stopping |= signal == Signal::SIGTERM;
     }
 
     /// Kills it the hard way.
@@ -197,8 +200,8 @@ impl Node {
             // Killed by the test itself.
             return Ok(());
         }
-        if self.try_wait().is_none() {
-            kill(self.nix_pid(), Signal::SIGTERM).expect("a child can be signalled");
+        if self.try_wait().is_none() && !self.is_stopping {
+            self.signal(Signal::SIGTERM);
         }
         let status = self.wait(STOP_TIMEOUT)?;
         if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", self.name)) }

@@ -126,8 +126,9 @@ impl Queue {
         let mut found = Vec::new();
         for key in self.run::<Vec<String>>(&["KEYS", "*"])? {
             let lives_ms: i64 = self.run(&["PTTL", &key])?;
-            // Gone meanwhile, temporary, or one of the two that are there for good.
-            if lives_ms != -1 || key == "v1:fleet" {
+            // Gone meanwhile, temporary, or one of those that are there for good: API keys are
+            // purged when they are dead, not by Redis.
+            if lives_ms != -1 || key == "v1:fleet" || key.starts_with("v1:{keys}:") {
                 continue;
             }
             if key != JOBS {

@@ -51,6 +51,42 @@ fn programs_run_here() {
             (&["run", "--cmd", "echo x | tr x y"], "", 0, "y\n", ""),
             (&["run", "--cmd", "id -un", "-r", "node"], "", 0, "sandbox\n", ""),
             (&["run", "--cmd", "ls", "-e", "1"], "", 1, "", "[ERR] --cmd cannot be combined"),
+            (&["run", "--cmd", "ls", "a.py"], "", 1, "", "[ERR] --cmd cannot be combined"),
+            (&["run", "--url", "https://h/a.py", "a.py"], "", 1, "", "cannot be combined"),
+            (&["run", "--url", "https://h/a"], "", 1, "", "[ERR] Cannot detect runtime for https"),
+            (&["run", "--github", "a/b.py"], "", 1, "", "[ERR] --github \"a/b.py\" is not"),
+            (&["run", "--gist", "a.py"], "", 1, "", "[ERR] --gist \"a.py\" is not"),
+            (&["run", "-e", "", "a.py"], "", 0, "py\n", ""),
+            (&["run", "-r", "bash"], "echo piped program", 0, "piped program\n", ""),
+            (&["run", "-r", "bash", "-e", "cat; echo end"], "not for it", 0, "end\n", ""),
+            (&["run", "-e", "import sys; sys.exit(5)"], "", 5, "", ""),
+            (&["run", "-r", "bash", "-e", "exit 7"], "", 7, "", ""),
+            (
+                &["run", "-e", "1", "--session-id", "s"],
+                "",
+                1,
+                "",
+                "[ERR] --session-id requires --host",
+            ),
+            (&["run", "-e", "print(1)", "--persistent"], "", 0, "1\n", "[Run] Session ID: cli-"),
+            (&["run", "--url", "https://h/a.py"], "", 1, "", "does not offer code by URL"),
+            (
+                &["run", "-e", "1", "--install", "x"],
+                "",
+                1,
+                "",
+                "does not offer package installation",
+            ),
+            (
+                &["run", "-e", "1", "--net", "filtered"],
+                "",
+                1,
+                "",
+                "does not offer the filtered network",
+            ),
+            (&["run", "-e", "1", "--persist"], "", 1, "", "does not offer keeping a container"),
+            (&["run", "-e", "1", "--net", "all"], "", 1, "", "[ERR] unknown network mode \"all\""),
+            (&["--debug", "run", "-e", "print(1)"], "", 0, "1\n", "[DEBUG] "),
             (&["run", "-r", "cobol", "-e", "x"], "", 1, "", "[ERR] Unknown runtime: \"cobol\""),
             (&["run", "-r", "bash", "-e", "exit 5"], "", 5, "", ""),
             (
@@ -127,9 +163,16 @@ fn programs_run_here() {
             (
                 &["run", "-r", "bash", "-e", "echo no", "--setup", "echo why >&2; exit 9"],
                 "",
+                9,
+                "",
+                "why\n[ERR] Setup script failed (exit code 9)",
+            ),
+            (
+                &["run", "--no-stream", "-r", "bash", "-e", "x", "--setup", "echo why >&2; exit 9"],
+                "",
                 1,
                 "",
-                "Setup script failed (exit code 9)",
+                "[ERR] Setup script failed (exit code 9): why",
             ),
             (
                 &["run", "-r", "bash", "-e", "find . -type f ! -name main.sh", "--files", "tree"],
@@ -157,8 +200,8 @@ fn programs_run_here() {
                 &["run", "-r", "bash", "--no-stream", "--out", "o.txt", "-e", "echo kept"],
                 "",
                 0,
-                "kept\n[Run] Output written to o.txt\n",
-                "",
+                "kept\n",
+                "[Run] Output written to o.txt",
             ),
             (
                 &[
@@ -197,6 +240,28 @@ fn programs_run_here() {
     );
     let written = std::fs::read_to_string(here.path().join("o.txt")).unwrap_or_default();
     findings.note("--out", equal("file", &written.as_str(), &"kept"));
+    findings.report();
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_run() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+    let here = directory();
+    let mut command = binary::command(here.path());
+    command.args(["run", "-r", "bash", "-e", "while :; do echo more; done"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped"))
+        .read_line(&mut line)
+        .expect("it writes");
+    // Reader and pipe are gone. The program would go on until its time is up.
+    let output = child.wait_with_output().expect("it ends");
+    let mut findings = Findings::default();
+    findings.note("seen", equal("line", &line.as_str(), &"more\n"));
+    findings.note("quietly", equal("exit code", &output.status.code(), &Some(141)));
+    findings.check("quietly", output.stderr.is_empty(), String::from_utf8_lossy(&output.stderr));
     findings.report();
 }
 

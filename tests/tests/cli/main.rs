@@ -1,7 +1,10 @@
 //! The command line as its users and scripts meet it: what goes where, and with which exit code.
 
 mod about;
+mod config;
 mod local;
+mod machine;
+mod remote;
 mod servers;
 
 use std::io::Write as _;

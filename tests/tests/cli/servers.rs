@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::api::KEY;
 use tests::case::equal;
-use tests::node::Node;
+use tests::node::{Node, START_TIMEOUT};
 use tests::{Findings, Stack, binary};
 
 use super::{check, directory, run, write};
@@ -42,7 +42,7 @@ async fn programs_run_on_a_server() {
                 ],
                 "",
                 0,
-                "file\n",
+                "file",
                 "",
             ),
             (
@@ -101,6 +101,13 @@ async fn programs_run_on_a_server() {
         "ISOL8_API_KEY",
         equal("stdout", &run(command, "").stdout.as_str(), &"by-variable\n"),
     );
+    // The server's own Redis is found and fit.
+    let mut command = stack.isol8();
+    command.args(["doctor", "--data-dir", "data"]);
+    let told = run(command, "").stdout;
+    for text in ["OK    redis: version ", "OK    redis memory: noeviction", "append-only file"] {
+        findings.check("doctor", told.contains(text), &told);
+    }
     findings.report();
     stack.finish();
 }
@@ -119,8 +126,18 @@ async fn a_busy_port_and_a_shared_data_directory() {
 
     let mut command = stack.isol8();
     command.args(["serve", "--no-op", "--key", KEY, "--port", &port, "--data-dir", "other"]);
+    command.args(["--update", "--auth-db", "postgres://user:hush@host/db"]);
     let mut second = Node::start("second", command);
     let other = second.await_port();
+    for text in ["[WARN] Port ", "[INFO] --update: ", "[INFO] --auth-db: "] {
+        second.await_line(text, START_TIMEOUT);
+    }
+    findings.check("no password", second.log().find("hush").is_empty(), second.log().text());
+    let mut command = binary::command(stack.path());
+    command.args(["keys", "create", "k", "--host", &format!("http://localhost:{other}")]);
+    command.args(["--key", KEY]);
+    let made = run(command, "");
+    findings.check("keys are on", made.stdout.starts_with("isol8_"), made.stderr);
     findings.check("another port", other.to_string() != port, other);
     let reply = tests::Api::new(other).run(tests::command("bash", "echo x")).await;
     findings.note("it serves", equal("exit code", &reply["exitCode"], &0));
