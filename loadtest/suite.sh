@@ -1,6 +1,7 @@
 #!/bin/sh
-# Starts a server with sandboxes and one without, measures both beside the machine's own floors,
-# and writes docs/performance/. Usage: loadtest/suite.sh [OUT [FLAGS OF loadtest suite...]]
+# Starts a server with sandboxes and one without, measures both beside the machine's own floors, then
+# sessions, streams and files on a third, and writes docs/performance/.
+# Usage: loadtest/suite.sh [OUT [FLAGS OF loadtest suite...]]
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,7 +13,12 @@ ISOL8_API_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 export ISOL8_API_KEY
 servers=
 # Only what is measured is kept warm.
-trap 'for server in $servers; do kill "$server" 2>/dev/null || :; done; wait; rm -rf "$directory"' EXIT
+stop() {
+    for server in $servers; do kill "$server" 2>/dev/null || :; done
+    wait
+    servers=
+}
+trap 'stop; rm -rf "$directory"' EXIT
 
 # start NAME FLAGS...: starts a server and sets url.
 start() {
@@ -34,3 +40,10 @@ no_op=$url
 mkdir -p "$out"
 ./target/release/loadtest suite --url "$sandboxes" --noop-url "$no_op" --out "$out" $flags
 cat "$out/table.md"
+
+# Sessions, streams and files: on a server of their own, with a slot for each stream.
+stop
+start streams --port 3952 --max-concurrent 210
+sleep 8
+./target/release/loadtest surface --url "$url" --out "$out" \
+    --redis-url "redis+unix://$directory/streams/redis.sock"

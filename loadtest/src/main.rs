@@ -14,6 +14,7 @@ use loadtest::report::Document;
 use loadtest::scenario::by_name;
 use loadtest::schedule::Arrivals;
 use loadtest::suite::{Suite, docker_exec, http_floor};
+use loadtest::surface::Surface;
 
 #[derive(Parser)]
 #[command(name = "loadtest", version = shared::VERSION, about, arg_required_else_help = true)]
@@ -30,6 +31,8 @@ enum Command {
     Floors(FloorsArgs),
     /// Measure references, goals and the sweep; write results.json, table.md and plot.svg.
     Suite(SuiteArgs),
+    /// Measure live sessions, streams and files; write surface.json and surface.md.
+    Surface(SurfaceArgs),
     /// Write table.md and plot.svg of a stored results.json again.
     Report {
         /// A results.json.
@@ -137,12 +140,38 @@ struct SuiteArgs {
     out: PathBuf,
 }
 
+#[derive(Args)]
+struct SurfaceArgs {
+    /// Server under test; it must admit as many jobs at once as there are streams.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    url: String,
+    /// API key.
+    #[arg(long, env = "ISOL8_API_KEY", hide_env_values = true)]
+    key: String,
+    /// Its Redis, to see how much memory a file takes there.
+    #[arg(long)]
+    redis_url: Option<String>,
+    /// Measured seconds of each part.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Streams open at once.
+    #[arg(long, default_value_t = 200)]
+    streams: usize,
+    /// Size of the file, in MiB.
+    #[arg(long, default_value_t = 100)]
+    file_mib: usize,
+    /// Folder for the results.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(Into::into).and_then(|runtime| match Cli::parse().command {
         Command::Run(args) => runtime.block_on(run_scenario(&args)),
         Command::Floors(args) => runtime.block_on(floors(&args)),
         Command::Suite(args) => runtime.block_on(suite(args)),
+        Command::Surface(args) => runtime.block_on(surface(args)),
         Command::Report { from, out } => Document::read(&from)?.write(&out).map(|()| true),
     });
     match outcome {
@@ -242,4 +271,26 @@ async fn suite(args: SuiteArgs) -> Result<bool> {
     tell(&document.markdown());
     tell(&format!("Written to {}", args.out.display()));
     Ok(document.runs.iter().all(|run| run.summary.is_clean()))
+}
+
+async fn surface(args: SurfaceArgs) -> Result<bool> {
+    // Only plain HTTP is spoken; the client insists on a provider when built with TLS. One that is
+    // set already serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let measured = Surface {
+        http,
+        url: args.url.trim_end_matches('/').to_owned(),
+        key: args.key,
+        redis_url: args.redis_url,
+        length: seconds(args.seconds)?,
+        streams: args.streams,
+        file_mib: args.file_mib,
+    };
+    let found = measured.run(&tell).await?;
+    std::fs::create_dir_all(&args.out)?;
+    std::fs::write(args.out.join("surface.json"), serde_json::to_string_pretty(&found)? + "\n")?;
+    std::fs::write(args.out.join("surface.md"), found.markdown())?;
+    tell(&found.markdown());
+    Ok(true)
 }
