@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod execution;
 pub mod id;
+pub mod net;
 pub mod redis;
 pub mod runtime;
 pub mod size;

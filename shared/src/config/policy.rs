@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Seccomp;
 use crate::execution::Network;
 use crate::id::TenantId;
+use crate::net::AddressRange;
 
 /// Ceilings for what requests may ask. Above one is a 400 that names it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,8 @@ pub struct Policy {
     pub max_file_bytes: u64,
     /// Network modes.
     pub networks: Vec<Network>,
+    /// Ranges of addresses that may be reached although they are not public, like `10.1.0.0/16`.
+    pub allow_private_addresses: Vec<AddressRange>,
     /// Patterns of image names besides `isol8:*`; `*` stands for any text.
     pub images: Vec<String>,
     /// System-call filters that may be asked for besides the server's own.
@@ -56,6 +59,7 @@ impl Default for Policy {
             max_disk: "4g".into(),
             max_file_bytes: 100 << 20,
             networks: vec![Network::None],
+            allow_private_addresses: Vec::new(),
             images: vec!["*".into()],
             seccomp: vec![Seccomp::Strict],
             allow_writable_root: true,
@@ -95,6 +99,9 @@ pub struct TenantPolicy {
     /// Network modes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<Network>>,
+    /// Ranges of addresses that may be reached although they are not public, like `10.1.0.0/16`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_private_addresses: Option<Vec<AddressRange>>,
     /// Patterns of image names besides `isol8:*`; `*` stands for any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<Vec<String>>,
@@ -128,6 +135,8 @@ impl Policy {
             max_disk: "1024t".into(),
             max_file_bytes: u64::MAX / 2,
             networks: vec![Network::None, Network::Host, Network::Filtered],
+            // What is private stays so even on the user's own machine: the code is not the user's.
+            allow_private_addresses: Vec::new(),
             images: vec!["*".into()],
             seccomp: vec![Seccomp::Strict, Seccomp::Unconfined],
             allow_writable_root: true,
@@ -155,6 +164,9 @@ impl Policy {
             max_disk: own.max_disk.unwrap_or(general.max_disk),
             max_file_bytes: own.max_file_bytes.unwrap_or(general.max_file_bytes),
             networks: own.networks.unwrap_or(general.networks),
+            allow_private_addresses: own
+                .allow_private_addresses
+                .unwrap_or(general.allow_private_addresses),
             images: own.images.unwrap_or(general.images),
             seccomp: own.seccomp.unwrap_or(general.seccomp),
             allow_writable_root: own.allow_writable_root.unwrap_or(general.allow_writable_root),

@@ -188,6 +188,10 @@ fn wrong_values_name_file_field_and_what_is_allowed() {
         (r#"{"defaults":null}"#, ["defaults", "Defaults"]),
         (r#"{"prebuiltImages":[{"tag":"a"}]}"#, ["prebuiltImages", "\"runtime\" is missing"]),
         (r#"{"network":{"whitelist":"x"}}"#, ["network.whitelist", "sequence"]),
+        (
+            r#"{"policy":{"allowPrivateAddresses":["10.0.0.1"]}}"#,
+            ["policy.allowPrivateAddresses", "a range of addresses like 10.1.0.0/16"],
+        ),
     ] {
         let error = load(json).unwrap_err();
         for word in words.into_iter().chain(["isol8.config.json"]) {
