@@ -58,6 +58,22 @@ fn unfit_jobs_are_started_plainly() {
     assert!(sandbox.reset().prepared);
 }
 
+/// The end of a plain program takes the waiting child with it, and a reset the one that was to take its
+/// place: what the server tells of that one must not be taken for news of the next.
+#[test]
+fn a_child_given_up_before_it_was_known_is_not_taken_for_the_next() {
+    let mut sandbox = Sandbox::prepared_python();
+    for round in 0..20 {
+        sandbox.run(&shell("true"));
+        assert!(sandbox.reset().prepared);
+        let mut start = python(&format!("print({round})"));
+        (start.prepared, start.timeout_ms) = (true, 10_000);
+        let outcome = sandbox.run(&start);
+        assert_eq!((outcome.out(), outcome.exited.timed_out), (format!("{round}\n"), false));
+        assert!(sandbox.reset().prepared);
+    }
+}
+
 #[test]
 fn failed_starts_name_the_step() {
     let mut sandbox = Sandbox::new("python");

@@ -37,6 +37,9 @@ pub(crate) struct ForkServer {
     socket: OwnedFd,
     /// Kept so that its standard streams are pipes like those of a program.
     pipes: Pipes,
+    /// Children that were asked for and given up before the server told of them. It answers in the
+    /// order it is asked, so its next reports are about these.
+    abandoned: u32,
 }
 
 impl ForkServer {
@@ -67,7 +70,7 @@ impl ForkServer {
         };
         let pid = spawn(&program, &ends, &theirs, Some(SERVER_FD))
             .map_err(|failed| format!("cannot start the fork server: {}", failed.message))?;
-        Ok(Self { pid, socket, pipes })
+        Ok(Self { pid, socket, pipes, abandoned: 0 })
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -94,6 +97,19 @@ impl ForkServer {
         )
         .map(drop)
         .map_err(|error| format!("the fork server does not answer: {error}"))
+    }
+
+    /// Notes that nobody waits any more for a child that was asked for and not yet told of. It ends by
+    /// itself, since its control socket is closed.
+    pub(crate) fn abandon_child(&mut self) {
+        self.abandoned += 1;
+    }
+
+    /// Whether the child just told of is one that was given up.
+    pub(crate) fn was_abandoned(&mut self) -> bool {
+        let was_abandoned = self.abandoned > 0;
+        self.abandoned -= u32::from(was_abandoned);
+        was_abandoned
     }
 
     /// The next report, if there is one.

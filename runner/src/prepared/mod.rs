@@ -192,9 +192,15 @@ impl Prepared {
 
     /// Ends the waiting interpreter: it leaves by itself when its control socket closes.
     pub(crate) fn discard(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            waiting.kill();
+        let Some(waiting) = self.waiting.take() else {
+            return;
+        };
+        if waiting.pid == 0
+            && let Some(server) = &mut self.server
+        {
+            server.abandon_child();
         }
+        waiting.kill();
     }
 
     /// The control socket of the waiting interpreter.
@@ -251,11 +257,13 @@ impl Prepared {
 
     /// Takes the fork server's next report.
     pub(crate) fn on_server(&mut self) -> Option<Report> {
-        let report = self.server.as_ref()?.receive()?;
+        let server = self.server.as_mut()?;
+        let report = server.receive()?;
         match &report {
             Report::Forked(pid) => {
                 self.server_is_up = true;
-                if let Some(waiting) = &mut self.waiting
+                if !server.was_abandoned()
+                    && let Some(waiting) = &mut self.waiting
                     && waiting.pid == 0
                 {
                     waiting.pid = *pid;
