@@ -126,6 +126,7 @@ const SECTIONS: [Section; 15] = [
             ("Max disk", "policy.maxDisk"),
             ("Max file bytes", "policy.maxFileBytes"),
             ("Networks", "policy.networks"),
+            ("Private addresses", "policy.allowPrivateAddresses"),
             ("Images", "policy.images"),
             ("Seccomp", "policy.seccomp"),
             ("Writable root", "policy.allowWritableRoot"),
