@@ -135,6 +135,11 @@ impl Link {
         put_frame(&mut self.outbox, kind, payload);
     }
 
+    /// Queues a frame that is made already.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) {
+        self.outbox.extend_from_slice(frame);
+    }
+
     /// Queues a control frame.
     pub(crate) fn send_message<M: Serialize>(&mut self, kind: Kind, message: &M) {
         if put_message(&mut self.outbox, kind, message).is_err() {

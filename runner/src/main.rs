@@ -12,6 +12,7 @@ mod link;
 mod live;
 mod memory;
 mod prepared;
+mod relay;
 mod reset;
 mod spawn;
 mod startup;

@@ -16,6 +16,11 @@
 //! then `Start`, then `Stdin`/`StdinEnd`) and a stream back (`Started`, `Stdout`, `Stderr`, then
 //! exactly one of `Exited` or `Failed`). A failed file turns the following `Sync` into `FileError`, or
 //! the following `Start` into `Failed`, whichever comes first; until then no further file is written.
+//!
+//! Beside that, a sandbox may carry connections: after [`Listen`] each connection that a program makes
+//! to the runner's port is announced by `TunnelOpen`, and its bytes go both ways in `TunnelData`, within
+//! a window that `TunnelCredit` renews. Their payloads are binary: the number of the connection, four
+//! bytes, little endian, and what the kind calls for. A number is never used twice.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +38,13 @@ pub const DATA_CHUNK_BYTES: usize = 64 << 10;
 /// Standard-input bytes the worker may have in flight before a [`StdinAck`] returns credit, so a
 /// program that does not read its input cannot block control frames behind it.
 pub const STDIN_WINDOW_BYTES: usize = 256 << 10;
+/// Bytes of a connection that either side may have in flight before a `TunnelCredit` renews them, so
+/// that a connection nobody reads holds up no other frame.
+pub const TUNNEL_WINDOW_BYTES: usize = 64 << 10;
+/// Connections that one sandbox may have open; further ones wait in the kernel.
+pub const MAX_TUNNELS: usize = 256;
+/// Bytes of a connection's number in front of a tunnel frame's payload.
+pub const TUNNEL_ID_BYTES: usize = 4;
 /// How long a living interpreter that is interrupted, by its time limit or a `Kill`, may take to give
 /// in before it is killed.
 pub const INTERRUPT_GRACE: Duration = Duration::from_millis(500);
@@ -72,6 +84,18 @@ pub enum Kind {
     RemoveFile = 13,
     /// Asks whether the files sent so far are written; empty. Answered by `Synced` or `FileError`.
     Sync = 14,
+    /// [`Listen`]: accept connections of programs. Answered by `Listening`.
+    Listen = 15,
+
+    // both ways
+    /// Bytes of a connection; never none.
+    TunnelData = 32,
+    /// The sender has no more bytes for a connection. One that both sides have ended is over.
+    TunnelEnd = 33,
+    /// A connection is over at once, whatever was on its way.
+    TunnelAbort = 34,
+    /// The sender has taken bytes of a connection, four bytes say how many: so much more may come.
+    TunnelCredit = 35,
 
     // runner → worker
     /// [`Hello`]: first frame of every link.
@@ -100,6 +124,10 @@ pub enum Kind {
     Directory = 75,
     /// What was asked for is done; empty.
     Synced = 76,
+    /// [`Listening`].
+    Listening = 77,
+    /// A program has opened a connection.
+    TunnelOpen = 78,
 }
 
 impl Kind {
@@ -121,6 +149,11 @@ impl Kind {
             12 => Self::ListDirectory,
             13 => Self::RemoveFile,
             14 => Self::Sync,
+            15 => Self::Listen,
+            32 => Self::TunnelData,
+            33 => Self::TunnelEnd,
+            34 => Self::TunnelAbort,
+            35 => Self::TunnelCredit,
             64 => Self::Hello,
             65 => Self::Ready,
             66 => Self::Started,
@@ -134,8 +167,25 @@ impl Kind {
             74 => Self::Fatal,
             75 => Self::Directory,
             76 => Self::Synced,
+            77 => Self::Listening,
+            78 => Self::TunnelOpen,
             _ => return None,
         })
+    }
+}
+
+impl Kind {
+    /// Whether frames of this kind are about a connection.
+    #[must_use]
+    pub const fn is_of_tunnel(self) -> bool {
+        matches!(
+            self,
+            Self::TunnelOpen
+                | Self::TunnelData
+                | Self::TunnelEnd
+                | Self::TunnelAbort
+                | Self::TunnelCredit
+        )
     }
 }
 
@@ -306,6 +356,13 @@ pub enum EntryKind {
     Other,
 }
 
+/// Asks the runner to accept connections on the sandbox's own loopback address and to carry them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// Where; 0 for any free port.
+    pub port: u16,
+}
+
 /// First frame of every link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -323,6 +380,16 @@ pub struct Ready {
     /// Why nothing waits, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// Whether programs can connect now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// Where.
+    pub port: u16,
+    /// Why not, if they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The program is running.
@@ -511,6 +578,44 @@ pub fn put_message<M: Serialize>(
     }
     put_frame(out, kind, &payload);
     Ok(())
+}
+
+/// Appends a frame about a connection to `out`.
+///
+/// # Panics
+/// As [`put_frame`].
+pub fn put_tunnel_frame(out: &mut Vec<u8>, kind: Kind, id: u32, rest: &[u8]) {
+    let size = TUNNEL_ID_BYTES + rest.len();
+    assert!(size <= MAX_PAYLOAD_BYTES, "payload over the frame limit");
+    #[expect(clippy::cast_possible_truncation, reason = "bounded by the assertion above")]
+    let length = size as u32;
+    out.reserve(HEADER_BYTES + size);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&[kind as u8, 0, 0, 0]);
+    out.extend_from_slice(&id.to_le_bytes());
+    out.extend_from_slice(rest);
+}
+
+/// Takes a tunnel frame's payload apart: which connection, and the rest.
+///
+/// # Errors
+/// If it has no number.
+pub fn split_tunnel_payload(payload: &[u8]) -> Result<(u32, &[u8]), ProtocolError> {
+    let (id, rest) = payload
+        .split_first_chunk::<TUNNEL_ID_BYTES>()
+        .ok_or_else(|| ProtocolError::BadPayload("a connection without a number".to_owned()))?;
+    Ok((u32::from_le_bytes(*id), rest))
+}
+
+/// Reads what a `TunnelCredit` grants, behind the number.
+///
+/// # Errors
+/// If it is not four bytes.
+pub fn parse_credit(rest: &[u8]) -> Result<usize, ProtocolError> {
+    let bytes: [u8; 4] = rest
+        .try_into()
+        .map_err(|_| ProtocolError::BadPayload("credit is not four bytes".to_owned()))?;
+    Ok(u32::from_le_bytes(bytes) as usize)
 }
 
 /// Reads a control payload.

@@ -100,6 +100,10 @@ impl Supervisor {
                 }
             }
             Kind::Reset => self.reset(),
+            Kind::Listen => self.relay.listen(&parse_message(&frame.payload)?, &mut self.link),
+            Kind::TunnelData | Kind::TunnelEnd | Kind::TunnelAbort | Kind::TunnelCredit => {
+                self.relay.take(&frame, &mut self.link)?;
+            }
             kind => return Err(End::Broken(format!("{kind:?} is not for the runner"))),
         }
         Ok(())
@@ -228,6 +232,8 @@ impl Supervisor {
             }),
             Err(error) => Err(format!("cannot kill the sandbox's processes: {error}")),
         };
+        // Once nothing is left that could make another one.
+        self.relay.clear();
         let verified = outcome.is_ok();
         self.link.send_message(Kind::ResetDone, &ResetDone { verified, detail: outcome.err() });
         if verified {

@@ -29,6 +29,8 @@ pub(super) enum Source {
     Writer,
     Reader,
     Orphan(usize),
+    Listener,
+    Connection(u32),
 }
 
 impl Supervisor {
@@ -97,6 +99,14 @@ impl Supervisor {
         for (index, pipe) in self.orphans.iter().enumerate() {
             add(Source::Orphan(index), pipe.as_fd(), input);
         }
+        if let Some(listener) = self.relay.accepting()
+            && self.link.has_room()
+        {
+            add(Source::Listener, listener, input);
+        }
+        self.relay.interests(self.link.has_room(), &mut |id, fd, flags| {
+            add(Source::Connection(id), fd, flags);
+        });
     }
 
     fn timeout(&self) -> PollTimeout {

@@ -21,6 +21,7 @@ use crate::link::{Frame, Link, LinkError};
 use crate::live::{Live, Outcome};
 use crate::memory::Memory;
 use crate::prepared::{Prepared, Report};
+use crate::relay::Relay;
 use crate::reset::Baseline;
 use crate::sys::{Ended, wait_any};
 
@@ -63,6 +64,8 @@ pub(crate) struct Supervisor {
     reader: Option<Reader>,
     reads: VecDeque<Request>,
     orphans: VecDeque<OwnedFd>,
+    /// Connections of programs to the outside.
+    relay: Relay,
     /// Frames have arrived that the last turn left for the next.
     more_frames: bool,
     scratch: Vec<u8>,
@@ -89,6 +92,7 @@ impl Supervisor {
             reader: None,
             reads: VecDeque::new(),
             orphans: VecDeque::new(),
+            relay: Relay::default(),
             more_frames: false,
             scratch: vec![0; DATA_CHUNK_BYTES],
         }
@@ -127,6 +131,7 @@ impl Supervisor {
         self.step_job(is_ready(Source::Stdin), is_ready(Source::Output));
         self.step_live(is_ready(Source::LiveStdin));
         self.step_files();
+        self.step_relay(&ready);
         // From the back: removing one moves those behind it.
         for source in ready.iter().rev() {
             if let Source::Orphan(index) = source {
@@ -264,6 +269,19 @@ impl Supervisor {
             Outcome::Failed(failure) => self.link.send_message(Kind::Failed, &failure),
         }
         self.keep_pipes(pipes);
+    }
+
+    /// After the program's own output, which must not wait for its connections.
+    fn step_relay(&mut self, ready: &[Source]) {
+        let connection = |source: &Source| match source {
+            Source::Connection(id) => Some(*id),
+            _ => None,
+        };
+        let connections: Vec<u32> = ready.iter().filter_map(connection).collect();
+        self.relay.step(&connections, &mut self.link);
+        if ready.contains(&Source::Listener) {
+            self.relay.accept(&mut self.link);
+        }
     }
 
     fn drain_orphan(&mut self, index: usize) {
