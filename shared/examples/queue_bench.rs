@@ -192,6 +192,7 @@ fn job(payload: usize) -> Job {
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,
+        egress: None,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 512 << 20,

@@ -88,9 +88,12 @@ fn nothing(id: JobId, job: &Job) -> ExecutionResult {
         timestamp: Utc::now(),
         container_id: String::new(),
         resource_usage: None,
+        network_logs: Vec::new(),
+        network_logs_dropped: 0,
         files: None,
         session: None,
         events: 0,
+        security_events: Vec::new(),
         outcome: Outcome::Exited,
         timings: Timings::default(),
     }

@@ -5,6 +5,7 @@
 mod attend;
 mod commit;
 mod consumer;
+mod egress;
 pub mod engine;
 mod executor;
 mod input;

@@ -14,7 +14,9 @@ use anyhow::{Context as _, ensure};
 use client::Execution;
 use serde_json::{Map, Value, json};
 use shared::config::Loaded;
-use shared::execution::{ExecutionOptions, ExecutionRequest, Network};
+use shared::execution::{
+    ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
+};
 
 use crate::args::{ProgramArgs, RunArgs};
 
@@ -75,7 +77,7 @@ pub(crate) fn of_run(
         request,
         more_request: more_request(args),
         options,
-        more_options: more_options(args, session, loaded),
+        more_options: more_options(args, session),
         session_id: session.id().map(String::from),
     })
 }
@@ -90,7 +92,9 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
     let (agent_pids, agent_room) =
         if is_agent { (Some(AGENT_PIDS), Some(AGENT_SANDBOX_SIZE)) } else { (None, None) };
     Ok(ExecutionOptions {
-        network: network(args, loaded)?,
+        network: network(args, loaded)?.map(NetworkChoice::Always),
+        network_filter: network_filter(args, loaded),
+        log_network: args.log_network,
         memory_limit: text(&args.memory, "defaults.memoryLimit", &defaults.memory_limit),
         cpu_limit: args.cpu.or(cpu_limit),
         pids_limit: args.pids_limit.or(agent_pids),
@@ -152,9 +156,17 @@ fn is_written(loaded: &Loaded, path: &str) -> bool {
 }
 
 /// What isol8's own server reads, and ours not or not yet.
-fn more_options(args: &RunArgs, session: &Session, loaded: &Loaded) -> Map<String, Value> {
+fn more_options(args: &RunArgs, session: &Session) -> Map<String, Value> {
     let mode = if session.id().is_some() { "persistent" } else { "ephemeral" };
     let mut more = Map::from_iter([("mode".to_owned(), json!(mode))]);
+    if args.persist {
+        more.insert("persist".into(), json!(true));
+    }
+    more
+}
+
+/// Flags, each kind in place of what is configured (contract section 4.2).
+fn network_filter(args: &RunArgs, loaded: &Loaded) -> Option<FilterOptions> {
     let rules = |flags: &[String], path, configured: &[String]| match flags {
         [] => is_written(loaded, path).then(|| configured.to_vec()),
         flags => Some(flags.to_vec()),
@@ -162,19 +174,10 @@ fn more_options(args: &RunArgs, session: &Session, loaded: &Loaded) -> Map<Strin
     let configured = &loaded.config.network;
     let allow = rules(&args.allow, "network.whitelist", &configured.whitelist);
     let deny = rules(&args.deny, "network.blacklist", &configured.blacklist);
-    if allow.is_some() || deny.is_some() {
-        let filter = json!({
-            "whitelist": allow.unwrap_or_default(),
-            "blacklist": deny.unwrap_or_default(),
-        });
-        more.insert("networkFilter".into(), filter);
-    }
-    for (name, is_set) in [("persist", args.persist), ("logNetwork", args.log_network)] {
-        if is_set {
-            more.insert(name.into(), json!(true));
-        }
-    }
-    more
+    (allow.is_some() || deny.is_some()).then(|| FilterOptions {
+        whitelist: allow.unwrap_or_default(),
+        blacklist: deny.unwrap_or_default(),
+    })
 }
 
 fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {

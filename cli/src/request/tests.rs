@@ -116,10 +116,9 @@ fn only_what_was_asked_for_is_sent() {
     loaded.sources.insert("network.blacklist".into(), source);
     loaded.config.network.blacklist = vec!["evil".into()];
     let configured = of_run(&args(&["-e", "1"]), &Session::None, &loaded).unwrap();
-    assert_eq!(serde_json::to_value(&configured.options).unwrap(), json!({"memoryLimit": "512m"}));
     assert_eq!(
-        configured.more_options["networkFilter"],
-        json!({"whitelist": [], "blacklist": ["evil"]})
+        serde_json::to_value(&configured.options).unwrap(),
+        json!({"memoryLimit": "512m", "networkFilter": {"whitelist": [], "blacklist": ["evil"]}})
     );
 
     let flags = [
@@ -144,12 +143,16 @@ fn only_what_was_asked_for_is_sent() {
     ];
     let all = of_run(&args(&flags), &Session::None, &loaded).unwrap();
     assert_eq!((all.request.timeout_ms, all.options.timeout_ms), (Some(5), Some(5)));
-    assert_eq!((all.options.network, all.options.pids_limit), (Some(Network::Host), Some(9)));
+    assert_eq!(
+        (all.options.network, all.options.pids_limit),
+        (Some(Network::Host.into()), Some(9))
+    );
     assert_eq!(
         serde_json::to_value(&all.more_options).unwrap(),
-        json!({"mode": "ephemeral", "persist": true, "logNetwork": true,
-            "networkFilter": {"whitelist": ["a"], "blacklist": ["b"]}})
+        json!({"mode": "ephemeral", "persist": true})
     );
+    let filter = FilterOptions { whitelist: vec!["a".into()], blacklist: vec!["b".into()] };
+    assert_eq!((all.options.network_filter, all.options.log_network), (Some(filter), true));
     assert_eq!(
         serde_json::to_value(&all.more_request).unwrap(),
         json!({"codeHash": "ff", "allowInsecureCodeUrl": true, "agentFlags": "--x"})
@@ -159,8 +162,11 @@ fn only_what_was_asked_for_is_sent() {
 #[test]
 fn packages_need_a_network_unless_one_was_chosen() {
     let network = |line: &[&str]| request(line).unwrap().options.network;
-    assert_eq!(network(&["-e", "1", "--install", "numpy"]), Some(Network::Filtered));
-    assert_eq!(network(&["-e", "1", "--install", "numpy", "--net=none"]), Some(Network::None));
+    assert_eq!(network(&["-e", "1", "--install", "numpy"]), Some(Network::Filtered.into()));
+    assert_eq!(
+        network(&["-e", "1", "--install", "numpy", "--net=none"]),
+        Some(Network::None.into())
+    );
     assert!(refusal(&["-e", "1", "--net", "all"]).contains("unknown network mode \"all\""));
 }
 

@@ -68,9 +68,12 @@ pub(crate) fn result(job: &Job, id: JobId, stdout: String) -> ExecutionResult {
         timestamp: Utc::now(),
         container_id: "none".into(),
         resource_usage: None,
+        network_logs: Vec::new(),
+        network_logs_dropped: 0,
         files: None,
         session: None,
         events: 0,
+        security_events: Vec::new(),
         outcome: Outcome::Exited,
         timings: Timings { queue_ms: 0.25, ..Timings::default() },
     }

@@ -74,12 +74,7 @@ impl Connection {
     }
 
     /// Moves what can be moved now.
-    pub(super) fn step(
-        &mut self,
-        id: u32,
-        link: &mut Link,
-        scratch: &mut [u8],
-    ) -> io::Result<()> {
+    pub(super) fn step(&mut self, id: u32, link: &mut Link, scratch: &mut [u8]) -> io::Result<()> {
         self.flush(id, link)?;
         if self.may_read() && link.has_room() {
             self.read(id, link, scratch)?;

@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use record::{NetworkLogEntry, Outcome, Record, SecurityEvent};
+pub use record::{Outcome, Record, SecurityEvent};
 
 use crate::config;
 use crate::error::Error;

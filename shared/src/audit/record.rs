@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use crate::config;
 use crate::error::{Error, ErrorCode};
 use crate::execution::{
-    self, ExecutionRequest, ExecutionResult, Failure, Job, ResourceUsage, Source, with_milliseconds,
+    self, ExecutionRequest, ExecutionResult, Failure, Job, NetworkLogEntry, ResourceUsage, Source,
+    with_milliseconds,
 };
 use crate::id::{JobId, SessionId, TenantId};
 
@@ -58,24 +59,6 @@ pub struct SecurityEvent {
     pub timestamp: DateTime<Utc>,
 }
 
-/// One request of a program to the outside.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NetworkLogEntry {
-    /// When, ISO 8601.
-    pub timestamp: String,
-    /// HTTP method.
-    pub method: String,
-    /// Host asked for.
-    pub host: String,
-    /// Path; `None` for `CONNECT`.
-    pub path: Option<String>,
-    /// `ALLOW` or `BLOCK`.
-    pub action: String,
-    /// How long it took, in milliseconds.
-    pub duration_ms: u64,
-}
-
 /// One execution. Borrows what it is made of; nothing is copied unless it is written.
 ///
 /// Secrets must be masked in `stdout` and `stderr` already, as they are in every result.
@@ -118,7 +101,7 @@ pub struct Record<'a> {
     pub security_events: Vec<SecurityEvent>,
     /// What it asked of the network.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub network_logs: Vec<NetworkLogEntry>,
+    pub network_logs: &'a [NetworkLogEntry],
     /// What its caller had to say about it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: &'a BTreeMap<String, String>,
@@ -156,6 +139,8 @@ impl<'a> Record<'a> {
             duration_ms: result.duration_ms,
             outcome: result.outcome.into(),
             resource_usage: result.resource_usage.as_ref(),
+            security_events: result.security_events.clone(),
+            network_logs: &result.network_logs,
             stdout: Some(&result.stdout),
             stderr: Some(&result.stderr),
             ..Self::of_attempt(
@@ -257,7 +242,7 @@ impl<'a> Record<'a> {
             error_message: None,
             resource_usage: None,
             security_events: Vec::new(),
-            network_logs: Vec::new(),
+            network_logs: &[],
             metadata,
             session_id: session,
             code: Some(program),

@@ -45,6 +45,7 @@ fn job() -> Job {
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,
+        egress: None,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 1 << 29,
@@ -74,9 +75,12 @@ fn result(stdout: &str) -> ExecutionResult {
         timestamp: Utc::now(),
         container_id: "c0ffee".into(),
         resource_usage: Some(ResourceUsage { memory_mb: 9, ..ResourceUsage::default() }),
+        network_logs: Vec::new(),
+        network_logs_dropped: 0,
         files: None,
         session: None,
         events: 0,
+        security_events: Vec::new(),
         outcome: execution::Outcome::Exited,
         timings: Timings { sandbox_ms: 100.0, run_ms: 900.0, ..Timings::default() },
     }

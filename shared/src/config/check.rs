@@ -10,6 +10,7 @@ use crate::execution::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, Network, is_image_reference,
 };
 use crate::id::TenantId;
+use crate::net::HostFilter;
 use crate::size::parse_bytes;
 
 /// Values that cannot hold, or not together.
@@ -75,6 +76,7 @@ impl Config {
 pub(super) fn check(config: &Config) -> Checked {
     at_least("maxConcurrent", config.max_concurrent, 1)?;
     security(config)?;
+    network(config)?;
     policy("policy", &config.policy, config)?;
     defaults(&config.defaults, &config.policy)?;
     for name in config.policy.tenants.keys() {
@@ -130,6 +132,13 @@ fn defaults(defaults: &Defaults, policy: &Policy) -> Checked {
     })
 }
 
+fn network(config: &Config) -> Checked {
+    HostFilter::compile("network", &config.network).map(drop).map_err(|error| {
+        let keys = vec!["network.whitelist".into(), "network.blacklist".into()];
+        Contradiction { keys, message: error.to_string() }
+    })
+}
+
 /// The ceilings in one section: enough to start a sandbox with.
 fn policy(section: &str, policy: &Policy, config: &Config) -> Checked {
     let key = |name: &str| format!("{section}.{name}");
@@ -144,6 +153,7 @@ fn policy(section: &str, policy: &Policy, config: &Config) -> Checked {
     })?;
     at_least(&key("maxPids"), policy.max_pids, MIN_PIDS)?;
     at_least(&key("maxTimeoutMs"), policy.max_timeout_ms, 1)?;
+    at_least(&key("maxNetworkConnections"), policy.max_network_connections, 1)?;
     let network = config.defaults.network;
     require(policy.networks.contains(&network), &["defaults.network", &key("networks")], || {
         let allowed: Vec<_> = policy.networks.iter().copied().map(Network::name).collect();

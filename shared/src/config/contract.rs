@@ -40,8 +40,9 @@ impl Default for Defaults {
     }
 }
 
-/// Host rules of the `filtered` network.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+/// Host rules of the `filtered` network, as patterns in the dialect of Rust's `regex` crate. They hold
+/// for every request, whatever its own rules are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkFilter {
     /// Hosts that may be reached; empty means all.

@@ -32,6 +32,12 @@ pub struct Policy {
     pub networks: Vec<Network>,
     /// Ranges of addresses that may be reached although they are not public, like `10.1.0.0/16`.
     pub allow_private_addresses: Vec<AddressRange>,
+    /// Connections over the filtered network that a job is served at once; further ones wait.
+    pub max_network_connections: u32,
+    /// Bytes that a job may move over the filtered network, both ways; 0 means any number.
+    pub max_network_bytes: u64,
+    /// Bytes per second that a job may move over the filtered network; 0 means any number.
+    pub max_network_bytes_per_second: u64,
     /// Patterns of image names besides `isol8:*`; `*` stands for any text.
     pub images: Vec<String>,
     /// System-call filters that may be asked for besides the server's own.
@@ -58,8 +64,11 @@ impl Default for Policy {
             max_output_bytes: 16 << 20,
             max_disk: "4g".into(),
             max_file_bytes: 100 << 20,
-            networks: vec![Network::None],
+            networks: vec![Network::None, Network::Filtered],
             allow_private_addresses: Vec::new(),
+            max_network_connections: 64,
+            max_network_bytes: 10 << 30,
+            max_network_bytes_per_second: 0,
             images: vec!["*".into()],
             seccomp: vec![Seccomp::Strict],
             allow_writable_root: true,
@@ -102,6 +111,15 @@ pub struct TenantPolicy {
     /// Ranges of addresses that may be reached although they are not public, like `10.1.0.0/16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_private_addresses: Option<Vec<AddressRange>>,
+    /// Connections over the filtered network that a job is served at once; further ones wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_network_connections: Option<u32>,
+    /// Bytes that a job may move over the filtered network, both ways; 0 means any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_network_bytes: Option<u64>,
+    /// Bytes per second that a job may move over the filtered network; 0 means any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_network_bytes_per_second: Option<u64>,
     /// Patterns of image names besides `isol8:*`; `*` stands for any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<Vec<String>>,
@@ -137,6 +155,9 @@ impl Policy {
             networks: vec![Network::None, Network::Host, Network::Filtered],
             // What is private stays so even on the user's own machine: the code is not the user's.
             allow_private_addresses: Vec::new(),
+            max_network_connections: 256,
+            max_network_bytes: 0,
+            max_network_bytes_per_second: 0,
             images: vec!["*".into()],
             seccomp: vec![Seccomp::Strict, Seccomp::Unconfined],
             allow_writable_root: true,
@@ -167,6 +188,13 @@ impl Policy {
             allow_private_addresses: own
                 .allow_private_addresses
                 .unwrap_or(general.allow_private_addresses),
+            max_network_connections: own
+                .max_network_connections
+                .unwrap_or(general.max_network_connections),
+            max_network_bytes: own.max_network_bytes.unwrap_or(general.max_network_bytes),
+            max_network_bytes_per_second: own
+                .max_network_bytes_per_second
+                .unwrap_or(general.max_network_bytes_per_second),
             images: own.images.unwrap_or(general.images),
             seccomp: own.seccomp.unwrap_or(general.seccomp),
             allow_writable_root: own.allow_writable_root.unwrap_or(general.allow_writable_root),

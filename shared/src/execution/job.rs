@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::content::FileContent;
+use super::egress::Egress;
 use super::request::Network;
 use crate::config::Seccomp;
 use crate::runtime::Runtime;
@@ -44,6 +45,9 @@ pub struct Job {
     pub workdir: String,
     /// Network mode.
     pub network: Network,
+    /// What may be reached, if it is the filtered network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Box<Egress>>,
     /// System-call filter.
     #[serde(default)]
     pub seccomp: Seccomp,

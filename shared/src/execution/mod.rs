@@ -3,6 +3,7 @@
 
 mod call;
 mod content;
+mod egress;
 mod job;
 mod output;
 mod request;
@@ -11,9 +12,13 @@ mod validate;
 
 pub use call::{Call, Content, FileEntry, FileReply};
 pub use content::FileContent;
+pub use egress::{Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};
-pub use request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Network, PoolStrategy};
+pub use request::{
+    ExecuteEnvelope, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
+    PoolStrategy,
+};
 pub(crate) use result::with_milliseconds;
 pub use result::{Ending, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings};
 pub use validate::{Admission, MAX_SECRET_BYTES};

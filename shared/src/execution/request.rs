@@ -95,6 +95,39 @@ impl Network {
     }
 }
 
+/// The network of a request: one mode, or one for each part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NetworkChoice {
+    /// For all of it.
+    Always(Network),
+    /// Installing what is needed first, with one, then running with another.
+    Phases {
+        /// For packages and the setup script.
+        setup: Network,
+        /// For the program.
+        run: Network,
+    },
+}
+
+impl From<Network> for NetworkChoice {
+    fn from(network: Network) -> Self {
+        Self::Always(network)
+    }
+}
+
+/// Hosts that a request wants to be able to reach over the filtered network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FilterOptions {
+    /// Hosts that may be reached; empty means all.
+    #[serde(deserialize_with = "default_if_null")]
+    pub whitelist: Vec<String>,
+    /// Hosts that may not; wins over the whitelist.
+    #[serde(deserialize_with = "default_if_null")]
+    pub blacklist: Vec<String>,
+}
+
 /// What happens to a sandbox after a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -112,7 +145,13 @@ pub enum PoolStrategy {
 pub struct ExecutionOptions {
     /// Network mode.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
+    pub network: Option<NetworkChoice>,
+    /// Hosts of the filtered network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_filter: Option<FilterOptions>,
+    /// Whether requests over the filtered network are told in the result.
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "std::ops::Not::not")]
+    pub log_network: bool,
     /// Memory, as a size string; no swap on top.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,
@@ -186,7 +225,7 @@ mod tests {
         let plain = r#"{"request":{"runtime":"bash","cmd":"true"},"options":{}}"#;
         assert_eq!(serde_json::to_string(&envelope).unwrap(), plain);
         let options: ExecutionOptions =
-            serde_json::from_str(r#"{"network":null,"secrets":null,"security":null}"#).unwrap();
+            serde_json::from_str(r#"{"network":null,"networkFilter":null,"logNetwork":null,"secrets":null,"security":null}"#).unwrap();
         assert_eq!(serde_json::to_string(&options).unwrap(), "{}");
     }
 }

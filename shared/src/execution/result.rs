@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::audit::SecurityEvent;
 use crate::error::{Error, ErrorCode};
 use crate::id::{JobId, SessionId};
 use crate::runtime::Runtime;
 
 use super::call::FileReply;
+use super::egress::NetworkLogEntry;
 
 /// How the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub struct ExecutionResult {
     /// What it used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_usage: Option<ResourceUsage>,
+    /// Requests over the filtered network, if they were to be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network_logs: Vec<NetworkLogEntry>,
+    /// Requests that are not in `network_logs` because there were too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub network_logs_dropped: u64,
     /// Requested files as base64; missing ones are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<BTreeMap<String, String>>,
@@ -61,6 +69,9 @@ pub struct ExecutionResult {
     /// Events published while it ran, for whoever wants to know that none is missing.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub events: u64,
+    /// What it tried and must not: for the audit log of its worker alone.
+    #[serde(skip)]
+    pub security_events: Vec<SecurityEvent>,
     /// How the program ended.
     pub outcome: Outcome,
     /// Where the time went.

@@ -1,6 +1,7 @@
 //! Admission: from a request as written to a job that can run, or to an error that names what is
 //! wrong and what would be right. Nothing after this step looks at client input unchecked.
 
+mod network;
 mod paths;
 mod rules;
 
@@ -10,8 +11,8 @@ use rules::Rules;
 
 use super::content::FileContent;
 use super::job::{InputFile, Job, Limits, Source};
-use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Network};
-use crate::config::{Config, Defaults, Policy, Seccomp};
+use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest};
+use crate::config::{Config, Defaults, NetworkFilter, Policy, Seccomp};
 use crate::error::{Error, ErrorCode};
 use crate::id::TenantId;
 use crate::runtime::Runtime;
@@ -39,6 +40,8 @@ pub(crate) const MIN_CORES: f64 = 0.01;
 pub struct Admission {
     defaults: Defaults,
     seccomp: Seccomp,
+    /// Hosts that requests may name.
+    hosts: NetworkFilter,
     general: Rules,
     /// For tenants with ceilings of their own.
     tenants: HashMap<TenantId, Rules>,
@@ -58,6 +61,7 @@ impl Admission {
         Ok(Self {
             defaults: config.defaults.clone(),
             seccomp: config.security.seccomp,
+            hosts: config.network.clone(),
             general: Rules::general(config.policy.clone())?,
             tenants: tenants.collect::<Result<_, Error>>()?,
         })
@@ -82,12 +86,14 @@ impl Admission {
         let ExecuteEnvelope { request, options, session_id: _ } = envelope;
         let asked =
             Asked { rules: self.rules(tenant), defaults: &self.defaults, options: &options };
+        let (network, egress) = asked.network(&self.hosts)?;
         let runtime = Runtime::from_name(&request.runtime)?;
         Ok(Job {
             image: asked.image(runtime)?,
             source: source(runtime, &request)?,
             timeout_ms: asked.timeout_ms(&request)?,
-            network: asked.network()?,
+            network,
+            egress,
             seccomp: asked.seccomp(self.seccomp)?,
             limits: asked.limits()?,
             workdir: paths::workdir(request.workdir.as_deref())?,
@@ -200,17 +206,6 @@ impl Asked<'_> {
             .unwrap_or_else(|| self.defaults.timeout_ms.min(ceiling));
         at_least("timeoutMs", timeout_ms, 1, "ms")?;
         self.rules.at_most("timeoutMs", timeout_ms, ceiling, "ms", "maxTimeoutMs")
-    }
-
-    fn network(&self) -> Result<Network, Error> {
-        let network = self.options.network.unwrap_or(self.defaults.network);
-        if network == Network::Filtered {
-            return Err(not_supported("the filtered network"));
-        }
-        if !self.rules.policy.networks.contains(&network) {
-            return Err(self.rules.forbids(&format!("network \"{}\"", network.name()), "networks"));
-        }
-        Ok(network)
     }
 
     /// `own` is the server's, which needs no leave.

@@ -3,11 +3,13 @@
 //! from here and never a name, so that a name cannot change its mind in between.
 
 mod address;
+mod filter;
 mod host;
 mod range;
 mod resolve;
 
 pub use address::{AddressRules, Reason};
+pub use filter::{HostFilter, HostPatterns};
 pub use host::{Host, HostError};
 pub use range::AddressRange;
 pub use resolve::{Lookup, ResolveError, Resolver};

@@ -299,6 +299,7 @@ pub(crate) fn job() -> Job {
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,
+        egress: None,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 1 << 29,

@@ -78,11 +78,11 @@ fn programs_run_here() {
                 "does not offer package installation",
             ),
             (
-                &["run", "-e", "1", "--net", "filtered"],
+                &["run", "-e", "1", "--net", "filtered", "--allow", "("],
                 "",
                 1,
                 "",
-                "does not offer the filtered network",
+                "networkFilter.whitelist: \"(\" is not a valid pattern: unclosed group",
             ),
             (&["run", "-e", "1", "--persist"], "", 1, "", "does not offer keeping a container"),
             (&["run", "-e", "1", "--net", "all"], "", 1, "", "[ERR] unknown network mode \"all\""),

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use runner::protocol::{
@@ -29,6 +30,8 @@ const LINGER_BYTES: usize = 1 << 20;
 #[derive(Default)]
 pub(crate) struct Tunnels {
     gate: Option<Gate>,
+    /// Whether the gate lets anything through now.
+    is_open: bool,
     open: HashMap<u32, Arc<Tunnel>>,
     news: Arc<News>,
     /// Frames that no connection stands behind any more.
@@ -70,6 +73,8 @@ struct State {
     /// Bytes that came after the stream was gone.
     lingered: usize,
     is_dirty: bool,
+    /// Bytes the stream has moved, both ways.
+    moved: u64,
 }
 
 /// The way to the program.
@@ -85,10 +90,19 @@ enum Output {
 pub(crate) struct TunnelStream(Arc<Tunnel>);
 
 impl Tunnels {
-    /// Lets the program's connections through `gate`, and no others.
-    pub(crate) fn open(&mut self, gate: Gate) {
+    /// Puts up the gate of a job.
+    pub(crate) fn put_up(&mut self, gate: Gate) {
         self.abort_all();
         self.gate = Some(gate);
+        self.is_open = true;
+    }
+
+    /// Opens or shuts the gate; a gate that was open breaks off what went through.
+    pub(crate) fn set_open(&mut self, is_open: bool) {
+        if self.is_open && !is_open {
+            self.abort_all();
+        }
+        self.is_open = is_open;
     }
 
     /// The gate, if there is one.
@@ -96,8 +110,8 @@ impl Tunnels {
         self.gate.as_ref()
     }
 
-    /// Breaks off all connections and lets no more through.
-    pub(crate) fn close(&mut self) -> Option<Gate> {
+    /// Takes the gate down: breaks off all connections and lets no more through.
+    pub(crate) fn take_down(&mut self) -> Option<Gate> {
         self.abort_all();
         self.gate.take()
     }
@@ -141,7 +155,7 @@ impl Tunnels {
     }
 
     fn admit(&mut self, id: u32) {
-        let Some(gate) = &self.gate else {
+        let Some(gate) = self.gate.as_ref().filter(|_| self.is_open) else {
             self.aborted.push(id);
             return;
         };
@@ -244,6 +258,7 @@ impl State {
             is_dropped: false,
             lingered: 0,
             is_dirty: false,
+            moved: 0,
         }
     }
 
@@ -328,6 +343,23 @@ fn broken() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
 
+impl TunnelStream {
+    /// Returns when nothing has moved for `limit`, or up to twice as long.
+    pub(super) fn idle(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
+        let tunnel = Arc::clone(&self.0);
+        async move {
+            let mut before = None;
+            loop {
+                let moved = tunnel.lock().moved;
+                if before.replace(moved) == Some(moved) {
+                    return;
+                }
+                tokio::time::sleep(limit).await;
+            }
+        }
+    }
+}
+
 impl AsyncRead for TunnelStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -353,6 +385,7 @@ impl AsyncRead for TunnelStream {
             state.received = BytesMut::new();
         }
         state.taken += count;
+        state.moved += count as u64;
         if state.taken >= CREDIT_STEP_BYTES {
             self.0.tell(&mut state);
         }
@@ -376,6 +409,7 @@ impl AsyncWrite for TunnelStream {
             return Poll::Pending;
         }
         state.unsent.extend_from_slice(&data[..count]);
+        state.moved += count as u64;
         if state.window > 0 {
             self.0.tell(&mut state);
         }

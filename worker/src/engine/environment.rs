@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use runner::protocol::{Interpreter, MAX_PAYLOAD_BYTES, Prepare};
-use shared::execution::{Job, Source};
+use shared::execution::{Job, Network, Source};
 use shared::runtime::Runtime;
 
 use super::fault::JobError;
+use crate::egress::PROXY_PORT;
 
 /// Where packages installed inside a sandbox put their programs; in front of the image's own path.
 const SANDBOX_PATH: &str = "/sandbox/.local/bin:/sandbox/.npm-global/bin:/sandbox/.bun-global/bin";
@@ -27,6 +28,15 @@ const STANDARD: [(&str, &str); 6] = [
     ),
 ];
 
+/// Where programs on the filtered network find their proxy; both spellings are in use.
+const PROXY: [&str; 6] =
+    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+/// What is not to go through it.
+const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+const LOOPBACK: &str = "localhost,127.0.0.1,::1";
+/// Without it Node's own `fetch` and `http` do not look at the others.
+const NODE_PROXY: (&str, &str) = ("NODE_USE_ENV_PROXY", "1");
+
 /// Beginnings of names that an interpreter, its C library or its TLS library reads while it
 /// starts. A job that sets one needs a fresh start to honour it.
 const READ_AT_START: [&str; 13] = [
@@ -39,7 +49,7 @@ pub(super) const INLINE_CODE_BYTES: usize = 256 << 10;
 
 /// What every program in sandboxes of an image gets; `image` is what the image brings
 /// (`NAME=value`).
-pub(super) fn of_image(image: &[String]) -> BTreeMap<String, String> {
+pub(super) fn of_image(image: &[String], network: Network) -> BTreeMap<String, String> {
     let mut environment: BTreeMap<String, String> =
         STANDARD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     for variable in image {
@@ -51,14 +61,35 @@ pub(super) fn of_image(image: &[String]) -> BTreeMap<String, String> {
     let path = format!("{SANDBOX_PATH}:{path}");
     environment.insert("PATH".into(), path);
     environment.insert("HOME".into(), "/sandbox".into());
+    if network == Network::Filtered {
+        environment.extend(proxy_variables());
+    }
     environment
 }
 
-/// Environment of the main program of `job`, on top of what its image gives everyone.
-pub(super) fn of_job(image: &BTreeMap<String, String>, job: &Job) -> BTreeMap<String, String> {
+fn proxy_variables() -> impl Iterator<Item = (String, String)> {
+    let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
+    let proxies = PROXY.into_iter().map(move |name| (name.to_owned(), proxy.clone()));
+    let others = NO_PROXY.map(|name| (name, LOOPBACK)).into_iter().chain([NODE_PROXY]);
+    proxies.chain(others.map(|(name, value)| (name.to_owned(), value.to_owned())))
+}
+
+/// Environment of a program of `job`, on top of what its image gives everyone. Whether it has a way out
+/// is not the job's to say: it may be shut for this part of it.
+pub(super) fn of_job(
+    image: &BTreeMap<String, String>,
+    job: &Job,
+    has_way_out: bool,
+) -> BTreeMap<String, String> {
     let mut environment = image.clone();
+    if !has_way_out {
+        proxy_variables().for_each(|(name, _)| drop(environment.remove(&name)));
+    }
     for source in [&job.secrets, &job.env] {
         environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    if has_way_out {
+        environment.extend(proxy_variables());
     }
     environment
 }
@@ -92,7 +123,7 @@ pub(super) fn prepare(runtime: Runtime, environment: &BTreeMap<String, String>) 
 }
 
 /// Whether the waiting interpreter would behave exactly as a fresh one for this job.
-pub(super) fn fits_prepared(job: &Job) -> bool {
+pub(super) fn fits_prepared(job: &Job, has_way_out: bool) -> bool {
     let Source::Code { text, extension } = &job.source else {
         return false;
     };
@@ -103,9 +134,12 @@ pub(super) fn fits_prepared(job: &Job) -> bool {
     // A setup script may have installed what an interpreter looks for only while it starts.
     let fits_files = job.setup_script.is_none()
         && !job.files.iter().any(|file| file.path.starts_with("/sandbox/."));
+    // Node has read while it started whether there is a proxy.
+    let fits_network = job.network != Network::Filtered || has_way_out;
     let mut names = job.env.keys().chain(job.secrets.keys());
     fits_path
         && fits_files
+        && fits_network
         && text.len() <= INLINE_CODE_BYTES
         && !names.any(|name| READ_AT_START.iter().any(|prefix| name.starts_with(prefix)))
 }
@@ -117,11 +151,33 @@ mod tests {
     #[test]
     fn an_image_keeps_its_variables_and_its_path() {
         let image = ["PATH=/opt/bin:/bin".into(), "DENO_DIR=/baked".into(), "HOME=/root".into()];
-        let environment = of_image(&image);
+        let environment = of_image(&image, Network::None);
         assert!(environment["PATH"].starts_with("/sandbox/.local/bin:"));
         assert!(environment["PATH"].ends_with(":/opt/bin:/bin"));
         assert_eq!(environment["DENO_DIR"], "/baked");
         assert_eq!(environment["HOME"], "/sandbox");
         assert_eq!(environment["PYTHONUNBUFFERED"], "1");
+    }
+    #[test]
+    fn a_program_is_told_of_its_proxy_only_where_it_has_a_way_out() {
+        let image = of_image(&[], Network::Filtered);
+        let proxy = |environment: &BTreeMap<String, String>| {
+            ["https_proxy", "NO_PROXY", "NODE_USE_ENV_PROXY"]
+                .map(|name| environment.contains_key(name))
+        };
+        assert_eq!(proxy(&image), [true; 3]);
+        let json = serde_json::json!({
+            "runtime": "bash", "image": "x", "source": {"kind": "command", "command": "x"},
+            "timeoutMs": 1, "workdir": "/sandbox", "network": "filtered",
+            "env": {"HTTPS_PROXY": "http://elsewhere"},
+            "limits": {"memoryBytes": 1, "cpuMillis": 1, "pids": 1, "sandboxBytes": 1, "tmpBytes": 1,
+                "readonlyRoot": true, "maxOutputBytes": 1},
+        });
+        let job: Job = serde_json::from_value(json).unwrap();
+        let open = of_job(&image, &job, true);
+        assert_eq!(open["HTTPS_PROXY"], "http://127.0.0.1:8118");
+        let shut = of_job(&image, &job, false);
+        assert_eq!(shut["HTTPS_PROXY"], "http://elsewhere");
+        assert_eq!(proxy(&shut), [false; 3]);
     }
 }

@@ -30,6 +30,12 @@ pub enum EngineError {
         /// What is left.
         detail: String,
     },
+    /// Programs in a sandbox could not connect to their way out.
+    #[error("the sandbox's way out could not be opened: {detail}")]
+    NoWayOut {
+        /// The runner's words.
+        detail: String,
+    },
     /// A job wants the operator's own filter, and there is none here.
     #[error(
         "this worker has no custom system-call filter; set security.customProfilePath where it runs"
@@ -69,6 +75,7 @@ impl From<EngineError> for Error {
                 JobError::Workdir { .. } | JobError::Exec { .. } | JobError::Limits { .. } => {
                     ErrorCode::StartFailed
                 }
+                JobError::Network(_) => ErrorCode::InvalidRequest,
                 JobError::TooLong { .. } => ErrorCode::PayloadTooLarge,
                 JobError::File { errno: NO_SUCH_FILE, .. } => ErrorCode::NotFound,
                 JobError::File { errno: FILE_TOO_LARGE, .. } => ErrorCode::PayloadTooLarge,

@@ -64,6 +64,9 @@ pub enum JobError {
         /// What fits.
         max_bytes: usize,
     },
+    /// Its rules for the network are none.
+    #[error("{0}")]
+    Network(String),
     /// A session's file cannot be read, written, listed or removed.
     #[error("{path}: {reason}")]
     File {

@@ -1,6 +1,6 @@
 //! The worker's end of the link to a runner: frames over an attached container's streams.
 //!
-//! There is no task behind a link. Whoever holds the sandbox reads and writes; while it waits in
+//! There is no task behind a link, nor behind the tunnels that it carries. Whoever holds the sandbox reads and writes; while it waits in
 //! the pool nobody does, and its death shows at the next use.
 
 use std::collections::VecDeque;
@@ -16,6 +16,11 @@ use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::docker::Attached;
+use crate::egress::Tunnels;
+
+/// Bytes on their way to the runner at which connections have to wait: what the program itself is sent
+/// must not wait long behind them.
+const MAX_TUNNEL_BYTES: usize = 256 << 10;
 
 /// Why a link is of no use any more. The sandbox behind it must be destroyed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,8 @@ pub(super) struct Link {
     received: BytesMut,
     /// Bytes on their way to the runner; written while reading, so neither side can block both.
     unsent: VecDeque<Bytes>,
+    /// Connections of programs, if the sandbox has a way out.
+    pub(super) tunnels: Option<Box<Tunnels>>,
 }
 
 impl Link {
@@ -63,6 +70,7 @@ impl Link {
             input: attached.input,
             received: BytesMut::new(),
             unsent: VecDeque::new(),
+            tunnels: None,
         }
     }
 
@@ -102,15 +110,22 @@ impl Link {
         self.received.is_empty() && self.output.next().now_or_never().is_none()
     }
 
-    /// Sends what is queued and waits for one frame, whichever way the bytes flow first.
+    /// Sends what is queued and waits for one frame, whichever way the bytes flow first. Drives the
+    /// tunnels meanwhile; their frames are not returned.
     ///
     /// Cancel-safe: a dropped call loses neither received nor unsent bytes.
     pub(super) async fn next(&mut self) -> Result<Frame, LinkError> {
         loop {
-            if let Some(frame) = self.parse()? {
-                return Ok(frame);
+            while let Some(frame) = self.parse()? {
+                if !frame.kind.is_of_tunnel() {
+                    return Ok(frame);
+                }
+                self.take_tunnel_frame(&frame)?;
             }
+            self.fill_from_tunnels();
+            let may_fill = self.unsent_bytes() < MAX_TUNNEL_BYTES;
             tokio::select! {
+                () = news(self.tunnels.as_deref()), if may_fill => {}
                 chunk = self.output.next() => match chunk {
                     Some(chunk) => self.received.extend_from_slice(&chunk?),
                     None => return Err(LinkError::Closed),
@@ -136,6 +151,23 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    fn take_tunnel_frame(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        match &mut self.tunnels {
+            Some(tunnels) => Ok(tunnels.take(frame.kind, &frame.payload)?),
+            None => Err(LinkError::OutOfTurn(frame.kind)),
+        }
+    }
+
+    /// Queues what the tunnels have to send, if not much is queued yet.
+    fn fill_from_tunnels(&mut self) {
+        let room = MAX_TUNNEL_BYTES.saturating_sub(self.unsent_bytes());
+        if let Some(tunnels) = self.tunnels.as_mut().filter(|_| room > 0) {
+            let mut frames = Vec::new();
+            tunnels.put_frames(&mut frames, room);
+            self.queue(frames);
+        }
     }
 
     fn mark_sent(&mut self, sent: usize) {
@@ -170,6 +202,14 @@ impl Link {
 pub(super) fn put_data(out: &mut Vec<u8>, kind: Kind, data: &[u8]) {
     for chunk in data.chunks(DATA_CHUNK_BYTES) {
         put_frame(out, kind, chunk);
+    }
+}
+
+/// Returns when the tunnels may have something to send; never if there are none.
+async fn news(tunnels: Option<&Tunnels>) {
+    match tunnels {
+        Some(tunnels) => tunnels.news().await,
+        None => std::future::pending().await,
     }
 }
 

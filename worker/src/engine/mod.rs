@@ -26,13 +26,15 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use shared::Error;
 use shared::execution::{
-    ExecutionResult, Input, Job, Outcome, Phase, PoolStrategy, ResourceUsage, Stream, Timings,
+    EgressPhases, ExecutionResult, Input, Job, Outcome, Phase, PoolStrategy, ResourceUsage, Stream,
+    Timings,
 };
 use shared::id::{JobId, TenantId, WorkerId};
 use shared::redis::Removal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::egress::{Outside, Report};
 use crate::metrics::Metrics;
 use docker::{Docker, DockerError};
 pub use error::EngineError;
@@ -42,7 +44,7 @@ pub use link::LinkError;
 use mask::Masker;
 pub(crate) use output::complete_characters;
 use pool::Pool;
-use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile};
+use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile, Sandbox};
 use seccomp::Filters;
 pub use session::Session;
 pub use volume::{is_runner_volume, runner_volume};
@@ -97,6 +99,7 @@ pub struct Engine {
     docker: Docker,
     pool: Pool,
     origin: Origin,
+    outside: Outside,
 }
 
 impl Engine {
@@ -132,7 +135,7 @@ impl Engine {
         };
         let prewarm = options.prewarm.iter().map(Profile::of_job).collect();
         let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, metrics, token);
-        Ok(Self { docker, pool, origin })
+        Ok(Self { docker, pool, origin, outside: Outside::default() })
     }
 
     /// Runs a job for `tenant`. A program that fails is a result.
@@ -156,13 +159,27 @@ impl Engine {
         let sandbox_time = asked.elapsed();
         let container_id = lent.sandbox().id.clone();
         let masker = Masker::new(&job.secrets);
-        let outcome = run::run(lent.sandbox(), job, &masker, None, console, cancel).await;
+        let way_out = self.open_way_out(lent.sandbox(), job)?;
+        let outcome = run::run(lent.sandbox(), job, &masker, None, way_out, console, cancel).await;
+        let report = lent.sandbox().take_down_gate().await;
         lent.is_healthy =
             matches!(outcome, Ok(_) | Err(EngineError::Job(_))) && !lent.sandbox().is_lost;
         let mut result = result(id, job, container_id, outcome?);
         result.timings.sandbox_ms = milliseconds(sandbox_time);
         result.timings.cold = lent.cold;
+        tell_network(&mut result, report, &masker);
         Ok((result, Spent { _lent: lent }))
+    }
+
+    /// Puts up the gate that a job on the filtered network needs; which parts of it may go through.
+    fn open_way_out(&self, sandbox: &mut Sandbox, job: &Job) -> Result<EgressPhases, EngineError> {
+        let Some(egress) = &job.egress else {
+            return Ok(EgressPhases { setup: false, run: false });
+        };
+        let gate =
+            self.outside.gate(egress).map_err(|error| JobError::Network(error.to_string()))?;
+        sandbox.put_up_gate(gate);
+        Ok(egress.phases)
     }
 
     async fn acquire(
@@ -215,6 +232,7 @@ impl Engine {
     /// # Errors
     /// If Docker does not let us look whether anything is left.
     pub async fn shutdown(&self) -> Result<(), Error> {
+        self.outside.shutdown().await;
         self.pool.shutdown().await;
         let label = format!("{LABEL_WORKER}={}", self.origin.worker);
         remove_labelled(&self.docker, &[label], |_| true).await.map_err(EngineError::from)?;
@@ -292,9 +310,12 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
             peak_memory_bytes: exited.peak_memory_bytes,
             ..ResourceUsage::default()
         }),
+        network_logs: Vec::new(),
+        network_logs_dropped: 0,
         files: ran.files,
         session: None,
         events: 0,
+        security_events: Vec::new(),
         outcome,
         timings: Timings {
             setup_ms: milliseconds(ran.setup),
@@ -302,6 +323,22 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
             collect_ms: milliseconds(ran.collect),
             ..Timings::default()
         },
+    }
+}
+
+/// Puts what a program did on the network into its result.
+fn tell_network(result: &mut ExecutionResult, report: Option<Report>, masker: &Masker) {
+    let Some(report) = report else { return };
+    let mask = |text: String| String::from_utf8_lossy(&masker.mask(text.into_bytes())).into_owned();
+    result.network_logs = report.entries;
+    for entry in &mut result.network_logs {
+        entry.host = mask(std::mem::take(&mut entry.host));
+        entry.path = entry.path.take().map(mask);
+    }
+    result.network_logs_dropped = report.dropped;
+    result.security_events = report.events;
+    if let Some(usage) = &mut result.resource_usage {
+        (usage.network_bytes_in, usage.network_bytes_out) = (report.bytes_in, report.bytes_out);
     }
 }
 

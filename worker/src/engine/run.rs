@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use runner::protocol::{CodeFile, Exited, FileBegin, Kind, LiveInterpreter, Start};
-use shared::execution::{Job, Phase, Source};
+use shared::execution::{EgressPhases, Job, Phase, Source};
 use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +44,8 @@ pub(super) struct Ran {
     pub(super) collect: Duration,
 }
 
-/// Runs `job` in `sandbox`; with `interpreter` as one call of a session.
+/// Runs `job` in `sandbox`; with `interpreter` as one call of a session. `way_out` is the parts of it that
+/// may reach the filtered network, if the sandbox has one.
 ///
 /// # Errors
 /// [`EngineError::Job`] leaves the sandbox usable; after anything else it must be destroyed.
@@ -53,23 +54,26 @@ pub(super) async fn run(
     job: &Job,
     masker: &Masker,
     mut interpreter: Option<&mut Interpreter>,
+    way_out: EgressPhases,
     console: &mut Console<'_>,
     cancel: &CancellationToken,
 ) -> Result<Ran, EngineError> {
     // Both before anything is queued: a job refused here leaves nothing behind on the link.
-    let start = program_start(sandbox, job, masker, interpreter.is_some());
+    let start = program_start(sandbox, job, masker, interpreter.is_some(), way_out.run);
     let order = Order::new(&start)?;
     let setup_order = match &job.setup_script {
-        Some(_) => Some(Order::new(&setup_start(sandbox, job, masker))?),
+        Some(_) => Some(Order::new(&setup_start(sandbox, job, masker, way_out.setup))?),
         None => None,
     };
     queue_files(sandbox, job)?;
 
     let started = Instant::now();
     if let (Some(script), Some(order)) = (&job.setup_script, setup_order) {
+        sandbox.set_way_out(way_out.setup);
         run_setup(sandbox, job, script, order, masker, console, cancel).await?;
     }
     let setup = started.elapsed();
+    sandbox.set_way_out(way_out.run);
 
     let started = Instant::now();
     if let Source::Code { text, extension } = &job.source
@@ -135,10 +139,10 @@ fn queue_file(
     Ok(())
 }
 
-fn setup_start(sandbox: &Sandbox, job: &Job, masker: &Masker) -> Start {
+fn setup_start(sandbox: &Sandbox, job: &Job, masker: &Masker, has_way_out: bool) -> Start {
     Start {
         argv: vec!["bash".into(), SETUP_SCRIPT_PATH.into()],
-        env: environment::of_job(&sandbox.environment, job),
+        env: environment::of_job(&sandbox.environment, job, has_way_out),
         cwd: "/sandbox".into(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
@@ -193,7 +197,13 @@ fn forwarded_bytes(job: &Job, masker: &Masker) -> u64 {
 }
 
 /// The order to start the program. Without its code, the code is to be sent as a file.
-fn program_start(sandbox: &Sandbox, job: &Job, masker: &Masker, is_session: bool) -> Start {
+fn program_start(
+    sandbox: &Sandbox,
+    job: &Job,
+    masker: &Masker,
+    is_session: bool,
+    has_way_out: bool,
+) -> Start {
     let mut live = None;
     let (argv, code) = match &job.source {
         Source::Command { command } => (vec!["bash".into(), "-c".into(), command.clone()], None),
@@ -213,12 +223,12 @@ fn program_start(sandbox: &Sandbox, job: &Job, masker: &Masker, is_session: bool
     Start {
         argv,
         code,
-        env: environment::of_job(&sandbox.environment, job),
+        env: environment::of_job(&sandbox.environment, job, has_way_out),
         cwd: job.workdir.clone(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
         stdin: job.stdin.is_some() || job.interactive,
-        prepared: !is_session && sandbox.prepared && environment::fits_prepared(job),
+        prepared: !is_session && sandbox.prepared && environment::fits_prepared(job, has_way_out),
         keep_background: is_session,
         live,
     }

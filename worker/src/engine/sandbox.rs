@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use runner::protocol::{Hello, Kind, PROTOCOL_VERSION, Ready, ResetDone, parse_message};
+use runner::protocol::{
+    Hello, Kind, Listen, Listening, PROTOCOL_VERSION, Ready, ResetDone, parse_message,
+};
 use shared::config::Seccomp;
 use shared::execution::{Job, Network};
 use shared::id::{TenantId, WorkerId};
@@ -15,6 +17,7 @@ use super::environment;
 use super::link::{Frame, Link, LinkError};
 use super::seccomp::Filters;
 use super::{EngineError, volume};
+use crate::egress::{Gate, PROXY_PORT, Report};
 
 /// A started container says hello in milliseconds; a crowded machine may need longer.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
@@ -131,15 +134,15 @@ impl Sandbox {
             discard(docker, &id).await;
             id = docker.create_container(spec).await?;
         }
-        match Self::bring_up(docker, &id).await {
+        match Self::bring_up(docker, &id, profile.network).await {
             Ok(link) => Ok(Self {
                 id,
-                profile,
                 tenant: None,
                 link,
                 prepared: false,
                 is_lost: false,
-                environment: environment::of_image(&image.environment),
+                environment: environment::of_image(&image.environment, profile.network),
+                profile,
             }),
             Err(error) => {
                 discard(docker, &id).await;
@@ -148,7 +151,7 @@ impl Sandbox {
         }
     }
 
-    async fn bring_up(docker: &Docker, id: &str) -> Result<Link, EngineError> {
+    async fn bring_up(docker: &Docker, id: &str, network: Network) -> Result<Link, EngineError> {
         let mut link = Link::new(docker.attach_container(id).await?);
         docker.start_container(id).await?;
         let hello = within(HELLO_TIMEOUT, "starting", link.next()).await?;
@@ -158,6 +161,9 @@ impl Sandbox {
             return Err(EngineError::Incompatible { protocol: hello.protocol });
         }
         expect(&within(HELLO_TIMEOUT, "starting", link.next()).await?, Kind::Ready)?;
+        if network == Network::Filtered {
+            open_way_out(&mut link).await?;
+        }
         Ok(link)
     }
 
@@ -183,6 +189,31 @@ impl Sandbox {
         self.await_ready().await
     }
 
+    /// Lets programs through `gate` to the filtered network, until it is taken down.
+    pub(super) fn put_up_gate(&mut self, gate: Gate) {
+        if let Some(tunnels) = &mut self.link.tunnels {
+            tunnels.put_up(gate);
+        }
+    }
+
+    /// Opens or shuts the gate, if there is one.
+    pub(super) fn set_way_out(&mut self, is_open: bool) {
+        if let Some(tunnels) = &mut self.link.tunnels {
+            tunnels.set_open(is_open);
+        }
+    }
+
+    /// The gate, if there is one.
+    pub(super) fn gate(&self) -> Option<&Gate> {
+        self.link.tunnels.as_ref()?.gate()
+    }
+
+    /// Takes the gate down, if there is one; tells what went through.
+    pub(super) async fn take_down_gate(&mut self) -> Option<Report> {
+        let gate = self.link.tunnels.as_mut()?.take_down()?;
+        Some(gate.close().await)
+    }
+
     async fn await_ready(&mut self) -> Result<(), EngineError> {
         let frame =
             within(PREPARE_TIMEOUT, "starting an interpreter ahead", self.link.next()).await?;
@@ -194,6 +225,18 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+/// Has the runner listen for connections of programs. Until a job's gate is opened none gets through.
+async fn open_way_out(link: &mut Link) -> Result<(), EngineError> {
+    link.queue_message(Kind::Listen, &Listen { port: PROXY_PORT })?;
+    let frame = within(HELLO_TIMEOUT, "opening its way out", link.next()).await?;
+    expect(&frame, Kind::Listening)?;
+    if let Some(detail) = parse::<Listening>(&frame)?.error {
+        return Err(EngineError::NoWayOut { detail });
+    }
+    link.tunnels = Some(Box::default());
+    Ok(())
 }
 
 /// Removes a container that was created and is of no use: otherwise it would stay behind for good.

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use runner::protocol::Kind;
-use shared::execution::{ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, SessionState};
+use shared::execution::{
+    EgressPhases, ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, SessionState,
+};
 use shared::id::{JobId, SessionId, TenantId};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +17,9 @@ use super::pool::Lent;
 use super::program::Interpreter;
 use super::{
     Console, Engine, EngineError, LinkError, environment, files, milliseconds, result, run,
+    tell_network,
 };
+use crate::egress::Gate;
 
 /// Secret values remembered, and their bytes, unless one call alone has more; the oldest are forgotten
 /// first.
@@ -31,6 +35,8 @@ pub struct Session {
     secrets: VecDeque<String>,
     masker: Masker,
     is_broken: bool,
+    /// Which parts of a call may reach the filtered network.
+    way_out: EgressPhases,
     /// Until the first call has a result: how long its caller waited for the sandbox.
     opening_ms: Option<f64>,
 }
@@ -48,7 +54,8 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Session, EngineError> {
         let asked = Instant::now();
-        let lent = self.acquire(tenant, job, cancel).await?;
+        let mut lent = self.acquire(tenant, job, cancel).await?;
+        let way_out = self.open_way_out(lent.sandbox(), job)?;
         Ok(Session {
             id: id.clone(),
             lent,
@@ -56,6 +63,7 @@ impl Engine {
             secrets: VecDeque::new(),
             masker: Masker::of_values(std::iter::empty()),
             is_broken: false,
+            way_out,
             opening_ms: Some(milliseconds(asked.elapsed())),
         })
     }
@@ -77,10 +85,18 @@ impl Session {
         self.learn_secrets(job);
         let container_id = self.lent.sandbox().id.clone();
         let (sandbox, interpreter) = (self.lent.sandbox(), Some(&mut self.interpreter));
-        let ran = run::run(sandbox, job, &self.masker, interpreter, console, cancel).await;
+        if let Some(gate) = sandbox.gate() {
+            gate.set_log(job.egress.as_ref().is_some_and(|egress| egress.log));
+        }
+        let masker = &self.masker;
+        let ran = run::run(sandbox, job, masker, interpreter, self.way_out, console, cancel).await;
+        // What earlier calls have left running must not get through while a later one is set up.
+        self.way_out.setup = self.way_out.run;
+        let report = self.lent.sandbox().gate().map(Gate::report);
         let ran = self.note(ran)?;
         let state_lost = ran.state_lost;
         let mut result = result(id, job, container_id, ran);
+        tell_network(&mut result, report, &self.masker);
         let opening_ms = self.opening_ms.take();
         result.timings.sandbox_ms = opening_ms.unwrap_or_default();
         result.timings.cold = opening_ms.is_some() && self.lent.cold;

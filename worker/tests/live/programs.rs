@@ -38,6 +38,7 @@ fn job(runtime: Runtime, source: Source) -> Job {
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,
+        egress: None,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 256 << 20,

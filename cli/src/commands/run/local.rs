@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use client::Execution;
-use shared::config::Config;
-use shared::execution::{Admission, ExecuteEnvelope, Outcome, Phase, PoolStrategy, Stream};
+use serde_json::Value;
+use shared::config::{Config, NetworkFilter};
+use shared::execution::{
+    Admission, ExecuteEnvelope, NetworkLogEntry, Outcome, Phase, PoolStrategy, Stream,
+};
 use shared::id::{JobId, SessionId, TenantId, WorkerId};
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
@@ -32,7 +35,9 @@ pub(super) async fn run(
     let Execution { request, options, .. } = execution;
     let envelope = ExecuteEnvelope { request, options, session_id: None };
     let tenant = TenantId::master();
-    let job = Admission::new(config)?.admit(&tenant, envelope)?;
+    // The rules for hosts are in the request already, where flags may have taken their place.
+    let server = Config { network: NetworkFilter::default(), ..config.clone() };
+    let job = Admission::new(&server)?.admit(&tenant, envelope)?;
     tracing::debug!(runtime = %job.runtime, image = job.image, "running on this machine");
     let docker = Docker::connect().await?;
     let options = Options {
@@ -75,12 +80,13 @@ pub(super) async fn run(
         Err(error) if output.is_streamed => return setup_failed(error),
         Err(error) => return Err(error.into()),
     };
+    let network_logs = json_values(&result.network_logs)?;
     if !output.is_streamed {
         return output.show(&Finished {
             stdout: &result.stdout,
             stderr: &result.stderr,
             is_truncated: result.truncated,
-            network_logs: &[],
+            network_logs: &network_logs,
             exit_code: result.exit_code.into(),
         });
     }
@@ -91,6 +97,10 @@ pub(super) async fn run(
         printer::warning("Output was truncated");
     }
     Ok(to_exit_code(result.exit_code.into()))
+}
+
+fn json_values(entries: &[NetworkLogEntry]) -> serde_json::Result<Vec<Value>> {
+    entries.iter().map(serde_json::to_value).collect()
 }
 
 /// A setup script that failed is told as a stream tells it: its own words were shown already, and

@@ -151,7 +151,7 @@ fn a_tenants_own_ceilings_are_named_as_such_and_hold_for_it_alone() {
     };
     let mut config = Config::default();
     config.policy.tenants.insert("acme".into(), own);
-    config.policy.networks.push(Network::Host);
+    config.policy.networks.push(crate::execution::Network::Host);
     for (field, value, key) in over {
         let error = admit_by(&config, "acme", with_option(field, value.clone())).unwrap_err();
         assert_eq!(error.code(), ErrorCode::PolicyViolation, "{field}: {error}");

@@ -1,0 +1,65 @@
+//! The network of a request: its mode, in each part of the job, and what may be reached over it.
+
+use super::Asked;
+use crate::config::NetworkFilter;
+use crate::error::Error;
+use crate::execution::egress::{Egress, EgressLimits, EgressPhases};
+use crate::execution::request::{FilterOptions, Network, NetworkChoice};
+use crate::net::HostFilter;
+
+impl Asked<'_> {
+    /// The mode, and with the filtered one what may be reached. `server` is what the server lets any
+    /// request name.
+    pub(super) fn network(
+        &self,
+        server: &NetworkFilter,
+    ) -> Result<(Network, Option<Box<Egress>>), Error> {
+        let choice = self.options.network.unwrap_or_else(|| self.defaults.network.into());
+        let (setup, run) = match choice {
+            NetworkChoice::Always(network) => (network, network),
+            NetworkChoice::Phases { setup, run } => (setup, run),
+        };
+        for network in [setup, run] {
+            if !self.rules.policy.networks.contains(&network) {
+                let what = format!("network \"{}\"", network.name());
+                return Err(self.rules.forbids(&what, "networks"));
+            }
+        }
+        if setup == run && run != Network::Filtered {
+            return Ok((run, None));
+        }
+        if [setup, run].contains(&Network::Host) {
+            return Err(Error::invalid(
+                "network: a sandbox on the host's network cannot leave it; setup and run may be \
+                 none or filtered, or both host",
+            ));
+        }
+        let phases =
+            EgressPhases { setup: setup == Network::Filtered, run: run == Network::Filtered };
+        Ok((Network::Filtered, Some(Box::new(self.egress(server, phases)?))))
+    }
+
+    fn egress(&self, server: &NetworkFilter, phases: EgressPhases) -> Result<Egress, Error> {
+        let policy = &self.rules.policy;
+        Ok(Egress {
+            server: server.clone(),
+            filter: filter(self.options.network_filter.clone().unwrap_or_default())?,
+            private_addresses: policy.allow_private_addresses.clone(),
+            limits: EgressLimits {
+                max_connections: policy.max_network_connections,
+                max_bytes: policy.max_network_bytes,
+                max_bytes_per_second: policy.max_network_bytes_per_second,
+            },
+            phases,
+            log: self.options.log_network,
+        })
+    }
+}
+
+/// A request's own filter, if its patterns are any.
+fn filter(options: FilterOptions) -> Result<NetworkFilter, Error> {
+    let FilterOptions { whitelist, blacklist } = options;
+    let filter = NetworkFilter { whitelist, blacklist };
+    HostFilter::compile("networkFilter", &filter)?;
+    Ok(filter)
+}

@@ -1,0 +1,107 @@
+//! Connections to the outside: the filter first, then the name, then its addresses; only an address that
+//! was judged is dialled.
+
+use std::time::Duration;
+
+use shared::net::{Host, ResolveError};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::gate::Access;
+use super::meter::Metered;
+use super::refusal::Refusal;
+use super::target::Target;
+
+/// How long finding and reaching a host may take.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A request as the journal knows it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) method: &'a str,
+    /// None for `CONNECT`.
+    pub(super) path: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    fn words(&self, host: &Host) -> String {
+        match self.path {
+            None => format!("CONNECT to {host}"),
+            Some(_) => format!("request to {host}"),
+        }
+    }
+}
+
+impl Access {
+    /// Notes that a request is blocked; the answer to it.
+    fn block(
+        &self,
+        asked: Asked<'_>,
+        host: &Host,
+        reason: &str,
+        address: Option<String>,
+    ) -> Refusal {
+        self.journal.block(asked.method, &host.to_string(), asked.path, reason);
+        Refusal::Blocked { what: asked.words(host), address }
+    }
+
+    /// The addresses that may be dialled for a request.
+    ///
+    /// # Errors
+    /// If there are none; what is blocked is in the journal then.
+    async fn judge(
+        &self,
+        asked: Asked<'_>,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<Vec<std::net::SocketAddr>, Refusal> {
+        let Target { host, port } = target;
+        if !self.allows(host) {
+            return Err(self.block(asked, host, "filter_mismatch", None));
+        }
+        if let Some(limit) = self.meter.exhausted() {
+            return Err(Refusal::Exhausted { limit });
+        }
+        match self.resolver.resolve(host, *port, &self.addresses, deadline).await {
+            Ok(addresses) => Ok(addresses),
+            Err(error @ ResolveError::Refused { .. }) => {
+                Err(self.block(asked, host, "address_refused", Some(error.to_string())))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a host was not found for a program");
+                let _tried = self.journal.allow(asked.method, &host.to_string(), asked.path);
+                Err(unreachable(target))
+            }
+        }
+    }
+
+    /// Connects to where a request is to go, and notes it in the journal.
+    ///
+    /// # Errors
+    /// If it may not, or nobody answers there.
+    pub(super) async fn dial(
+        &self,
+        asked: Asked<'_>,
+        target: &Target,
+    ) -> Result<(Metered<TcpStream>, super::journal::Underway), Refusal> {
+        let deadline = Instant::now() + DIAL_LIMIT;
+        let addresses = self.judge(asked, target, deadline).await?;
+        let underway = self.journal.allow(asked.method, &target.host.to_string(), asked.path);
+        for address in addresses {
+            match timeout_at(deadline, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Only a delay is at stake.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((Metered::new(stream, self.meter.clone()), underway));
+                }
+                Ok(Err(error)) => tracing::debug!(%error, %address, "no connection for a program"),
+                Err(_elapsed) => break,
+            }
+        }
+        Err(unreachable(target))
+    }
+}
+
+pub(super) fn unreachable(target: &Target) -> Refusal {
+    Refusal::Unreachable { host: target.host.to_string(), port: target.port }
+}

@@ -1,0 +1,119 @@
+//! The gate of one job: its rules, and every connection that went through.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use shared::Error;
+use shared::execution::Egress;
+use shared::net::{AddressRules, Host, HostFilter, Resolver};
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::journal::{Journal, Report};
+use super::meter::Meter;
+use super::tunnel::TunnelStream;
+use super::{Outside, proxy};
+
+/// How long nothing may move on a connection: longer than a model thinks about an answer.
+const IDLE_LIMIT: Duration = Duration::from_secs(900);
+
+/// What the connections of one job share.
+pub(super) struct Access {
+    /// The server's, and the job's own; both must agree.
+    filters: RwLock<[HostFilter; 2]>,
+    pub(super) addresses: AddressRules,
+    pub(super) resolver: Resolver,
+    pub(super) meter: Arc<Meter>,
+    pub(super) journal: Arc<Journal>,
+    /// One for each connection that is served.
+    turns: Semaphore,
+    /// All connections of the engine, and those of this gate.
+    tasks: TaskTracker,
+    own_tasks: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Access {
+    pub(super) fn new(egress: &Egress, outside: &Outside) -> Result<Self, Error> {
+        let limits = &egress.limits;
+        Ok(Self {
+            tasks: outside.tasks.clone(),
+            own_tasks: TaskTracker::new(),
+            token: outside.token.child_token(),
+            filters: RwLock::new([
+                HostFilter::compile("network", &egress.server)?,
+                HostFilter::compile("networkFilter", &egress.filter)?,
+            ]),
+            addresses: AddressRules::new(egress.private_addresses.clone()),
+            resolver: outside.resolver.clone(),
+            meter: Arc::new(Meter::new(limits.max_bytes, limits.max_bytes_per_second)),
+            journal: Arc::new(Journal::new(egress.log)),
+            turns: Semaphore::new(limits.max_connections.max(1) as usize),
+        })
+    }
+
+    /// Whether the job may name `host`.
+    pub(super) fn allows(&self, host: &Host) -> bool {
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        filters.iter().all(|filter| filter.allows(host))
+    }
+
+    /// Runs something until it ends or the gate closes.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let work = self.token.clone().run_until_cancelled_owned(work);
+        let work = self.own_tasks.track_future(async move {
+            // Cut off by the gate's end, which the tunnels tell the program.
+            let _ = work.await;
+        });
+        self.tasks.spawn(work);
+    }
+}
+
+/// The gate of one job. Dropped, it breaks off every connection.
+pub(crate) struct Gate {
+    access: Arc<Access>,
+    _closing: DropGuard,
+}
+
+impl Gate {
+    pub(super) fn new(access: Access) -> Self {
+        let closing = access.token.clone().drop_guard();
+        Self { access: Arc::new(access), _closing: closing }
+    }
+
+    /// Serves a connection, in a task, until it ends, nothing moves on it for too long, or the gate
+    /// closes.
+    pub(super) fn serve(&self, stream: TunnelStream) {
+        let access = Arc::clone(&self.access);
+        self.access.spawn(async move {
+            // Fails only if somebody closed it, and nobody does.
+            let Ok(_turn) = access.turns.acquire().await else { return };
+            let idle = stream.idle(IDLE_LIMIT);
+            tokio::select! {
+                () = proxy::serve(stream, Arc::clone(&access)) => {}
+                () = idle => tracing::debug!("a connection of a program was idle for too long"),
+            }
+        });
+    }
+
+    /// Whether requests are to be told from now on.
+    pub(crate) fn set_log(&self, is_wanted: bool) {
+        self.access.journal.set_wanted(is_wanted);
+    }
+
+    /// What there was since the last report.
+    pub(crate) fn report(&self) -> Report {
+        let (bytes_in, bytes_out) = self.access.meter.take_since();
+        self.access.journal.report(bytes_in, bytes_out)
+    }
+
+    /// Breaks off every connection and waits until all are gone; what there was since the last report.
+    pub(crate) async fn close(self) -> Report {
+        let access = &self.access;
+        access.token.cancel();
+        access.own_tasks.close();
+        access.own_tasks.wait().await;
+        self.report()
+    }
+}

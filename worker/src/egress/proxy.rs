@@ -1,0 +1,97 @@
+//! The proxy that programs talk to: requests for whole URIs, and `CONNECT`. One connection is one task.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::dial::Asked;
+use super::gate::Access;
+use super::refusal::Refusal;
+use super::relay::relay;
+use super::target::Target;
+use super::tunnel::TunnelStream;
+
+/// Bytes that the head of a request may have.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How long a program may take for the head of a request, and leave a connection unused.
+const HEAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// The body of an answer.
+pub(super) type Body = BoxBody<Bytes, hyper::Error>;
+
+/// What becomes of a connection once it is no HTTP any more.
+type Next = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A place for that, filled by the request that brings it about.
+#[derive(Clone, Default)]
+pub(super) struct Handover(Arc<Mutex<Option<Next>>>);
+
+impl Handover {
+    pub(super) fn put(&self, next: impl Future<Output = ()> + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(next));
+    }
+
+    fn take(&self) -> Option<Next> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Serves one connection of a program to its end.
+pub(super) async fn serve(stream: TunnelStream, access: Arc<Access>) {
+    let handover = Handover::default();
+    let service = service_fn(|request| answer(request, Arc::clone(&access), handover.clone()));
+    let mut server = http1::Builder::new();
+    let server = server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+    let server = server.max_buf_size(MAX_HEAD_BYTES).preserve_header_case(true);
+    let connection = server.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::trace!(%error, "a program's connection to its proxy broke off");
+    }
+    if let Some(next) = handover.take() {
+        next.await;
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    access: Arc<Access>,
+    handover: Handover,
+) -> Result<Response<Body>, Infallible> {
+    let answer = if request.method() == Method::CONNECT {
+        connect(request, &access, &handover).await
+    } else {
+        access.forward(request, &handover).await
+    };
+    Ok(answer.unwrap_or_else(|refusal| refusal.response()))
+}
+
+async fn connect(
+    request: Request<Incoming>,
+    access: &Access,
+    handover: &Handover,
+) -> Result<Response<Body>, Refusal> {
+    let target = Target::of_connect(request.uri())?;
+    let asked = Asked { method: "CONNECT", path: None };
+    let (outside, underway) = access.dial(asked, &target).await?;
+    handover.put(async move {
+        if let Ok(inside) = hyper::upgrade::on(request).await {
+            relay(TokioIo::new(inside), outside).await;
+        }
+        drop(underway);
+    });
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+    let reason = ReasonPhrase::from_static(b"Connection Established");
+    response.extensions_mut().insert(reason);
+    Ok(response)
+}

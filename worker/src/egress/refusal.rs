@@ -1,0 +1,68 @@
+//! Requests that do not get through, and what the program is told (contract section 5.6).
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::proxy::Body;
+
+/// Why a request does not get through.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It is no request that a proxy could carry out.
+    Bad(String),
+    /// The rules do not allow it.
+    Blocked {
+        /// `CONNECT to example.com`, or `request to example.com`.
+        what: String,
+        /// The address rule, if it was one and not the filter.
+        address: Option<String>,
+    },
+    /// The job has moved as many bytes as it may.
+    Exhausted { limit: u64 },
+    /// Nobody answers there.
+    Unreachable { host: String, port: u16 },
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Blocked { .. } | Self::Exhausted { .. } => StatusCode::FORBIDDEN,
+            Self::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Bad(words) => format!("isol8: {words}"),
+            Self::Blocked { what, address: None } => {
+                format!("isol8: {what} blocked by network filter")
+            }
+            Self::Blocked { what, address: Some(reason) } => {
+                format!("isol8: {what} blocked by network filter: {reason}")
+            }
+            Self::Exhausted { limit } => {
+                format!("isol8: the job has moved its {limit} bytes over the network")
+            }
+            Self::Unreachable { host, port } => {
+                format!("isol8: proxy error: connection to {host}:{port} failed")
+            }
+        }
+    }
+
+    /// As an answer.
+    pub(super) fn response(&self) -> Response<Body> {
+        let body = Full::new(Bytes::from(self.words())).map_err(|never| match never {}).boxed();
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        // What follows may not be a request at all.
+        if matches!(self, Self::Bad(_)) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
