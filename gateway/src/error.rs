@@ -86,6 +86,8 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::FileWriteFailed
         | ErrorCode::FileFailed
         | ErrorCode::SetupFailed
+        | ErrorCode::CodeFetchFailed
+        | ErrorCode::CodeHashMismatch
         | ErrorCode::StartFailed => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::QueueFull
         | ErrorCode::RateLimited

@@ -44,6 +44,10 @@ pub enum ErrorCode {
     StartFailed,
     /// The setup script ended with another code than 0.
     SetupFailed,
+    /// The program could not be fetched from where it is.
+    CodeFetchFailed,
+    /// The program fetched is not the one whose hash was given.
+    CodeHashMismatch,
     /// Every worker that took the job died.
     WorkerLost,
     /// The job was cancelled.
@@ -87,6 +91,8 @@ impl ErrorCode {
             Self::FileWriteFailed => "FILE_WRITE_FAILED",
             Self::StartFailed => "START_FAILED",
             Self::SetupFailed => "SETUP_FAILED",
+            Self::CodeFetchFailed => "CODE_FETCH_FAILED",
+            Self::CodeHashMismatch => "CODE_HASH_MISMATCH",
             Self::WorkerLost => "WORKER_LOST",
             Self::Cancelled => "CANCELLED",
             Self::JobUnknown => "JOB_UNKNOWN",

@@ -8,6 +8,7 @@ pub mod execution;
 pub mod id;
 pub mod net;
 pub mod redis;
+pub mod remote_code;
 pub mod runtime;
 pub mod size;
 

@@ -11,6 +11,7 @@ pub mod node;
 pub mod queue;
 pub mod stack;
 pub mod stream;
+pub mod upstream;
 
 pub use api::{Api, Reply, code, command};
 pub use case::{Case, Findings, run_cases};

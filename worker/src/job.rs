@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attend::attend;
 use crate::commit::{Told, Verdict, commit, judge, was_cut_short};
-use crate::engine::{EngineError, JobError};
+use crate::engine::{EngineError, JobError, milliseconds};
 use crate::{Context, session};
 
 /// Pause before a job that failed for want of a sandbox is given back, times its deliveries: an
@@ -20,7 +20,7 @@ const GIVE_BACK_PAUSE: Duration = Duration::from_millis(300);
 /// Runs a claimed job to its commit, in a slot.
 pub(crate) async fn run(
     context: Arc<Context>,
-    claimed: Claimed,
+    mut claimed: Claimed,
     slot: Option<OwnedSemaphorePermit>,
 ) {
     if let Some(owned) = claimed.opens.clone() {
@@ -30,15 +30,28 @@ pub(crate) async fn run(
     let (started, started_at) = (Instant::now(), Utc::now());
     let held = context.leases.hold(&claimed.lease, &context.abort);
     let slot = held.cancel().run_until_cancelled(context.slot(slot)).await;
+    let fetched = match slot {
+        Some(_) => {
+            let (tenant, job) = (&claimed.tenant, &mut claimed.job);
+            context.fetcher.fetch(tenant, job, held.cancel()).await
+        }
+        None => Err(JobError::Cancelled),
+    };
     let (id, tenant, job) = (claimed.lease.job, &claimed.tenant, &claimed.job);
     let (mut wires, attendants) = attend(&context, id, job, |timeout_ms| {
         context.queue.publication(context.worker, &claimed.lease, timeout_ms)
     });
     let running = async {
         let console = &mut wires.console();
-        let outcome = match slot {
-            Some(_) => context.executor.execute(id, tenant, job, console, held.cancel()).await,
-            None => Err(EngineError::Job(JobError::Cancelled)),
+        let outcome = match fetched {
+            Ok(took) => {
+                let running = context.executor.execute(id, tenant, job, console, held.cancel());
+                running.await.map(|(mut result, spent)| {
+                    result.timings.fetch_ms = milliseconds(took);
+                    (result, spent)
+                })
+            }
+            Err(error) => Err(EngineError::Job(error)),
         };
         drop(wires);
         outcome

@@ -8,6 +8,7 @@ mod consumer;
 mod egress;
 pub mod engine;
 mod executor;
+pub mod fetch;
 mod input;
 mod job;
 mod lease;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use executor::Executor;
+use fetch::Fetcher;
 use metrics::Metrics;
 
 /// How often recorded samples are folded away.
@@ -46,6 +48,7 @@ struct Context {
     worker: WorkerId,
     queue: Queue,
     executor: Executor,
+    fetcher: Fetcher,
     /// One for each program that runs, be it a job or a session's call.
     slots: Arc<Semaphore>,
     leases: lease::Leases,
@@ -114,6 +117,8 @@ pub struct Options {
     pub max_sessions: usize,
     /// How long a session may be idle before it is closed; `None`: for ever.
     pub session_idle: Option<Duration>,
+    /// Fetches programs that are elsewhere.
+    pub fetcher: Fetcher,
     /// Where executions are recorded.
     pub audit: Audit,
     /// Lease times.
@@ -141,6 +146,7 @@ pub async fn run(
         worker: options.worker,
         queue,
         executor,
+        fetcher: options.fetcher.clone(),
         slots: Arc::new(Semaphore::new(options.max_concurrent)),
         leases: lease::Leases::default(),
         sessions: session::Sessions::new(options.max_sessions),

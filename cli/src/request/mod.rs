@@ -68,6 +68,8 @@ pub(crate) fn of_run(
     let options = options(args, loaded, program.runtime == AGENT)?;
     let request = ExecutionRequest {
         timeout_ms: options.timeout_ms,
+        code_hash: args.hash.clone(),
+        allow_insecure_code_url: args.allow_insecure_code_url,
         files: args.files.as_deref().map(files::read).transpose()?.unwrap_or_default(),
         setup_script: setup_script(&args.setup)?,
         install_packages: args.install.clone(),
@@ -113,12 +115,6 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
 
 fn more_request(args: &RunArgs) -> Map<String, Value> {
     let mut more = Map::new();
-    if let Some(hash) = &args.hash {
-        more.insert("codeHash".into(), json!(hash));
-    }
-    if args.allow_insecure_code_url {
-        more.insert("allowInsecureCodeUrl".into(), json!(true));
-    }
     if let Some(flags) = &args.agent_flags {
         more.insert("agentFlags".into(), json!(flags));
     }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use worker::Executor;
 use worker::engine::docker::Docker;
 use worker::engine::{Engine, Options};
+use worker::fetch::Fetcher;
 use worker::metrics::Metrics;
 use worker::name::Name;
 
@@ -144,6 +145,7 @@ pub(crate) async fn build_worker(
                 .cleanup
                 .auto_prune
                 .then(|| Duration::from_millis(config.cleanup.max_container_age_ms)),
+            fetcher: Fetcher::new(config)?,
             audit: Audit::start(&config.audit)?,
         },
         executor,

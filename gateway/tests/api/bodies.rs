@@ -34,7 +34,11 @@ async fn callers_mistakes_are_400_with_words_that_help() {
             "Working directory must be inside /sandbox",
         ),
         (bash(json!({"timeoutMs": 999_999_999})), "POLICY_VIOLATION", "ceiling of 900000"),
-        (bash(json!({"codeUrl": "http://x", "code": ""})), "NOT_SUPPORTED", "codeUrl"),
+        (
+            bash(json!({"codeUrl": "http://x", "code": ""})),
+            "POLICY_VIOLATION",
+            "Remote code fetching is disabled",
+        ),
     ] {
         let error = harness.post(body.clone()).await.error(400, code);
         assert!(error.contains(words), "{body}: {error}");

@@ -271,6 +271,8 @@ fn program(source: &Source) -> &str {
     match source {
         Source::Code { text, .. } => text,
         Source::Command { command } => command,
+        // Never fetched: there was no text to speak of.
+        Source::Url { .. } => "",
     }
 }
 

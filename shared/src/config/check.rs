@@ -11,6 +11,7 @@ use crate::execution::{
 };
 use crate::id::TenantId;
 use crate::net::HostFilter;
+use crate::remote_code::RemoteCodeRules;
 use crate::size::parse_bytes;
 
 /// Values that cannot hold, or not together.
@@ -197,6 +198,10 @@ fn remote_code(config: &Config) -> Checked {
             format!("remoteCode.allowedSchemes has \"{scheme}\"; allowed are https and http")
         })?;
     }
+    RemoteCodeRules::new(remote_code).map_err(|error| Contradiction {
+        keys: vec!["remoteCode.allowedHosts".into(), "remoteCode.blockedHosts".into()],
+        message: error.message().to_owned(),
+    })?;
     let is_open = !remote_code.enabled || !remote_code.allowed_schemes.is_empty();
     require(is_open, &["remoteCode.enabled", "remoteCode.allowedSchemes"], || {
         "remoteCode.enabled is true, but remoteCode.allowedSchemes is empty".into()

@@ -86,6 +86,20 @@ pub enum Source {
         /// Extension of the file, with its dot.
         extension: String,
     },
+    /// A program text that the worker fetches first.
+    #[serde(rename_all = "camelCase")]
+    Url {
+        /// Where it is.
+        url: String,
+        /// SHA-256 it must have, in lower-case hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hash: Option<String>,
+        /// Whether it may come over connections that anybody can tamper with.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        allows_insecure: bool,
+        /// Extension of the file, with its dot.
+        extension: String,
+    },
     /// A command line for `bash -c`.
     Command {
         /// The command line.

@@ -35,6 +35,12 @@ pub struct ExecutionRequest {
     /// Where to fetch the program text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code_url: Option<String>,
+    /// SHA-256 that the fetched text must have, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_hash: Option<String>,
+    /// Whether `code_url` may be, or lead to, an `http://` address.
+    #[serde(deserialize_with = "default_if_null", skip_serializing_if = "std::ops::Not::not")]
+    pub allow_insecure_code_url: bool,
     /// Shell command, run by `bash -c`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<String>,
@@ -213,7 +219,8 @@ mod tests {
     fn null_means_absent() {
         let json = r#"{
             "request": {
-                "runtime": "bash", "code": null, "codeUrl": null, "cmd": "true", "timeoutMs": null,
+                "runtime": "bash", "code": null, "codeUrl": null, "cmd": "true",
+                "codeHash": null, "allowInsecureCodeUrl": null, "timeoutMs": null,
                 "env": null, "fileExtension": null, "stdin": null, "files": null,
                 "outputPaths": null, "installPackages": null, "setupScript": null, "workdir": null,
                 "metadata": null

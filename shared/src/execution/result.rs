@@ -129,6 +129,9 @@ pub struct ResourceUsage {
 pub struct Timings {
     /// Waiting in the queue, by the queue's clock.
     pub queue_ms: f64,
+    /// Fetching the program from its address.
+    #[serde(default)]
+    pub fetch_ms: f64,
     /// Getting a sandbox.
     pub sandbox_ms: f64,
     /// Whether it had to be created for this job.

@@ -15,6 +15,7 @@ use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest};
 use crate::config::{Config, Defaults, NetworkFilter, Policy, Seccomp};
 use crate::error::{Error, ErrorCode};
 use crate::id::TenantId;
+use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
 use crate::size::parse_bytes;
 
@@ -42,6 +43,7 @@ pub struct Admission {
     seccomp: Seccomp,
     /// Hosts that requests may name.
     hosts: NetworkFilter,
+    remote_code: RemoteCodeRules,
     general: Rules,
     /// For tenants with ceilings of their own.
     tenants: HashMap<TenantId, Rules>,
@@ -51,7 +53,7 @@ impl Admission {
     /// Rules of a configuration.
     ///
     /// # Errors
-    /// If a size in the configuration is malformed.
+    /// If a size or a pattern in the configuration is malformed.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let tenants = config.policy.tenants.iter().map(|(name, own)| {
             let tenant = TenantId::new(name);
@@ -62,6 +64,7 @@ impl Admission {
             defaults: config.defaults.clone(),
             seccomp: config.security.seccomp,
             hosts: config.network.clone(),
+            remote_code: RemoteCodeRules::new(&config.remote_code)?,
             general: Rules::general(config.policy.clone())?,
             tenants: tenants.collect::<Result<_, Error>>()?,
         })
@@ -90,7 +93,7 @@ impl Admission {
         let runtime = Runtime::from_name(&request.runtime)?;
         Ok(Job {
             image: asked.image(runtime)?,
-            source: source(runtime, &request)?,
+            source: self.source(tenant, runtime, &request)?,
             timeout_ms: asked.timeout_ms(&request)?,
             network,
             egress,
@@ -108,6 +111,60 @@ impl Admission {
             stream: false,
             interactive: false,
             signals: false,
+        })
+    }
+}
+
+impl Admission {
+    /// Picks the one program source; a blank one counts as absent (contract section 3.1).
+    fn source(
+        &self,
+        tenant: &TenantId,
+        runtime: Runtime,
+        request: &ExecutionRequest,
+    ) -> Result<Source, Error> {
+        let sources = (present(&request.code), present(&request.code_url), present(&request.cmd));
+        let source = match sources {
+            (Some(text), None, None) => {
+                Source::Code { text: text.to_owned(), extension: extension(runtime, request, "")? }
+            }
+            (None, Some(url), None) => self.remote(tenant, runtime, request, url)?,
+            (None, None, Some(command)) if command.contains('\0') => {
+                return Err(Error::invalid("cmd contains a NUL character"));
+            }
+            (None, None, Some(command)) => Source::Command { command: command.to_owned() },
+            (None, None, None) => {
+                return Err(Error::invalid(
+                    "Give exactly one of code, codeUrl and cmd; none was given",
+                ));
+            }
+            _ => {
+                return Err(Error::invalid(
+                    "code, codeUrl and cmd are mutually exclusive: give one of them",
+                ));
+            }
+        };
+        if !request.install_packages.is_empty() {
+            return Err(not_supported("package installation (installPackages)"));
+        }
+        Ok(source)
+    }
+
+    fn remote(
+        &self,
+        tenant: &TenantId,
+        runtime: Runtime,
+        request: &ExecutionRequest,
+        url: &str,
+    ) -> Result<Source, Error> {
+        let allows_insecure = request.allow_insecure_code_url;
+        let (hash, addresses) = (request.code_hash.as_deref(), &self.rules(tenant).addresses);
+        let remote = self.remote_code.check_request(url, hash, allows_insecure, addresses)?;
+        Ok(Source::Url {
+            extension: extension(runtime, request, remote.url.path())?,
+            url: remote.url.into(),
+            hash: remote.hash,
+            allows_insecure,
         })
     }
 }
@@ -256,38 +313,18 @@ fn too_little<T: std::fmt::Display>(field: &str, value: T, floor: T, unit: &str)
     Error::invalid(format!("{field} is {value}; the least is {floor} {unit}"))
 }
 
-/// Picks the one program source; a blank one counts as absent (contract section 3.1).
-fn source(runtime: Runtime, request: &ExecutionRequest) -> Result<Source, Error> {
-    let present = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    let sources = (present(&request.code), present(&request.code_url), present(&request.cmd));
-    match sources {
-        (Some(text), None, None) => {
-            Ok(Source::Code { text, extension: extension(runtime, request)? })
-        }
-        (None, Some(_), None) => Err(not_supported("code by URL (codeUrl)")),
-        (None, None, Some(command)) => {
-            if command.contains('\0') {
-                return Err(Error::invalid("cmd contains a NUL character"));
-            }
-            Ok(Source::Command { command })
-        }
-        (None, None, None) => {
-            Err(Error::invalid("Give exactly one of code, codeUrl and cmd; none was given"))
-        }
-        _ => Err(Error::invalid("code, codeUrl and cmd are mutually exclusive: give one of them")),
-    }
-    .and_then(|source| {
-        if request.install_packages.is_empty() {
-            Ok(source)
-        } else {
-            Err(not_supported("package installation (installPackages)"))
-        }
-    })
+fn present(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.trim().is_empty())
 }
 
-fn extension(runtime: Runtime, request: &ExecutionRequest) -> Result<String, Error> {
+/// The extension asked for, else that of the file at `path` if it is one of the runtime's own.
+fn extension(runtime: Runtime, request: &ExecutionRequest, path: &str) -> Result<String, Error> {
     let Some(extension) = request.file_extension.as_deref().filter(|text| !text.is_empty()) else {
-        return Ok(runtime.default_extension().to_owned());
+        let of_path = path.rsplit_once('.').filter(|_| Runtime::from_path(path) == Some(runtime));
+        return Ok(match of_path {
+            Some((_, extension)) => format!(".{extension}"),
+            None => runtime.default_extension().to_owned(),
+        });
     };
     let plain = extension.strip_prefix('.').unwrap_or(extension);
     let is_plain = !plain.is_empty()

@@ -72,14 +72,16 @@ impl From<EngineError> for Error {
                     ErrorCode::SetupFailed
                 }
                 JobError::FileWrite { .. } => ErrorCode::FileWriteFailed,
-                JobError::Workdir { .. } | JobError::Exec { .. } | JobError::Limits { .. } => {
-                    ErrorCode::StartFailed
-                }
+                JobError::Workdir { .. }
+                | JobError::Exec { .. }
+                | JobError::Limits { .. }
+                | JobError::NotFetched => ErrorCode::StartFailed,
                 JobError::Network(_) => ErrorCode::InvalidRequest,
                 JobError::TooLong { .. } => ErrorCode::PayloadTooLarge,
                 JobError::File { errno: NO_SUCH_FILE, .. } => ErrorCode::NotFound,
                 JobError::File { errno: FILE_TOO_LARGE, .. } => ErrorCode::PayloadTooLarge,
                 JobError::File { .. } => ErrorCode::FileFailed,
+                JobError::Fetch(error) => error.code(),
                 JobError::Cancelled => ErrorCode::Cancelled,
             },
             _ => ErrorCode::SandboxFailed,

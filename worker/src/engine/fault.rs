@@ -2,6 +2,8 @@
 
 use runner::protocol::{Failed, FileError, Stage};
 
+use crate::fetch::FetchError;
+
 /// What went wrong with the job itself; the sandbox is fine.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -77,6 +79,12 @@ pub enum JobError {
         /// The operating system's error number.
         errno: i32,
     },
+    /// Its program is still at its address.
+    #[error("The program has not been fetched: use worker::fetch::Fetcher first")]
+    NotFetched,
+    /// Its program could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// Cancelled before the program ran.
     #[error("The job was cancelled")]
     Cancelled,

@@ -59,7 +59,7 @@ pub(super) async fn run(
     cancel: &CancellationToken,
 ) -> Result<Ran, EngineError> {
     // Both before anything is queued: a job refused here leaves nothing behind on the link.
-    let start = program_start(sandbox, job, masker, interpreter.is_some(), way_out.run);
+    let start = program_start(sandbox, job, masker, interpreter.is_some(), way_out.run)?;
     let order = Order::new(&start)?;
     let setup_order = match &job.setup_script {
         Some(_) => Some(Order::new(&setup_start(sandbox, job, masker, way_out.setup))?),
@@ -203,10 +203,11 @@ fn program_start(
     masker: &Masker,
     is_session: bool,
     has_way_out: bool,
-) -> Start {
+) -> Result<Start, JobError> {
     let mut live = None;
     let (argv, code) = match &job.source {
         Source::Command { command } => (vec!["bash".into(), "-c".into(), command.clone()], None),
+        Source::Url { .. } => return Err(JobError::NotFetched),
         Source::Code { text, extension } => {
             let path = environment::code_path(extension);
             let argv = job.runtime.command(&path);
@@ -220,7 +221,7 @@ fn program_start(
             }
         }
     };
-    Start {
+    Ok(Start {
         argv,
         code,
         env: environment::of_job(&sandbox.environment, job, has_way_out),
@@ -231,7 +232,7 @@ fn program_start(
         prepared: !is_session && sandbox.prepared && environment::fits_prepared(job, has_way_out),
         keep_background: is_session,
         live,
-    }
+    })
 }
 
 fn live_interpreter(runtime: Runtime) -> LiveInterpreter {

@@ -20,7 +20,7 @@ use super::{Handle, Seat, opening};
 use crate::Context;
 use crate::attend::attend;
 use crate::commit::{Told, Verdict, insist, judge, was_cut_short};
-use crate::engine::{EngineError, Session};
+use crate::engine::{EngineError, Session, milliseconds};
 
 /// Pauses between attempts while the queue cannot be reached.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -135,7 +135,8 @@ impl Actor<'_> {
                 Ok(NextCall::Lost) => return Err(End::Gone),
                 Ok(NextCall::Run(call)) => {
                     let slot = matches!(call.call, Call::Execute { .. }).then_some(slot);
-                    self.run_call(session, call).await?;
+                    // Boxed, so that a session that waits is no larger than it needs to be.
+                    Box::pin(self.run_call(session, call)).await?;
                     drop(slot);
                     is_sure = true;
                     served += 1;
@@ -181,11 +182,16 @@ impl Actor<'_> {
         let cancel = context.abort.child_token();
         let _running = self.handle().begin(id, &cancel);
         let (ending, job) = match call {
-            Call::Execute { job } => {
+            Call::Execute { mut job } => {
+                let fetching = context.fetcher.fetch(&self.owned.tenant, &mut job, &cancel);
+                let fetched = self.watched(fetching).await;
                 let publication = |timeout_ms| {
                     context.queue.call_publication(context.worker, &self.owned, id, timeout_ms)
                 };
-                let (outcome, events) = self.execute(session, id, &job, publication, &cancel).await;
+                let (outcome, events) = match fetched {
+                    Ok(took) => self.execute(session, id, &job, took, publication, &cancel).await,
+                    Err(error) => (Err(EngineError::Job(error)), 0),
+                };
                 let was_aborted = context.abort.is_cancelled() && was_cut_short(&outcome);
                 if was_aborted || session.is_broken() {
                     self.record(id, &job, started_at, &lost());
@@ -246,6 +252,7 @@ impl Actor<'_> {
         session: &mut Session,
         id: JobId,
         job: &Job,
+        fetch_time: Duration,
         publication: impl FnOnce(u64) -> Publication,
         cancel: &CancellationToken,
     ) -> (Result<shared::execution::ExecutionResult, EngineError>, u64) {
@@ -254,7 +261,10 @@ impl Actor<'_> {
         let running = Box::pin(async {
             let outcome = session.execute(id, job, &mut wires.console(), cancel).await;
             drop(wires);
-            outcome
+            outcome.map(|mut result| {
+                result.timings.fetch_ms = milliseconds(fetch_time);
+                result
+            })
         });
         let serving = attendants.serve(self.context, &self.owned.tenant, cancel);
         self.watched(async { tokio::join!(running, serving) }).await

@@ -56,19 +56,28 @@ impl Actor<'_> {
     /// Runs the first call; the session, if there is one now.
     pub(super) async fn open(
         &self,
-        claimed: Claimed,
+        mut claimed: Claimed,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Option<Session> {
         let (context, started, started_at) = (self.context, Instant::now(), Utc::now());
         let held = context.leases.hold(&claimed.lease, &context.abort);
         let slot = held.cancel().run_until_cancelled(context.slot(slot)).await;
-        let (id, tenant, job) = (claimed.lease.job, &claimed.tenant, &claimed.job);
+        let id = claimed.lease.job;
         let _running = self.handle().begin(id, held.cancel());
-        let opened = match slot {
+        let fetched = match slot {
             Some(_) => {
-                context.executor.open_session(tenant, &self.owned.id, job, held.cancel()).await
+                let (tenant, job) = (&claimed.tenant, &mut claimed.job);
+                context.fetcher.fetch(tenant, job, held.cancel()).await
             }
-            None => Some(Err(EngineError::Job(JobError::Cancelled))),
+            None => Err(JobError::Cancelled),
+        };
+        let (tenant, job) = (&claimed.tenant, &claimed.job);
+        let (opened, fetch_time) = match fetched {
+            Ok(took) => {
+                let name = &self.owned.id;
+                (context.executor.open_session(tenant, name, job, held.cancel()).await, took)
+            }
+            Err(error) => (Some(Err(EngineError::Job(error))), Duration::ZERO),
         };
         let (outcome, events, session) = match opened {
             None => {
@@ -81,8 +90,9 @@ impl Actor<'_> {
                 let publication = |timeout_ms| {
                     context.queue.publication(context.worker, &claimed.lease, timeout_ms)
                 };
-                let (outcome, events) =
-                    self.execute(&mut session, id, job, publication, held.cancel()).await;
+                let (outcome, events) = self
+                    .execute(&mut session, id, job, fetch_time, publication, held.cancel())
+                    .await;
                 (Ok(outcome), events, Some(session))
             }
         };

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use worker::Executor;
 use worker::engine::docker::Docker;
 use worker::engine::{Engine, Options};
+use worker::fetch::Fetcher;
 
 use crate::programs::{python, result};
 
@@ -133,6 +134,7 @@ impl Fleet {
             max_concurrent: choices.max_concurrent,
             max_sessions: choices.max_sessions,
             session_idle: choices.session_idle,
+            fetcher: Fetcher::default(),
             audit: Audit::disabled(),
             redis: self.config.clone(),
             shutdown_grace: choices.grace,

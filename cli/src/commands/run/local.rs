@@ -15,6 +15,7 @@ use shared::id::{JobId, SessionId, TenantId, WorkerId};
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
 use worker::engine::{Console, Engine, EngineError, JobError, Live, Options};
+use worker::fetch::Fetcher;
 
 use super::output::{Finished, Output, to_exit_code, unwritable};
 use crate::request::Session;
@@ -37,7 +38,9 @@ pub(super) async fn run(
     let tenant = TenantId::master();
     // The rules for hosts are in the request already, where flags may have taken their place.
     let server = Config { network: NetworkFilter::default(), ..config.clone() };
-    let job = Admission::new(&server)?.admit(&tenant, envelope)?;
+    let mut job = Admission::new(&server)?.admit(&tenant, envelope)?;
+    let fetched = Fetcher::new(config)?.fetch(&tenant, &mut job, cancel).await;
+    fetched.map_err(EngineError::from)?;
     tracing::debug!(runtime = %job.runtime, image = job.image, "running on this machine");
     let docker = Docker::connect().await?;
     let options = Options {

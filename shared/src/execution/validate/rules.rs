@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use crate::config::{Policy, TenantPolicy};
 use crate::error::{Error, ErrorCode};
+use crate::net::AddressRules;
 use crate::size::parse_bytes;
 
 /// One tenant's ceilings, or everybody's.
@@ -13,6 +14,7 @@ pub(super) struct Rules {
     pub(super) policy: Policy,
     pub(super) max_memory_bytes: u64,
     pub(super) max_disk_bytes: u64,
+    pub(super) addresses: AddressRules,
     /// Where the tenant's own ceilings are written, and which ones it has.
     own: Option<(String, BTreeSet<String>)>,
 }
@@ -38,7 +40,8 @@ impl Rules {
     }
 
     fn new(policy: Policy, own: Option<(String, BTreeSet<String>)>) -> Result<Self, Error> {
-        let mut rules = Self { policy, max_memory_bytes: 0, max_disk_bytes: 0, own };
+        let addresses = AddressRules::new(policy.allow_private_addresses.clone());
+        let mut rules = Self { policy, max_memory_bytes: 0, max_disk_bytes: 0, addresses, own };
         rules.max_memory_bytes = parse_bytes(&rules.key("maxMemory"), &rules.policy.max_memory)?;
         rules.max_disk_bytes = parse_bytes(&rules.key("maxDisk"), &rules.policy.max_disk)?;
         Ok(rules)
