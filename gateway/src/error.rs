@@ -88,7 +88,8 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::SetupFailed
         | ErrorCode::CodeFetchFailed
         | ErrorCode::CodeHashMismatch
-        | ErrorCode::StartFailed => StatusCode::UNPROCESSABLE_ENTITY,
+        | ErrorCode::StartFailed
+        | ErrorCode::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::QueueFull
         | ErrorCode::RateLimited
         | ErrorCode::TooManyJobs

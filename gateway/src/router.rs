@@ -42,6 +42,12 @@ pub(crate) fn router(state: State) -> Router {
             ),
         )
         .route("/v1/sessions/{id}/files/list", needs(Scope::Files, get(routes::files::list)))
+        .route("/v1/jobs", needs(Scope::Jobs, get(routes::jobs::list).post(routes::jobs::submit)))
+        .route(
+            "/v1/jobs/{id}",
+            needs(Scope::Jobs, get(routes::jobs::show).delete(routes::jobs::cancel)),
+        )
+        .route("/v1/jobs/{id}/output", needs(Scope::Jobs, get(routes::jobs::output)))
         .route("/cleanup", needs(Scope::Sessions, post(routes::cleanup::clean_up)))
         .route("/auth/login", post(routes::keys::login))
         .route("/auth/keys", get(routes::keys::list).post(routes::keys::create))

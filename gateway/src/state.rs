@@ -36,6 +36,8 @@ pub(crate) struct Gateway {
     pub(crate) id: GatewayId,
     pub(crate) queue: Queue,
     pub(crate) admission: Admission,
+    /// How long a listed job is kept that does not ask otherwise, in milliseconds.
+    pub(crate) job_retention_ms: u64,
     pub(crate) master_key: MasterKey,
     pub(crate) keyring: Keyring,
     pub(crate) intake: Intake,
@@ -117,6 +119,7 @@ impl Gateway {
             keyring: Keyring::new(queue.api_keys(), config.auth.clone()),
             queue,
             admission: Admission::new(config)?,
+            job_retention_ms: config.redis.job_retention_ms,
             master_key: MasterKey::new(master_key)?,
             intake: Intake::new(config.gateway.max_body_bytes),
             files: FileMoves::new(config),

@@ -13,6 +13,12 @@ pub(crate) fn iso8601(ms: u64) -> String {
     time.unwrap_or(DateTime::<Utc>::MAX_UTC).format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
+/// A time as clients write it, in milliseconds since the epoch; any offset from UTC.
+pub(crate) fn from_iso8601(text: &str) -> Option<u64> {
+    let time = DateTime::parse_from_rfc3339(text).ok()?;
+    u64::try_from(time.timestamp_millis()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -21,5 +27,7 @@ mod tests {
     fn times_have_milliseconds_and_a_z() {
         assert_eq!(iso8601(1_772_619_072_345), "2026-03-04T10:11:12.345Z");
         assert_eq!(iso8601(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(from_iso8601("2026-03-04T11:11:12.345+01:00"), Some(1_772_619_072_345));
+        assert_eq!(from_iso8601("yesterday"), None);
     }
 }

@@ -171,7 +171,7 @@ async fn work(queue: &Queue) -> Outcome {
 }
 
 fn submission(tenant: &TenantId, id: JobId, reply_to: GatewayId) -> Submission<'_> {
-    Submission { tenant, id, reply_to, quota: Quota::default() }
+    Submission { tenant, id, reply_to: Some(reply_to), quota: Quota::default() }
 }
 
 fn ending() -> Ending {

@@ -66,6 +66,8 @@ pub enum ErrorCode {
     RateLimited,
     /// The tenant has as many jobs as it may; try again later.
     TooManyJobs,
+    /// The idempotency key came before, with another request.
+    IdempotencyMismatch,
     /// A bug in isol8.
     Internal,
 }
@@ -102,6 +104,7 @@ impl ErrorCode {
             Self::FileFailed => "FILE_FAILED",
             Self::RateLimited => "RATE_LIMITED",
             Self::TooManyJobs => "TOO_MANY_JOBS",
+            Self::IdempotencyMismatch => "IDEMPOTENCY_MISMATCH",
             Self::Internal => "INTERNAL",
         }
     }

@@ -53,6 +53,21 @@ uuid_id! {
     TransferId;
 }
 
+impl JobId {
+    /// The smallest identifier of those generated in a millisecond since the epoch.
+    #[must_use]
+    pub fn first_of_ms(ms: u64) -> Self {
+        let version = 7_u128 << 76;
+        Self(Uuid::from_u128((u128::from(ms & 0xffff_ffff_ffff) << 80) | version))
+    }
+
+    /// When it was generated, in milliseconds since the epoch.
+    #[must_use]
+    pub fn generated_ms(self) -> u64 {
+        u64::try_from(self.0.as_u128() >> 80).unwrap_or_default()
+    }
+}
+
 /// Who a job belongs to. Sandboxes are never shared between two of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

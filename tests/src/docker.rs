@@ -80,6 +80,22 @@ pub fn worker_of(container: &str) -> String {
     label.as_str().unwrap_or_default().to_owned()
 }
 
+/// Command lines of everything that runs in a worker's containers.
+#[must_use]
+pub fn processes(worker: &str) -> Vec<String> {
+    let containers = containers(&format!("isol8.worker={worker}"));
+    let of = |container: &String| {
+        // A container may be going just now.
+        let top = Command::new("docker").args(["top", container, "-o", "pid,args"]).output();
+        String::from_utf8_lossy(&top.expect("docker can be started").stdout).into_owned()
+    };
+    containers
+        .iter()
+        .map(of)
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
 /// Removes what a test that failed has left.
 pub fn remove(containers: &[String]) {
     if containers.is_empty() {

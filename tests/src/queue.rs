@@ -127,8 +127,9 @@ impl Queue {
         for key in self.run::<Vec<String>>(&["KEYS", "*"])? {
             let lives_ms: i64 = self.run(&["PTTL", &key])?;
             // Gone meanwhile, temporary, or one of those that are there for good: API keys are
-            // purged when they are dead, not by Redis.
-            if lives_ms != -1 || key == "v1:fleet" || key.starts_with("v1:{keys}:") {
+            // purged when they are dead, and listed jobs taken off their lists, not by Redis.
+            let is_kept = ["v1:fleet", "v1:{keys}:", "v1:{s0}:listed:", "v1:{s0}:retained"];
+            if lives_ms != -1 || is_kept.iter().any(|start| key.starts_with(start)) {
                 continue;
             }
             if key != JOBS {

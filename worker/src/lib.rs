@@ -9,6 +9,7 @@ mod egress;
 pub mod engine;
 mod executor;
 pub mod fetch;
+mod housekeeping;
 mod input;
 mod job;
 mod lease;
@@ -172,6 +173,7 @@ pub async fn run(
         consumer::reclaim_period(&options),
         renewal.clone(),
     ));
+    background.spawn(housekeeping::keep(Arc::clone(&context), renewal.clone()));
     background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
     background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
     if let Some(listener) = options.listener.take() {

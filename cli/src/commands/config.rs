@@ -87,6 +87,7 @@ const SECTIONS: [Section; 15] = [
             ("Max deliveries", "redis.maxDeliveries"),
             ("Max queued", "redis.maxQueued"),
             ("Result TTL", "redis.resultTtlMs"),
+            ("Job retention", "redis.jobRetentionMs"),
         ],
     ),
     (

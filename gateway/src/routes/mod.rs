@@ -5,6 +5,7 @@ pub(crate) mod execute;
 pub(crate) mod fallback;
 pub(crate) mod files;
 pub(crate) mod health;
+pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod metrics;
 pub(crate) mod sessions;

@@ -47,27 +47,37 @@ pub(crate) async fn stream(
     let slot = state.streaming.slots.take(&caller.tenant).await?;
     let queued = submit(&state, &caller.tenant, envelope, Following::Output).await?;
     drop(room);
-    let events = stream::start(queued, None);
-    let lines = Lines { events, heartbeat: state.streaming.heartbeat, _slot: slot };
+    Ok(respond(stream::start(queued, None), line, state.streaming.heartbeat, slot))
+}
+
+/// A stream of events as the body of an answer; `write` makes text of one.
+pub(super) fn respond<T: Send + 'static>(
+    events: mpsc::Receiver<T>,
+    write: fn(&T) -> String,
+    heartbeat: Duration,
+    slot: Slot,
+) -> Response {
+    let lines = Lines { events, write, heartbeat, _slot: slot };
     let body = unfold(lines, |mut lines| async {
         lines.next().await.map(|bytes| (Ok::<_, Infallible>(bytes), lines))
     });
-    Ok((HEADERS, Body::from_stream(body)).into_response())
+    (HEADERS, Body::from_stream(body)).into_response()
 }
 
-/// Events as lines of text. Dropped with the connection, which ends the job too.
-struct Lines {
-    events: mpsc::Receiver<StreamEvent>,
+/// Events as lines of text. Dropped with the connection, which ends the stream.
+struct Lines<T> {
+    events: mpsc::Receiver<T>,
+    write: fn(&T) -> String,
     heartbeat: Duration,
     _slot: Slot,
 }
 
-impl Lines {
+impl<T> Lines<T> {
     async fn next(&mut self) -> Option<Bytes> {
         let mut events = Vec::new();
         match timeout(self.heartbeat, self.events.recv_many(&mut events, MOST_AT_ONCE)).await {
             Ok(0) => None,
-            Ok(_) => Some(events.iter().map(line).collect::<String>().into()),
+            Ok(_) => Some(events.iter().map(self.write).collect::<String>().into()),
             // Parsers skip comments; proxies and clients see that the connection lives.
             Err(_) => Some(Bytes::from_static(b": keepalive\n\n")),
         }

@@ -84,8 +84,8 @@ impl From<Event> for StreamEvent {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Summary {
-    exit_code: i32,
-    outcome: Outcome,
+    pub(crate) exit_code: i32,
+    pub(crate) outcome: Outcome,
     #[serde(default)]
     pub(crate) events: u64,
 }

@@ -72,7 +72,8 @@ pub(crate) async fn submit(
         job: id,
         is_armed: state.streaming.cancel_on_disconnect,
     };
-    let submission = Submission { tenant, id, reply_to: state.id, quota: state.quota(tenant) };
+    let submission =
+        Submission { tenant, id, reply_to: Some(state.id), quota: state.quota(tenant) };
     let queued = match &session {
         None => state.queue.enqueue(submission, &job).await,
         Some(session) => {
@@ -161,7 +162,7 @@ impl Drop for CancelOnDrop {
 /// An `Ending`, read as far as `R` wants to know.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Ending<R> {
+pub(crate) enum Ending<R> {
     Result(R),
     Error(Failure),
 }
@@ -170,7 +171,7 @@ pub(super) enum Ending<R> {
 ///
 /// # Errors
 /// `INTERNAL` if it cannot be read.
-pub(super) fn read<'a, R: Deserialize<'a>>(text: &'a str, id: JobId) -> Result<Ending<R>, Error> {
+pub(crate) fn read<'a, R: Deserialize<'a>>(text: &'a str, id: JobId) -> Result<Ending<R>, Error> {
     serde_json::from_str(text).map_err(|error| {
         Error::new(ErrorCode::Internal, format!("The result of job {id} cannot be read"))
             .with_source(error)

@@ -120,7 +120,7 @@ impl Place {
         // Registered before the call is in the queue: its answer may come before this returns.
         let waiter = state.registry.register(id, None);
         let quota = state.quota(&self.tenant);
-        let submission = Submission { tenant: &self.tenant, id, reply_to: state.id, quota };
+        let submission = Submission { tenant: &self.tenant, id, reply_to: Some(state.id), quota };
         let to = ToSession { id: &self.session, may_open: false, max_sessions: 0 };
         let mut cancel = CancelOnDrop::new(&state, &self.tenant, id);
         if let Err(error) = state.queue.enqueue_call(submission, to, &call).await {

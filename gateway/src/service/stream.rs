@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::execution::Event;
+use shared::execution::{Event, Failure};
 use shared::id::{JobId, TenantId};
 use shared::{Error, ErrorCode};
 use tokio::sync::mpsc;
@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::event::{StreamEvent, Summary, last_words_of_failure};
-use super::execute::{Ending, Queued, read};
+use super::execute::{CancelOnDrop, Ending, Queued, read};
 use super::mailbox::{Mail, Mailbox};
-use super::wait::{self, patience, unreachable};
+use super::wait::{self, Waiter, patience, unreachable};
 use crate::state::State;
 
 /// Events on their way to one client's connection.
@@ -26,19 +26,102 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long the last words may take when the gateway closes: less than its closing time.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How a stream puts things to its client.
+pub(crate) trait Narrator: Send + Sync + 'static {
+    /// What the client is sent.
+    type Line: Send;
+
+    /// Something happened in the job.
+    fn event(&mut self, event: Event) -> Self::Line;
+    /// The events from `next` up to `end`, not including it, cannot be had any more.
+    fn gap(&mut self, next: u64, end: u64) -> Self::Line;
+    /// How the program ended.
+    fn result(&mut self, summary: &Summary) -> Vec<Self::Line>;
+    /// Why it could not be run.
+    fn failure(&mut self, failure: &Failure) -> Vec<Self::Line>;
+    /// Why the stream ends before its job.
+    fn error(&mut self, error: &Error) -> Self::Line;
+}
+
+/// isol8's own events (contract section 1.5).
+pub(crate) struct Contract;
+
+impl Narrator for Contract {
+    type Line = StreamEvent;
+
+    fn event(&mut self, event: Event) -> StreamEvent {
+        event.into()
+    }
+
+    fn gap(&mut self, next: u64, end: u64) -> StreamEvent {
+        let count = end - next;
+        StreamEvent::notice(&format!(
+            "output is missing here: {count} {} no longer kept when this stream came to read {}.",
+            if count == 1 { "piece was" } else { "pieces were" },
+            if count == 1 { "it" } else { "them" },
+        ))
+    }
+
+    fn result(&mut self, summary: &Summary) -> Vec<StreamEvent> {
+        summary.last_words()
+    }
+
+    fn failure(&mut self, failure: &Failure) -> Vec<StreamEvent> {
+        last_words_of_failure(failure)
+    }
+
+    fn error(&mut self, error: &Error) -> StreamEvent {
+        error.into()
+    }
+}
+
+/// A job that somebody follows.
+pub(super) struct Followed {
+    pub(super) state: State,
+    pub(super) tenant: TenantId,
+    pub(super) waiter: Waiter,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) timeout_ms: u64,
+    /// When it was submitted, if this is what it was submitted for.
+    pub(super) started: Option<std::time::Instant>,
+    /// What happens when the client leaves.
+    pub(super) cancel: CancelOnDrop,
+    /// Number of the first event that is wanted, if it may be in the store already.
+    pub(super) from: Option<u64>,
+}
+
 /// Starts following. The events end after the last one; dropping them means that the client has
 /// left.
 pub(crate) fn start(queued: Queued, notice: Option<StreamEvent>) -> mpsc::Receiver<StreamEvent> {
+    let Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel } = queued;
+    let started = Some(started);
+    let followed =
+        Followed { state, tenant, waiter, mailbox, timeout_ms, started, cancel, from: None };
+    start_with(followed, Contract, notice)
+}
+
+/// The same in other words.
+pub(super) fn start_with<N: Narrator>(
+    followed: Followed,
+    narrator: N,
+    notice: Option<N::Line>,
+) -> mpsc::Receiver<N::Line> {
     let (sender, receiver) = mpsc::channel(EVENTS_UNDER_WAY);
-    let tasks = queued.state.tasks.clone();
-    tasks.spawn(Box::pin(drive(queued, notice, sender)));
+    let tasks = followed.state.tasks.clone();
+    tasks.spawn(Box::pin(drive(followed, narrator, notice, sender)));
     receiver
 }
 
 /// One job's whole life as a stream. On cancel: ends when its client is gone, which includes the
 /// gateway's own end. On error: tells the client.
-async fn drive(queued: Queued, notice: Option<StreamEvent>, client: mpsc::Sender<StreamEvent>) {
-    let Queued { state, tenant, waiter, mailbox, timeout_ms, started, mut cancel } = queued;
+async fn drive<N: Narrator>(
+    followed: Followed,
+    narrator: N,
+    notice: Option<N::Line>,
+    client: mpsc::Sender<N::Line>,
+) {
+    let Followed { state, tenant, waiter, mailbox, timeout_ms, started, mut cancel, from } =
+        followed;
     let job = waiter.job();
     let mut reader = Reader {
         state: &state,
@@ -46,12 +129,16 @@ async fn drive(queued: Queued, notice: Option<StreamEvent>, client: mpsc::Sender
         job,
         mailbox,
         client: &client,
-        next: 0,
+        narrator,
+        next: from.unwrap_or(0),
         timeout_ms,
     };
     let follow = async {
         if let Some(notice) = notice {
             reader.tell(notice).await;
+        }
+        if from.is_some() {
+            reader.catch_up(None).await?;
         }
         let ending = {
             let mut ending = pin!(wait::wait(&state, &tenant, waiter, timeout_ms));
@@ -66,7 +153,9 @@ async fn drive(queued: Queued, notice: Option<StreamEvent>, client: mpsc::Sender
                 }
             }
         };
-        state.metrics.execute_took(started.elapsed());
+        if let Some(started) = started {
+            state.metrics.execute_took(started.elapsed());
+        }
         reader.end(ending.get()).await
     };
     let outcome = tokio::select! {
@@ -86,22 +175,24 @@ async fn drive(queued: Queued, notice: Option<StreamEvent>, client: mpsc::Sender
         _ => closing(job, state.streaming.cancel_on_disconnect),
     };
     // A client that has left, or does not read, learns nothing any more.
-    let _ = timeout(FAREWELL, client.send(StreamEvent::from(&error))).await;
+    let last_words = reader.narrator.error(&error);
+    let _ = timeout(FAREWELL, client.send(last_words)).await;
 }
 
 /// How far a client has come.
-struct Reader<'a> {
+struct Reader<'a, N: Narrator> {
     state: &'a State,
     tenant: &'a TenantId,
     job: JobId,
     mailbox: Arc<Mailbox>,
-    client: &'a mpsc::Sender<StreamEvent>,
+    client: &'a mpsc::Sender<N::Line>,
+    narrator: N,
     /// Number of the event that is due.
     next: u64,
     timeout_ms: u64,
 }
 
-impl Reader<'_> {
+impl<N: Narrator> Reader<'_, N> {
     async fn receive(&mut self, mail: Mail) -> Result<(), Error> {
         match mail {
             Mail::NotKept(end) => self.catch_up(Some(end)).await,
@@ -127,12 +218,12 @@ impl Reader<'_> {
         let last_words = match read::<Summary>(ending, self.job)? {
             Ending::Result(result) => {
                 self.catch_up(Some(result.events)).await?;
-                result.last_words()
+                self.narrator.result(&result)
             }
             Ending::Error(failure) => {
                 // Whoever ended it in the worker's stead could not know how many there were.
                 self.catch_up((failure.events > 0).then_some(failure.events)).await?;
-                last_words_of_failure(&failure)
+                self.narrator.failure(&failure)
             }
         };
         for event in last_words {
@@ -173,14 +264,9 @@ impl Reader<'_> {
         if self.next >= end {
             return;
         }
-        let count = end - self.next;
         self.state.metrics.stream_gap();
-        let words = format!(
-            "output is missing here: {count} {} no longer kept when this stream came to read {}.",
-            if count == 1 { "piece was" } else { "pieces were" },
-            if count == 1 { "it" } else { "them" },
-        );
-        self.tell(StreamEvent::notice(&words)).await;
+        let words = self.narrator.gap(self.next, end);
+        self.tell(words).await;
         self.next = end;
     }
 
@@ -188,11 +274,12 @@ impl Reader<'_> {
     async fn pass(&mut self, event: Event) {
         if event.number >= self.next {
             self.next = event.number + 1;
-            self.tell(event.into()).await;
+            let words = self.narrator.event(event);
+            self.tell(words).await;
         }
     }
 
-    async fn tell(&self, event: StreamEvent) {
+    async fn tell(&self, event: N::Line) {
         self.state.metrics.stream_event();
         // Fails if the client has left, which ends the whole stream at the same time.
         let _ = self.client.send(event).await;

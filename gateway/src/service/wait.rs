@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,9 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What wakes a waiter: the ending itself, or (`None`) word that it is too big for a message.
 type Wake = Option<Box<RawValue>>;
 
-/// Everyone who waits for a job, by job.
+/// Everyone who waits for a job, by job. Mostly one; a listed job may have several.
 pub(crate) struct Registry {
-    waiters: Mutex<HashMap<JobId, Seat>>,
+    waiters: Mutex<HashMap<JobId, Vec<Seat>>>,
+    /// Numbers seats.
+    seats: AtomicU64,
     /// Counts subscriptions; each one may have missed messages before it.
     subscriptions: watch::Sender<u64>,
     jitter: RandomState,
@@ -41,6 +44,7 @@ pub(crate) struct Registry {
 
 /// One who waits, as the registry knows it.
 struct Seat {
+    number: u64,
     wake: oneshot::Sender<Wake>,
     /// Where events go, if they are wanted.
     mailbox: Option<Arc<Mailbox>>,
@@ -50,6 +54,7 @@ impl Default for Registry {
     fn default() -> Self {
         Self {
             waiters: Mutex::default(),
+            seats: AtomicU64::default(),
             subscriptions: watch::Sender::new(0),
             jitter: RandomState::new(),
         }
@@ -62,23 +67,31 @@ impl Registry {
     pub(crate) fn register(self: &Arc<Self>, job: JobId, mailbox: Option<Arc<Mailbox>>) -> Waiter {
         let (sender, wake) = oneshot::channel();
         let subscriptions = self.subscriptions.subscribe();
-        self.lock().insert(job, Seat { wake: sender, mailbox });
-        Waiter { registry: Arc::clone(self), job, wake, subscriptions }
+        let number = self.seats.fetch_add(1, Ordering::Relaxed);
+        self.lock().entry(job).or_default().push(Seat { number, wake: sender, mailbox });
+        Waiter { registry: Arc::clone(self), job, number, wake, subscriptions }
     }
 
     /// Wakes whoever waits for `job`. Nobody does if the client left, or if it was answered by a
     /// look at the stored state.
     pub(crate) fn finished(&self, job: JobId, ending: Wake) {
-        if let Some(seat) = self.lock().remove(&job) {
-            // A waiter that is being dropped right now needs no answer.
+        let mut seats = self.lock().remove(&job).unwrap_or_default();
+        let last = seats.pop();
+        // A waiter that is being dropped right now needs no answer.
+        for seat in seats {
+            let _ = seat.wake.send(ending.clone());
+        }
+        if let Some(seat) = last {
             let _ = seat.wake.send(ending);
         }
     }
 
     /// Passes an event on to whoever streams `job`.
     pub(crate) fn output(&self, job: JobId, event: Event) {
-        if let Some(mailbox) = self.lock().get(&job).and_then(|seat| seat.mailbox.as_ref()) {
-            mailbox.put(event);
+        for seat in self.lock().get(&job).into_iter().flatten() {
+            if let Some(mailbox) = &seat.mailbox {
+                mailbox.put(event.clone());
+            }
         }
     }
 
@@ -104,10 +117,10 @@ impl Registry {
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.lock().len()
+        self.lock().values().map(Vec::len).sum()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Seat>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Seat>>> {
         // Map operations do not panic half-way, so a poisoned map is still a good one.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,13 +136,19 @@ impl Registry {
 pub(crate) struct Waiter {
     registry: Arc<Registry>,
     job: JobId,
+    number: u64,
     wake: oneshot::Receiver<Wake>,
     subscriptions: watch::Receiver<u64>,
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.job);
+        let mut waiters = self.registry.lock();
+        let Some(seats) = waiters.get_mut(&self.job) else { return };
+        seats.retain(|seat| seat.number != self.number);
+        if seats.is_empty() {
+            waiters.remove(&self.job);
+        }
     }
 }
 
@@ -193,6 +212,15 @@ pub(crate) fn patience(timeout_ms: u64) -> Duration {
 }
 
 impl Waiter {
+    /// Has it look at once: the job may have ended before anybody was told to tell.
+    pub(crate) fn look_now(&self) {
+        let mut waiters = self.registry.lock();
+        let Some(seats) = waiters.get_mut(&self.job) else { return };
+        if let Some(index) = seats.iter().position(|seat| seat.number == self.number) {
+            let _ = seats.swap_remove(index).wake.send(None);
+        }
+    }
+
     /// The job waited for.
     pub(crate) fn job(&self) -> JobId {
         self.job
@@ -266,8 +294,10 @@ mod tests {
             registry.register(JobId::generate(), None),
             registry.register(JobId::generate(), None),
         );
+        let mut second = registry.register(mine.job, None);
         registry.finished(mine.job, Some(RawValue::from_string("1".into()).unwrap()));
         assert_eq!((&mut mine.wake).await.unwrap().unwrap().get(), "1");
+        assert_eq!((&mut second.wake).await.unwrap().unwrap().get(), "1");
         assert_eq!(registry.waiting(), 1);
         drop((mine, other));
         assert_eq!(registry.waiting(), 0);

@@ -15,6 +15,7 @@ mod bodies;
 mod cleanup;
 mod endings;
 mod files;
+mod jobs;
 mod keys;
 mod outages;
 mod sessions;

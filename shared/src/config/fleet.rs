@@ -24,6 +24,9 @@ pub struct Redis {
     pub max_queued: u64,
     /// How long a result is kept for its caller, in milliseconds.
     pub result_ttl_ms: u64,
+    /// How long a job of `/v1/jobs` is kept once it has ended, unless it asks otherwise, in
+    /// milliseconds.
+    pub job_retention_ms: u64,
 }
 
 impl Default for Redis {
@@ -36,6 +39,7 @@ impl Default for Redis {
             max_deliveries: 3,
             max_queued: 100_000,
             result_ttl_ms: 60_000,
+            job_retention_ms: 3_600_000,
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct Policy {
     pub max_concurrent_jobs: u32,
     /// Requests of a tenant per second; 0 means any number.
     pub max_requests_per_second: u32,
+    /// How long a tenant may have a job kept once it has ended, in milliseconds.
+    pub max_retention_ms: u64,
     /// What holds for one tenant instead, by its name; tighter or looser.
     pub tenants: BTreeMap<String, TenantPolicy>,
 }
@@ -75,6 +77,7 @@ impl Default for Policy {
             max_sessions: 100,
             max_concurrent_jobs: 0,
             max_requests_per_second: 0,
+            max_retention_ms: 86_400_000,
             tenants: BTreeMap::new(),
         }
     }
@@ -138,6 +141,9 @@ pub struct TenantPolicy {
     /// Requests per second; 0 means any number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests_per_second: Option<u32>,
+    /// How long a job may be kept once it has ended, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retention_ms: Option<u64>,
 }
 
 impl Policy {
@@ -164,6 +170,7 @@ impl Policy {
             max_sessions: u32::MAX,
             max_concurrent_jobs: 0,
             max_requests_per_second: 0,
+            max_retention_ms: u64::MAX / 2,
             tenants: BTreeMap::new(),
         }
     }
@@ -203,6 +210,7 @@ impl Policy {
             max_requests_per_second: own
                 .max_requests_per_second
                 .unwrap_or(general.max_requests_per_second),
+            max_retention_ms: own.max_retention_ms.unwrap_or(general.max_retention_ms),
             tenants: BTreeMap::new(),
         }
     }

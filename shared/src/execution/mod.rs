@@ -6,6 +6,7 @@ mod content;
 mod egress;
 mod job;
 mod output;
+mod queue;
 mod request;
 mod result;
 mod validate;
@@ -15,12 +16,15 @@ pub use content::FileContent;
 pub use egress::{Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};
+pub use queue::{QueueOptions, Terms};
 pub use request::{
     ExecuteEnvelope, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
     PoolStrategy,
 };
 pub(crate) use result::with_milliseconds;
-pub use result::{Ending, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings};
+pub use result::{
+    Ending, EndingSummary, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings,
+};
 pub use validate::{Admission, MAX_SECRET_BYTES};
 pub(crate) use validate::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,

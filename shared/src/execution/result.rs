@@ -28,6 +28,19 @@ pub enum Outcome {
     Cancelled,
 }
 
+impl Outcome {
+    /// Its word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::TimedOut => "timed_out",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// Result of an execution; field order is that of the contract, ours come last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -166,6 +179,15 @@ impl Failure {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), setup_exit_code: None, events: 0 }
     }
+
+    /// How a job ended that ended so.
+    #[must_use]
+    pub const fn outcome(&self) -> &'static str {
+        match self.code {
+            ErrorCode::Cancelled => Outcome::Cancelled.name(),
+            _ => "failed",
+        }
+    }
 }
 
 impl From<&Error> for Failure {
@@ -185,4 +207,42 @@ pub enum Ending {
     File(FileReply),
     /// It could not be run.
     Error(Failure),
+}
+
+/// An ending in a few words, for lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndingSummary {
+    /// How the program ended, or `failed` if it could not be run.
+    pub outcome: String,
+    /// Exit code of a program that ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Why it could not be run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<ErrorCode>,
+}
+
+impl Ending {
+    /// The ending in a few words.
+    #[must_use]
+    pub fn summary(&self) -> EndingSummary {
+        match self {
+            Self::Result(result) => EndingSummary {
+                outcome: result.outcome.name().to_owned(),
+                exit_code: Some(result.exit_code),
+                code: None,
+            },
+            Self::File(_) => EndingSummary {
+                outcome: Outcome::Exited.name().into(),
+                exit_code: None,
+                code: None,
+            },
+            Self::Error(failure) => EndingSummary {
+                outcome: failure.outcome().to_owned(),
+                exit_code: None,
+                code: Some(failure.code),
+            },
+        }
+    }
 }

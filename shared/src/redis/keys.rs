@@ -40,12 +40,30 @@ pub(super) fn jobs(shard: u16) -> String {
 ///
 /// Type: hash (`tenant`, `state`, `payload` until it ends, `reply_to`, `attempt`, `enqueued_us`,
 /// `queued_us`, `started_us`, `worker`, `theft` (the reclaim that started it), `ended_by`, `result`;
-/// `entry` if it came through the stream; `session` and `may_open` of a session's call; where they
+/// `entry` if it is in the stream; `session` and `may_open` of a session's call; where they
 /// apply `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
-/// to be started again), `cancel` (its worker is to stop it), `input` (the last one given)).
-/// Owner: the queue's scripts. Lifetime: until the job ends, then `redis.resultTtlMs`.
+/// to be started again), `cancel` (its worker is to stop it), `input` (the last one given); of a listed
+/// job `keep_ms`, `terms`, `once` (its idempotency key) and, when it has ended, `finished_us` and
+/// `summary`). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
+/// scripts. Lifetime: until the job ends, then `redis.resultTtlMs`, or its own `keep_ms`.
 pub(super) fn record(shard: u16, job: impl Display) -> String {
     format!("v1:{{s{shard}}}:job:{job}")
+}
+
+/// The jobs of a tenant that outlive their request, those that have ended too until they are
+/// forgotten.
+///
+/// Type: sorted set of jobs, all with score 0: their names are in the order of time. Owner: the
+/// queue's scripts. Lifetime: permanent; a job goes when its record has gone.
+pub(super) fn listed(shard: u16, tenant: &TenantId) -> String {
+    format!("v1:{{s{shard}}}:listed:{tenant}")
+}
+
+/// Listed jobs that have ended, by when their records go, in ms since the epoch.
+///
+/// Type: sorted set of `<tenant>:<job>`. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn retained(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:retained")
 }
 
 /// Start of the worker channels' names; scripts append the worker.
@@ -153,7 +171,8 @@ pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
 
 // Named by scripts alone (`scripts/functions`), as they depend on what a record says:
 // `active:<tenant>`, set of the tenant's jobs that wait or run, if they are counted;
-// `rate:<tenant>`, string, when the tenant will have used up its rate, in us since the epoch.
+// `once:<tenant>:<key>`, hash (`job`, `request`), what an idempotency key stands for, with the lifetime
+// of its job's record; `rate:<tenant>`, string, when the tenant will have used up its rate, in us since the epoch.
 
 /// The shard of a tenant: the same on every machine and in every version, so FNV-1a rather than
 /// the standard library's seeded hash.

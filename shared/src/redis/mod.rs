@@ -14,8 +14,9 @@ mod transfer;
 pub use api_keys::{ApiKeys, KeyFacts, KeyHash, KeyId, KeyRecord, PlainKey, Scope};
 pub use facts::{ServerFacts, server_facts};
 pub use queue::{
-    Cancelled, Claimed, ClaimedCall, Cleaned, CleanupOrder, Commit, Consumer, Depth, GiveBack,
-    JobState, Lease, LeaseNews, NextCall, Orders, OwnedSession, Publication, Queue, Quota, Removal,
-    Replies, Reply, SessionInfo, SessionNews, Submission, Taking, ToSession, WorkerOrder,
+    Accepted, Cancelled, Claimed, ClaimedCall, Cleaned, CleanupOrder, Commit, Consumer, Depth,
+    GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall, Once, Orders,
+    OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply, SessionInfo,
+    SessionNews, Submission, Taking, ToSession, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

@@ -18,18 +18,22 @@ const COMMON: &str = include_str!("scripts/functions/common.lua");
 const JOBS: &str = include_str!("scripts/functions/jobs.lua");
 const SESSIONS: &str = include_str!("scripts/functions/sessions.lua");
 const STREAM: &str = include_str!("scripts/functions/stream.lua");
+const LISTING: &str = include_str!("scripts/functions/listing.lua");
 const ADMISSION: &str = include_str!("scripts/functions/admission.lua");
 
 /// All scripts.
 pub(super) struct Scripts {
     client: Client,
     enqueue: Script,
+    submit: Script,
     take: Script,
     finish: Script,
     give_back: Script,
     renew: Script,
     leave: Script,
     cancel: Script,
+    watch: Script,
+    housekeep: Script,
     publish: Script,
     input: Script,
     take_input: Script,
@@ -62,6 +66,21 @@ impl NewJob<'_> {
             .arg(u8::from(self.interactive))
             .arg(self.quota.max_active)
             .arg(self.quota.per_second);
+    }
+}
+
+/// What a new job that outlives its request comes with.
+pub(super) struct NewListing<'a> {
+    pub(super) keep_ms: u64,
+    pub(super) terms: String,
+    /// Its idempotency key and what tells its request from others; '' if there is none.
+    pub(super) once: &'a str,
+    pub(super) request: &'a str,
+}
+
+impl NewListing<'_> {
+    fn add_to(&self, call: &mut Cmd) {
+        call.arg(self.keep_ms).arg(&self.terms).arg(self.once).arg(self.request);
     }
 }
 
@@ -142,18 +161,22 @@ impl Scripts {
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
         let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM];
         let new_job = [constants, COMMON, ADMISSION];
-        let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION];
+        let listed_job = [constants, COMMON, ADMISSION, LISTING];
+        let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION, LISTING];
         let adding = |parts: &[&str], body| Script::behind("", parts, body);
         let script = |parts: &[&str], body| Script::behind(ALLOW_OOM, parts, body);
         Self {
             client,
             enqueue: adding(&new_job, include_str!("scripts/enqueue.lua")),
+            submit: adding(&listed_job, include_str!("scripts/submit.lua")),
             take: script(&from_stream, include_str!("scripts/take.lua")),
             finish: script(&plain, include_str!("scripts/finish.lua")),
             give_back: script(&from_stream, include_str!("scripts/give_back.lua")),
             renew: script(&plain, include_str!("scripts/renew.lua")),
             leave: script(&plain, include_str!("scripts/leave.lua")),
             cancel: script(&about_sessions, include_str!("scripts/cancel.lua")),
+            watch: script(&plain, include_str!("scripts/watch.lua")),
+            housekeep: script(&plain, include_str!("scripts/housekeep.lua")),
             publish: script(&plain, include_str!("scripts/publish.lua")),
             input: adding(&plain, include_str!("scripts/input.lua")),
             take_input: script(&plain, include_str!("scripts/take_input.lua")),
@@ -171,12 +194,15 @@ impl Scripts {
     pub(super) async fn load(&self) -> RedisResult<()> {
         let scripts = [
             &self.enqueue,
+            &self.submit,
             &self.take,
             &self.finish,
             &self.give_back,
             &self.renew,
             &self.leave,
             &self.cancel,
+            &self.watch,
+            &self.housekeep,
             &self.publish,
             &self.input,
             &self.take_input,
@@ -204,6 +230,20 @@ impl Scripts {
         self.enqueue.run(&self.client, &call).await
     }
 
+    /// Queues a listed job, or says why not.
+    pub(super) async fn submit(
+        &self,
+        job: &NewJob<'_>,
+        listing: &NewListing<'_>,
+        max_queued: u64,
+    ) -> RedisResult<Refusal> {
+        let mut call = self.submit.call(&[keys::jobs(job.shard), keys::record(job.shard, &job.id)]);
+        job.add_to(&mut call);
+        listing.add_to(&mut call);
+        call.arg(max_queued);
+        self.submit.run(&self.client, &call).await
+    }
+
     /// Starts the jobs of entries just read; one answer per entry, in order.
     pub(super) async fn take(&self, take: &Take<'_>) -> RedisResult<Vec<Taken>> {
         let mut keys = vec![keys::jobs(take.shard)];
@@ -217,9 +257,14 @@ impl Scripts {
     }
 
     /// Commits an ending; false if fenced.
-    pub(super) async fn finish(&self, held: &Held<'_>, ending: &str) -> RedisResult<bool> {
+    pub(super) async fn finish(
+        &self,
+        held: &Held<'_>,
+        ending: &str,
+        summary: &str,
+    ) -> RedisResult<bool> {
         let mut call = held.call(&self.finish);
-        call.arg(ending);
+        call.arg(ending).arg(summary);
         self.finish.run(&self.client, &call).await
     }
 
@@ -272,6 +317,27 @@ impl Scripts {
         let mut call = self.cancel.call(&[keys::jobs(shard), keys::record(shard, job)]);
         call.arg(job).arg(tenant.as_str());
         self.cancel.run(&self.client, &call).await
+    }
+
+    /// Adds a gateway to those that hear of a job; its state, or 'unknown'.
+    pub(super) async fn watch(
+        &self,
+        shard: u16,
+        job: &str,
+        tenant: &TenantId,
+        gateway: &str,
+        max_gateways: usize,
+    ) -> RedisResult<String> {
+        let mut call = self.watch.call(&[keys::record(shard, job)]);
+        call.arg(tenant.as_str()).arg(gateway).arg(max_gateways);
+        self.watch.run(&self.client, &call).await
+    }
+
+    /// Does what is due in a shard; how many jobs were forgotten.
+    pub(super) async fn housekeep(&self, shard: u16, max: usize) -> RedisResult<usize> {
+        let mut call = self.housekeep.call(&[keys::retained(shard)]);
+        call.arg(max);
+        self.housekeep.run(&self.client, &call).await
     }
 
     /// Publishes events of a running job; false if fenced.

@@ -94,7 +94,7 @@ impl Redis {
                     self.run(&["XPENDING", &key, "workers"]);
                 assert_eq!(pending.0, 0, "{key}");
             } else if key != "v1:fleet" {
-                let expires = ["job", "out", "rate", "session", "transfer"];
+                let expires = ["job", "once", "out", "rate", "session", "transfer"];
                 let kind = key.split(':').nth(2).unwrap();
                 assert!(expires.contains(&kind), "{key} is left");
                 assert!(self.run::<i64>(&["PTTL", &key]) > 0, "{key} never expires");
@@ -260,7 +260,7 @@ impl Fleet {
 
 /// A submission without limits.
 pub(crate) fn submission(tenant: &TenantId, id: JobId, reply_to: GatewayId) -> Submission<'_> {
-    Submission { tenant, id, reply_to, quota: Quota::default() }
+    Submission { tenant, id, reply_to: Some(reply_to), quota: Quota::default() }
 }
 
 /// What a renewal says of leases that are lost.

@@ -6,6 +6,7 @@ mod control;
 mod harness;
 mod leases;
 mod lifecycle;
+mod listing;
 mod lost_answers;
 mod lost_sessions;
 mod opening;

@@ -12,7 +12,7 @@ use crate::harness::{Fleet, Redis, ending, failure, job, outlive_lease};
 
 async fn enqueue(fleet: &Fleet, tenant: &TenantId, quota: Quota) -> Result<JobId, Error> {
     let id = JobId::generate();
-    let submission = Submission { tenant, id, reply_to: fleet.gateway, quota };
+    let submission = Submission { tenant, id, reply_to: Some(fleet.gateway), quota };
     fleet.queue.enqueue(submission, &job()).await.map(|()| id)
 }
 
@@ -89,7 +89,7 @@ async fn queueing_the_same_job_twice_counts_it_once() {
     let quota = Quota { max_active: 1, per_second: 1 };
     let id = JobId::generate();
     for _ in 0..3 {
-        let submission = Submission { tenant: &tenant, id, reply_to: fleet.gateway, quota };
+        let submission = Submission { tenant: &tenant, id, reply_to: Some(fleet.gateway), quota };
         fleet.queue.enqueue(submission, &job()).await.unwrap();
     }
     let claimed = fleet.claim_one().await;

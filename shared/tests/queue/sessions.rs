@@ -247,7 +247,8 @@ async fn calls_count_against_their_tenants_quota_until_they_end() {
     let (tenant, queue, session) = (fleet.tenant.clone(), fleet.queue.clone(), name("s"));
     let call = async || {
         let id = JobId::generate();
-        let submission = Submission { tenant: &tenant, id, reply_to: GatewayId::generate(), quota };
+        let submission =
+            Submission { tenant: &tenant, id, reply_to: Some(GatewayId::generate()), quota };
         let to = ToSession { id: &session, may_open: true, max_sessions: 1 };
         queue.enqueue_call(submission, to, &execute()).await.map(|()| id)
     };

@@ -181,7 +181,7 @@ impl Fleet {
 
     pub(crate) fn submission(&self, id: JobId) -> Submission<'_> {
         let quota = Quota::default();
-        Submission { tenant: &self.tenant, id, reply_to: self.gateway, quota }
+        Submission { tenant: &self.tenant, id, reply_to: Some(self.gateway), quota }
     }
 
     pub(crate) async fn enqueue(&self, job: &Job) -> JobId {

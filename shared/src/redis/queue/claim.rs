@@ -270,8 +270,8 @@ impl Queue {
                 ));
                 let worker = worker.to_string();
                 let held = lease.held(&worker);
-                let ending = serialize(&ending)?;
-                self.inner.scripts.finish(&held, &ending).await.map_err(failure)?;
+                let (text, summary) = (serialize(&ending)?, serialize(&ending.summary())?);
+                self.inner.scripts.finish(&held, &text, &summary).await.map_err(failure)?;
                 Ok(None)
             }
         }

@@ -175,6 +175,19 @@ pub enum JobState {
     Unknown,
 }
 
+impl JobState {
+    /// Its word on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Finished(_) => "finished",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// How much there is to do, over all shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {

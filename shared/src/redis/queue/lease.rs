@@ -81,9 +81,9 @@ impl Queue {
         lease: &Lease,
         ending: &Ending,
     ) -> Result<Commit, Error> {
-        let ending = serialize(ending)?;
+        let (text, summary) = (serialize(ending)?, serialize(&ending.summary())?);
         let worker = worker.to_string();
-        let done = self.inner.scripts.finish(&lease.held(&worker), &ending).await;
+        let done = self.inner.scripts.finish(&lease.held(&worker), &text, &summary).await;
         done.map(commit).map_err(failure)
     }
 

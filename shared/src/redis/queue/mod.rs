@@ -7,6 +7,7 @@ mod control;
 mod job;
 mod lease;
 mod output;
+mod record;
 mod replies;
 mod session;
 mod submit;
@@ -14,6 +15,7 @@ mod submit;
 use std::sync::Arc;
 
 use redis::{RedisError, RedisResult, cmd, pipe};
+use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -25,8 +27,9 @@ pub use job::{
     OwnedSession, Quota, SessionInfo, SessionNews,
 };
 pub use output::{Publication, Taking};
+pub use record::{JobFilter, JobRecord, Page};
 pub use replies::{Replies, Reply};
-pub use submit::{Submission, ToSession};
+pub use submit::{Accepted, Listing, Once, Submission, ToSession};
 
 use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};
@@ -252,8 +255,8 @@ impl Queue {
     }
 }
 
-/// An ending as it is stored and published.
-fn serialize(ending: &Ending) -> Result<String, Error> {
+/// An ending, or its summary, as it is stored and published.
+fn serialize(ending: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(ending).map_err(|error| {
         Error::new(ErrorCode::Internal, "The ending of a job could not be written as JSON.")
             .with_source(error)

@@ -92,12 +92,10 @@ impl Queue {
         id: JobId,
         ending: &Ending,
     ) -> Result<Commit, Error> {
-        let (worker, ending) = (worker.to_string(), serialize(ending)?);
-        let done = self
-            .inner
-            .scripts
-            .finish_call(&session.keys(), &worker, &id.to_string(), &ending)
-            .await;
+        let (text, summary) = (serialize(ending)?, serialize(&ending.summary())?);
+        let (worker, id) = (worker.to_string(), id.to_string());
+        let keys = session.keys();
+        let done = self.inner.scripts.finish_call(&keys, &worker, &id, &text, &summary).await;
         Ok(if done.map_err(failure)? { Commit::Done } else { Commit::Fenced })
     }
 

@@ -1,19 +1,21 @@
 //! The gateway's side of a job: putting it into the queue and asking where it stands.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use redis::cmd;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
-use super::{Cancelled, JobState, Queue, Quota, SESSION_LOST};
+use super::{Cancelled, JobState, Queue, Quota, SESSION_LOST, serialize};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Call, Job};
+use crate::execution::{Call, Job, Terms};
 use crate::id::{GatewayId, JobId, SessionId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::{NewCall, NewJob, Refusal};
+use crate::redis::scripts::{NewCall, NewJob, NewListing, Refusal};
 
 /// How long a call waits for the end of a former session of the same name, and how often it looks.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,10 +31,52 @@ pub struct Submission<'a> {
     pub tenant: &'a TenantId,
     /// The job's identifier; repeating a submission with the same one is safe.
     pub id: JobId,
-    /// Whoever waits for the ending.
-    pub reply_to: GatewayId,
+    /// Whoever waits for the ending, if anybody does.
+    pub reply_to: Option<GatewayId>,
     /// What the tenant may have.
     pub quota: Quota,
+}
+
+/// What makes a job outlive its request: it is listed, and kept once it has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Listing<'a> {
+    /// What holds for it.
+    pub terms: &'a Terms,
+    /// What makes a repeated request the same job.
+    pub once: Option<&'a Once>,
+}
+
+/// An idempotency key, and the request it came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Once {
+    key: String,
+    request: String,
+}
+
+impl Once {
+    /// A key in its client's words. `request` is all of the request that matters.
+    #[must_use]
+    pub fn new(key: &[u8], request: &[u8]) -> Self {
+        // Neither what clients write nor what they send becomes the name of a key.
+        Self { key: digest(key), request: digest(request) }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A listed job that is in the queue, or was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The job.
+    pub id: JobId,
+    /// Whether it is that of an earlier request with the same idempotency key.
+    pub is_repeated: bool,
 }
 
 /// Where a call goes.
@@ -62,6 +106,25 @@ impl Queue {
         refused(self.inner.scripts.enqueue(&job, limit).await.map_err(failure)?)
     }
 
+    /// Puts a job that outlives its request into its tenant's shard.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue), and [`ErrorCode::IdempotencyMismatch`].
+    pub async fn submit(
+        &self,
+        submission: Submission<'_>,
+        listing: Listing<'_>,
+        job: &Job,
+    ) -> Result<Accepted, Error> {
+        let payload = write(job)?;
+        self.ready().await?;
+        let new = self.new_job(submission, &payload, job.listens());
+        let listing = new_listing(listing)?;
+        let limit = self.inner.config.max_queued;
+        let answer = self.inner.scripts.submit(&new, &listing, limit).await.map_err(failure)?;
+        accepted(submission.id, answer)
+    }
+
     /// Puts a call into the queue of a session of its tenant; opens the session with it if that is
     /// allowed and there is none.
     ///
@@ -76,6 +139,31 @@ impl Queue {
         session: ToSession<'_>,
         call: &Call,
     ) -> Result<(), Error> {
+        refused(self.offer_call(submission, session, None, call).await?)
+    }
+
+    /// The same for a call that outlives its request.
+    ///
+    /// # Errors
+    /// As [`enqueue_call`](Self::enqueue_call), and [`ErrorCode::IdempotencyMismatch`].
+    pub async fn submit_call(
+        &self,
+        submission: Submission<'_>,
+        session: ToSession<'_>,
+        listing: Listing<'_>,
+        call: &Call,
+    ) -> Result<Accepted, Error> {
+        accepted(submission.id, self.offer_call(submission, session, Some(listing), call).await?)
+    }
+
+    /// Offers a call to its session, patiently if that is just being closed; what the script says.
+    async fn offer_call(
+        &self,
+        submission: Submission<'_>,
+        session: ToSession<'_>,
+        listing: Option<Listing<'_>>,
+        call: &Call,
+    ) -> Result<Refusal, Error> {
         let payload = write(call)?;
         self.ready().await?;
         let job = call.job();
@@ -83,6 +171,7 @@ impl Queue {
         let interactive = job.is_some_and(Job::listens);
         let new = NewCall {
             job: self.new_job(submission, &payload, interactive),
+            listing: listing.map(new_listing).transpose()?,
             session: session.id,
             runtime: &runtime,
             may_open: session.may_open && job.is_some(),
@@ -126,7 +215,7 @@ impl Queue {
                     )
                     .with_retry_after(Duration::from_secs(1)));
                 }
-                _ => return refused((word, detail)),
+                _ => return Ok((word, detail)),
             }
         }
     }
@@ -142,7 +231,7 @@ impl Queue {
             id: submission.id.to_string(),
             tenant: submission.tenant,
             payload,
-            reply_to: submission.reply_to.to_string(),
+            reply_to: submission.reply_to.map(|it| it.to_string()).unwrap_or_default(),
             quota: submission.quota,
             interactive,
         }
@@ -194,6 +283,26 @@ impl Queue {
     }
 }
 
+fn new_listing(listing: Listing<'_>) -> Result<NewListing<'_>, Error> {
+    Ok(NewListing {
+        keep_ms: listing.terms.retention_ms,
+        terms: serialize(listing.terms)?,
+        once: listing.once.map(|once| once.key.as_str()).unwrap_or_default(),
+        request: listing.once.map(|once| once.request.as_str()).unwrap_or_default(),
+    })
+}
+
+/// What a script's answer means for a listed job.
+fn accepted(id: JobId, (word, detail): Refusal) -> Result<Accepted, Error> {
+    if word != "repeated" {
+        return refused((word, detail)).map(|()| Accepted { id, is_repeated: false });
+    }
+    let id = detail.parse().map_err(|error| {
+        Error::new(ErrorCode::Internal, "An idempotency key stands for no job.").with_source(error)
+    })?;
+    Ok(Accepted { id, is_repeated: true })
+}
+
 fn write(payload: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(payload).map_err(|error| {
         Error::new(ErrorCode::Internal, "The job could not be written as JSON.").with_source(error)
@@ -218,6 +327,11 @@ fn refused((word, detail): Refusal) -> Result<(), Error> {
             ErrorCode::TooManyJobs,
             "This tenant has as many jobs waiting and running as it may \
              (policy.maxConcurrentJobs). Try again when one has ended.",
+        ),
+        "mismatch" => Error::new(
+            ErrorCode::IdempotencyMismatch,
+            "This Idempotency-Key came before, with another request. Use a new key for a new \
+             request.",
         ),
         "absent" => Error::new(ErrorCode::SessionNotFound, "Session not found"),
         "lost" => Error::new(ErrorCode::SessionLost, SESSION_LOST),

@@ -6,8 +6,10 @@
 --         the tenant (0: any), 7 its jobs per second (0: any), 8 most calls that may wait,
 --         9 session's name `<tenant>:<id>`, 10 its id, 11 runtime ('' if it does not matter),
 --         12 '1' if the call may open it, 13 most sessions of the tenant, 14 most jobs that may wait in
---         the stream
--- returns {'queued', 0} (also if it was already), or {refusal, ms to wait or the session's runtime}:
+--         the stream; if the call is to be listed also 15 how long to keep it once it has ended, in ms,
+--         16 its terms, 17 idempotency key ('': none), 18 what tells its request from others
+-- returns {'queued', 0} (also if it was already), {'repeated', job} the key stands for that one, or
+--         {refusal, ms to wait or the session's runtime}: 'mismatch' the key came with another request,
 --         'full', 'busy', 'rate', 'absent' no such session, 'sessions' the tenant has too many,
 --         'lost' its worker is gone (told once), 'closing' it is being closed, 'runtime' it has
 --         another one
@@ -18,6 +20,12 @@ local sessions = sessions()
 local id, tenant, name, may_open = ARGV[1], ARGV[2], ARGV[9], ARGV[12] == '1'
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return {'queued', 0}
+end
+if ARGV[15] then
+  local word, job = find_repeated(KEYS[2], tenant, ARGV[17], ARGV[18])
+  if word then
+    return {word, job}
+  end
 end
 local session = sessions.read(KEYS[3])
 if session.worker and sessions.is_abandoned(KEYS[3], name) then
@@ -62,6 +70,9 @@ end
 local now = text(now_us())
 write_job(KEYS[2], now, tenant, ARGV[3], ARGV[4], ARGV[5] == '1', detail, 'session', name,
   'may_open', ARGV[12])
+if ARGV[15] then
+  list(KEYS[2], id, tenant, ARGV[15], ARGV[16], ARGV[17], ARGV[18])
+end
 if is_new then
   redis.call('HSET', KEYS[3], 'worker', '', 'runtime', ARGV[11], 'running', '', 'opening', id,
     'created_us', now, 'used_us', now)

@@ -21,7 +21,7 @@ for index = 7, #ARGV do
   local number = tonumber(ARGV[6]) + index - 7
   if number >= stored then
     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], text(number + 1) .. '-0', 'e', ARGV[index])
-    redis.call('PUBLISH', REPLIES .. job[4], ARGV[3] .. ' ~' .. text(number) .. ' ' .. ARGV[index])
+    tell(job[4], ARGV[3] .. ' ~' .. text(number) .. ' ' .. ARGV[index])
   end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])

@@ -2,7 +2,7 @@
 
 use redis::RedisResult;
 
-use super::{NewJob, Refusal, Scripts};
+use super::{NewJob, NewListing, Refusal, Scripts};
 use crate::id::SessionId;
 use crate::redis::keys;
 
@@ -25,6 +25,8 @@ impl SessionKeys {
 /// A call to put into its session's queue.
 pub(in crate::redis) struct NewCall<'a> {
     pub(in crate::redis) job: NewJob<'a>,
+    /// If it outlives its request.
+    pub(in crate::redis) listing: Option<NewListing<'a>>,
     pub(in crate::redis) session: &'a SessionId,
     /// '' if it does not matter.
     pub(in crate::redis) runtime: &'a str,
@@ -55,6 +57,9 @@ impl Scripts {
             .arg(u8::from(new.may_open))
             .arg(new.max_sessions)
             .arg(new.max_queued);
+        if let Some(listing) = &new.listing {
+            listing.add_to(&mut call);
+        }
         self.enqueue_call.run(&self.client, &call).await
     }
 
@@ -76,10 +81,11 @@ impl Scripts {
         worker: &str,
         job: &str,
         ending: &str,
+        summary: &str,
     ) -> RedisResult<bool> {
         let [session_key, _] = session.keys();
         let mut call = self.finish_call.call(&[session_key, keys::record(session.shard, job)]);
-        call.arg(worker).arg(&session.opening).arg(job).arg(ending);
+        call.arg(worker).arg(&session.opening).arg(job).arg(ending).arg(summary);
         self.finish_call.run(&self.client, &call).await
     }
 

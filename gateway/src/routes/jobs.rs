@@ -1,0 +1,284 @@
+//! `/v1/jobs`: jobs that outlive their request.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Extension, Request, State as FromState};
+use axum::response::{IntoResponse as _, Response};
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared::id::JobId;
+use shared::redis::{JobFilter, JobRecord, JobState, Once};
+use shared::{Error, ErrorCode};
+
+use crate::auth::Caller;
+use crate::body;
+use crate::error::ApiError;
+use crate::extract::{Path, Query};
+use crate::routes::stream::respond;
+use crate::service::execute::{Ending, read};
+use crate::service::output::Line;
+use crate::service::{jobs, output};
+use crate::state::State;
+use crate::timestamp::{from_iso8601, iso8601};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Longest idempotency key, in bytes.
+const MAX_KEY_BYTES: usize = 256;
+/// Longest that a request waits for a job to end.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Jobs on a page.
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 500;
+
+/// A job as clients see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JobView {
+    id: JobId,
+    state: &'static str,
+    tenant_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<String>,
+    tags: Vec<String>,
+    attempts: u32,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<String>,
+    /// When it is forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Trouble>,
+}
+
+/// Why a job could not be run.
+#[derive(Serialize)]
+struct Trouble {
+    code: ErrorCode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+impl JobView {
+    /// A job with its ending.
+    fn whole(record: JobRecord) -> Result<Self, Error> {
+        let ending = match &record.state {
+            JobState::Finished(ending) => Some(ending.get().to_owned()),
+            _ => None,
+        };
+        let mut view = Self::brief(record);
+        let Some(ending) = ending else { return Ok(view) };
+        match read::<Box<RawValue>>(&ending, view.id)? {
+            Ending::Result(result) => view.result = Some(result),
+            Ending::Error(failure) => {
+                view.outcome = Some(failure.outcome().to_owned());
+                view.error = Some(Trouble { code: failure.code, message: Some(failure.message) });
+            }
+        }
+        Ok(view)
+    }
+
+    /// A job as lists show it.
+    fn brief(record: JobRecord) -> Self {
+        let terms = record.terms.unwrap_or_default();
+        let summary = record.summary;
+        let expires = record.finished_ms.map(|ms| iso8601(ms.saturating_add(terms.retention_ms)));
+        let is_running = matches!(record.state, JobState::Running);
+        let code = summary.as_ref().and_then(|it| it.code);
+        Self {
+            id: record.id,
+            state: record.state.name(),
+            tenant_id: record.tenant.to_string(),
+            session_id: record.session,
+            tags: terms.tags,
+            attempts: record.attempts,
+            created_at: iso8601(record.submitted_ms),
+            started_at: record
+                .started_ms
+                .filter(|_| is_running || record.finished_ms.is_some())
+                .map(iso8601),
+            finished_at: record.finished_ms.map(iso8601),
+            expires_at: expires,
+            exit_code: summary.as_ref().and_then(|it| it.exit_code),
+            outcome: summary.map(|it| it.outcome),
+            result: None,
+            error: code.map(|code| Trouble { code, message: None }),
+        }
+    }
+}
+
+/// That a job was taken.
+#[derive(Serialize)]
+pub(crate) struct Submitted {
+    id: JobId,
+    state: &'static str,
+}
+
+/// `POST /v1/jobs`
+pub(crate) async fn submit(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let (bytes, _room) = state.intake.read(&caller.tenant, &head.headers, body).await?;
+    let once = once(&head.headers, &bytes)?;
+    let envelope = body::parse(&bytes)?;
+    drop(bytes);
+    let accepted = jobs::submit(&state, &caller.tenant, envelope, once.as_ref()).await?;
+    let job_state = match accepted.is_repeated {
+        false => "queued",
+        true => jobs::find(&state, &caller.tenant, accepted.id, Duration::ZERO).await?.state.name(),
+    };
+    let submitted = Submitted { id: accepted.id, state: job_state };
+    let location = format!("/v1/jobs/{}", accepted.id);
+    let mut response =
+        (StatusCode::ACCEPTED, [(LOCATION, location)], Json(submitted)).into_response();
+    if accepted.is_repeated {
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// The idempotency key of a request. Its body, byte for byte, is what it stands for.
+fn once(headers: &HeaderMap, body: &[u8]) -> Result<Option<Once>, Error> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        let message = format!("Idempotency-Key must be 1 to {MAX_KEY_BYTES} bytes long");
+        return Err(Error::invalid(message));
+    }
+    Ok(Some(Once::new(key.as_bytes(), body)))
+}
+
+/// How long to wait for a job.
+#[derive(Deserialize)]
+pub(crate) struct Patience {
+    #[serde(default)]
+    wait: u64,
+}
+
+/// `GET /v1/jobs/{id}`
+pub(crate) async fn show(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Query(patience): Query<Patience>,
+) -> Result<Json<JobView>, ApiError> {
+    let wait = Duration::from_millis(patience.wait).min(MAX_WAIT);
+    let record = jobs::find(&state, &caller.tenant, job_id(&id)?, wait).await?;
+    Ok(Json(JobView::whole(record)?))
+}
+
+/// `DELETE /v1/jobs/{id}`: answered once nothing of the job runs any more.
+pub(crate) async fn cancel(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, ApiError> {
+    let record = jobs::cancel(&state, &caller.tenant, job_id(&id)?).await?;
+    Ok(Json(JobView::whole(record)?))
+}
+
+/// Which jobs to list.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Wanted {
+    state: Option<String>,
+    tag: Option<String>,
+    since: Option<String>,
+    before: Option<String>,
+    cursor: Option<String>,
+    limit: Option<usize>,
+    /// For the master alone.
+    tenant_id: Option<String>,
+}
+
+/// Some jobs of a tenant, newest first.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct List {
+    jobs: Vec<JobView>,
+    /// Where the next page begins; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<JobId>,
+}
+
+/// `GET /v1/jobs`
+pub(crate) async fn list(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<List>, ApiError> {
+    let caller = match wanted.tenant_id.filter(|tenant| !tenant.is_empty()) {
+        Some(tenant) => caller.acting_for(tenant.parse()?)?,
+        None => caller,
+    };
+    let time = |name: &str, text: Option<String>| {
+        let unclear = || Error::invalid(format!("{name} must be a time like 2026-01-31T12:00:00Z"));
+        text.map(|text| from_iso8601(&text).ok_or_else(unclear)).transpose()
+    };
+    if let Some(state) = wanted.state.as_deref()
+        && !["queued", "running", "finished"].contains(&state)
+    {
+        return Err(Error::invalid("state must be queued, running or finished").into());
+    }
+    let filter = JobFilter {
+        state: wanted.state,
+        tag: wanted.tag,
+        since_ms: time("since", wanted.since)?,
+        before_ms: time("before", wanted.before)?,
+    };
+    let cursor = wanted.cursor.map(|text| text.parse()).transpose();
+    let cursor = cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
+    let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let page = state.queue.jobs(&caller.tenant, &filter, cursor, limit).await?;
+    let jobs = page.jobs.into_iter().map(JobView::brief).collect();
+    Ok(Json(List { jobs, next_cursor: page.next }))
+}
+
+/// Where a reader wants to begin.
+#[derive(Deserialize)]
+pub(crate) struct From {
+    from: Option<u64>,
+}
+
+/// `GET /v1/jobs/{id}/output`: what the program wrote and writes, as server-sent events.
+pub(crate) async fn output(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Query(from): Query<From>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = job_id(&id)?;
+    let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
+    let from = last.map(|last| last.saturating_add(1)).or(from.from).unwrap_or_default();
+    let slot = state.streaming.slots.take(&caller.tenant).await?;
+    let lines = output::start(&state, &caller.tenant, id, from).await?;
+    Ok(respond(lines, write, state.streaming.heartbeat, slot))
+}
+
+fn write(line: &Line) -> String {
+    match line.number {
+        Some(number) => format!("id: {number}\ndata: {}\n\n", line.json),
+        None => format!("data: {}\n\n", line.json),
+    }
+}
+
+/// A name that no job can have names none.
+fn job_id(text: &str) -> Result<JobId, Error> {
+    text.parse().map_err(|_| Error::new(ErrorCode::NotFound, "Job not found"))
+}

@@ -1,0 +1,63 @@
+//! Jobs that outlive their request, through real gateways, workers and sandboxes.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tests::api::KEY;
+use tests::{Api, Stack, code, docker};
+
+async fn call(api: &Api, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
+    let body = body.map(ToString::to_string).unwrap_or_default();
+    let reply = api.send(method, path, Some(&format!("Bearer {KEY}")), body).await;
+    let reply = reply.expect("there is an answer");
+    (reply.status, reply.json())
+}
+
+async fn submit(api: &Api, body: &Value) -> String {
+    let (status, job) = call(api, Method::POST, "/v1/jobs", Some(body)).await;
+    assert_eq!(status, 202, "{job}");
+    job["id"].as_str().expect("it has an id").to_owned()
+}
+
+async fn ended(api: &Api, id: &str) -> Value {
+    let (status, job) = call(api, Method::GET, &format!("/v1/jobs/{id}?wait=60000"), None).await;
+    assert_eq!((status, &job["state"]), (200, &json!("finished")), "{job}");
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_run_are_followed_and_cancelled_on_a_fleet() {
+    let mut stack = Stack::fleet(&json!({}));
+    let (first, second) = (stack.gateway(), stack.gateway());
+    stack.worker();
+
+    let text = "echo one; sleep 0.3; echo two >&2; exit 3";
+    let id = submit(&first, &code("bash", text)).await;
+    let path = format!("/v1/jobs/{id}/output");
+    let authorization = format!("Bearer {KEY}");
+    let live = second.send(Method::GET, &path, Some(&authorization), "").await;
+    let live = live.expect("there is an answer").text;
+    let job = ended(&second, &id).await;
+    assert_eq!((&job["outcome"], &job["exitCode"]), (&json!("exited"), &json!(3)), "{job}");
+    assert_eq!(
+        (&job["result"]["stdout"], &job["result"]["stderr"]),
+        (&json!("one"), &json!("two"))
+    );
+    let after = first.send(Method::GET, &path, Some(&authorization), "").await;
+    assert_eq!(after.expect("there is an answer").text, live, "replayed as it was seen");
+    assert!(live.contains(r#""stdoutBytes":4,"stderrBytes":4"#), "{live}");
+
+    let id = submit(&first, &code("bash", "echo begun; sleep 300")).await;
+    let begun = Instant::now();
+    while call(&second, Method::GET, &format!("/v1/jobs/{id}"), None).await.1["state"] != "running"
+    {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it never begins");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (status, job) = call(&second, Method::DELETE, &format!("/v1/jobs/{id}"), None).await;
+    assert_eq!((status, &job["outcome"]), (200, &json!("cancelled")), "{job}");
+    let running = docker::processes(&stack.worker_id(2));
+    assert!(!running.iter().any(|line| line.contains("sleep 300")), "{running:?}");
+    stack.finish();
+}
