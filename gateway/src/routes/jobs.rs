@@ -53,7 +53,7 @@ pub(crate) struct JobView {
     finished_at: Option<String>,
     /// When it is forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
+    kept_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +95,8 @@ impl JobView {
     fn brief(record: JobRecord) -> Self {
         let terms = record.terms.unwrap_or_default();
         let summary = record.summary;
-        let expires = record.finished_ms.map(|ms| iso8601(ms.saturating_add(terms.retention_ms)));
+        let kept_until =
+            record.finished_ms.map(|ms| iso8601(ms.saturating_add(terms.retention_ms)));
         let is_running = matches!(record.state, JobState::Running);
         let code = summary.as_ref().and_then(|it| it.code);
         Self {
@@ -111,7 +112,7 @@ impl JobView {
                 .filter(|_| is_running || record.finished_ms.is_some())
                 .map(iso8601),
             finished_at: record.finished_ms.map(iso8601),
-            expires_at: expires,
+            kept_until,
             exit_code: summary.as_ref().and_then(|it| it.exit_code),
             outcome: summary.map(|it| it.outcome),
             result: None,

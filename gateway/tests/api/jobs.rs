@@ -51,7 +51,7 @@ async fn a_job_is_submitted_waited_for_and_read_from_any_gateway() {
         assert_eq!((&job["exitCode"], &job["attempts"]), (&json!(4), &json!(1)));
         assert_eq!(job["result"]["exitCode"], 4);
         assert_eq!((&job["tags"], &job["tenantId"]), (&json!(["t"]), &json!("default")));
-        let times = ["createdAt", "startedAt", "finishedAt", "expiresAt"];
+        let times = ["createdAt", "startedAt", "finishedAt", "keptUntil"];
         let times: Vec<_> = times.iter().map(|name| job[*name].as_str().unwrap()).collect();
         assert!(times.is_sorted(), "{times:?}");
     }
