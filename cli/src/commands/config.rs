@@ -142,6 +142,7 @@ const SECTIONS: [Section; 15] = [
             ("Max sessions", "policy.maxSessions"),
             ("Max jobs", "policy.maxConcurrentJobs"),
             ("Max requests/s", "policy.maxRequestsPerSecond"),
+            ("Max retention", "policy.maxRetentionMs"),
             ("With their own", "policy.tenants"),
         ],
     ),
