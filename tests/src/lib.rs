@@ -5,6 +5,7 @@
 pub mod api;
 pub mod binary;
 pub mod case;
+pub mod destination;
 pub mod docker;
 pub mod gate;
 pub mod node;
@@ -15,4 +16,6 @@ pub mod upstream;
 
 pub use api::{Api, Reply, code, command};
 pub use case::{Case, Findings, run_cases};
+pub use destination::Destination;
 pub use stack::Stack;
+pub use upstream::Upstream;

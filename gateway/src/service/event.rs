@@ -2,7 +2,7 @@
 //! becomes.
 
 use serde::{Deserialize, Serialize};
-use shared::execution::{Event, EventKind, Failure, Outcome, Phase, Stream};
+use shared::execution::{Event, EventKind, Failure, NetworkLogEntry, Outcome, Phase, Stream};
 use shared::{Error, ErrorCode};
 
 const SETUP_TIMED_OUT: &str = "SETUP SCRIPT TIMED OUT";
@@ -19,6 +19,9 @@ pub(crate) struct StreamEvent {
     /// What went wrong, for programs; only where `phase` is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<ErrorCode>,
+    /// What the program asked of the network, if that was to be told; in its last event.
+    #[serde(rename = "networkLogs", skip_serializing_if = "Vec::is_empty")]
+    network_logs: Vec<NetworkLogEntry>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,25 +34,28 @@ enum Kind {
 }
 
 impl StreamEvent {
+    fn new(kind: Kind, data: impl Into<String>, phase: Option<Phase>) -> Self {
+        Self { kind, data: data.into(), phase, code: None, network_logs: Vec::new() }
+    }
+
     /// An exit code.
     pub(crate) fn exit(code: i32, phase: Phase) -> Self {
-        Self { kind: Kind::Exit, data: code.to_string(), phase: Some(phase), code: None }
+        Self::new(Kind::Exit, code.to_string(), Some(phase))
     }
 
     /// Something that went wrong in the job's own course.
     pub(crate) fn trouble(message: impl Into<String>, phase: Phase) -> Self {
-        Self { kind: Kind::Error, data: message.into(), phase: Some(phase), code: None }
+        Self::new(Kind::Error, message, Some(phase))
     }
 
     /// The server's own words, among the program's.
     pub(crate) fn notice(words: &str) -> Self {
-        let data = format!("[isol8] {words}\n");
-        Self { kind: Kind::Stderr, data, phase: Some(Phase::Code), code: None }
+        Self::new(Kind::Stderr, format!("[isol8] {words}\n"), Some(Phase::Code))
     }
 
     /// A message about the conversation, not about a job.
     pub(crate) fn complaint(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Error, data: message.into(), phase: None, code: None }
+        Self::new(Kind::Error, message, None)
     }
 
     /// As JSON, in one line.
@@ -76,7 +82,7 @@ impl From<Event> for StreamEvent {
             }
             EventKind::SetupEnded => (Kind::Exit, "0".to_owned()),
         };
-        Self { kind, data, phase: Some(event.phase), code: None }
+        Self::new(kind, data, Some(event.phase))
     }
 }
 
@@ -88,6 +94,8 @@ pub(crate) struct Summary {
     pub(crate) outcome: Outcome,
     #[serde(default)]
     pub(crate) events: u64,
+    #[serde(default)]
+    network_logs: Vec<NetworkLogEntry>,
 }
 
 impl Summary {
@@ -105,7 +113,8 @@ impl Summary {
                 137
             }
         };
-        words.push(StreamEvent::exit(exit_code, Phase::Code));
+        let network_logs = self.network_logs.clone();
+        words.push(StreamEvent { network_logs, ..StreamEvent::exit(exit_code, Phase::Code) });
         words
     }
 }

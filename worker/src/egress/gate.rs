@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use shared::Error;
 use shared::execution::Egress;
 use shared::net::{AddressRules, Host, HostFilter, Resolver};
@@ -27,7 +28,7 @@ pub(super) struct Access {
     pub(super) meter: Arc<Meter>,
     pub(super) journal: Arc<Journal>,
     /// One for each connection that is served.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// All connections of the engine, and those of this gate.
     tasks: TaskTracker,
     own_tasks: TaskTracker,
@@ -49,7 +50,7 @@ impl Access {
             resolver: outside.resolver.clone(),
             meter: Arc::new(Meter::new(limits.max_bytes, limits.max_bytes_per_second)),
             journal: Arc::new(Journal::new(egress.log)),
-            turns: Semaphore::new(limits.max_connections.max(1) as usize),
+            turns: Arc::new(Semaphore::new(limits.max_connections.max(1) as usize)),
         })
     }
 
@@ -86,9 +87,17 @@ impl Gate {
     /// closes.
     pub(super) fn serve(&self, stream: TunnelStream) {
         let access = Arc::clone(&self.access);
+        // Queued here and now: tasks begin in any order, and a program may count on the first of its
+        // connections to be the first that is served.
+        let mut turn = Box::pin(Arc::clone(&access.turns).acquire_owned());
+        let at_once = turn.as_mut().now_or_never();
         self.access.spawn(async move {
+            let turn = match at_once {
+                Some(turn) => turn,
+                None => turn.await,
+            };
             // Fails only if somebody closed it, and nobody does.
-            let Ok(_turn) = access.turns.acquire().await else { return };
+            let Ok(_turn) = turn else { return };
             let idle = stream.idle(IDLE_LIMIT);
             tokio::select! {
                 () = proxy::serve(stream, Arc::clone(&access)) => {}

@@ -36,6 +36,8 @@ const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 const LOOPBACK: &str = "localhost,127.0.0.1,::1";
 /// Without it Node's own `fetch` and `http` do not look at the others.
 const NODE_PROXY: (&str, &str) = ("NODE_USE_ENV_PROXY", "1");
+/// Nor without this are they quiet about it; a job may set the variable for itself.
+const NODE_QUIET: (&str, &str) = ("NODE_OPTIONS", "--disable-warning=UNDICI-EHPA");
 
 /// Beginnings of names that an interpreter, its C library or its TLS library reads while it
 /// starts. A job that sets one needs a fresh start to honour it.
@@ -63,6 +65,8 @@ pub(super) fn of_image(image: &[String], network: Network) -> BTreeMap<String, S
     environment.insert("HOME".into(), "/sandbox".into());
     if network == Network::Filtered {
         environment.extend(proxy_variables());
+        let (name, value) = NODE_QUIET;
+        environment.entry(name.into()).or_insert_with(|| value.into());
     }
     environment
 }
@@ -84,6 +88,10 @@ pub(super) fn of_job(
     let mut environment = image.clone();
     if !has_way_out {
         proxy_variables().for_each(|(name, _)| drop(environment.remove(&name)));
+        let (name, value) = NODE_QUIET;
+        if environment.get(name).is_some_and(|found| found == value) {
+            environment.remove(name);
+        }
     }
     for source in [&job.secrets, &job.env] {
         environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));

@@ -1,0 +1,340 @@
+//! The filtered network: what a sandbox reaches, what it is refused, and that nothing of it stays.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::case::equal;
+use tests::stream::Events;
+use tests::{Api, Case, Destination, Stack, code, command, run_cases};
+
+/// This machine stands for the world.
+fn configuration() -> Value {
+    json!({
+        "policy": {"allowPrivateAddresses": ["127.0.0.0/8"]},
+        "network": {"blacklist": ["^127\\.6\\."]},
+        "worker": {"prewarm": ["bash", "python"]},
+    })
+}
+
+fn filtered(mut body: Value, allow: &[&str], deny: &[&str]) -> Value {
+    let filter = json!({"whitelist": allow, "blacklist": deny});
+    body["options"] = json!({"network": "filtered", "networkFilter": filter, "logNetwork": true});
+    body
+}
+
+fn shell(line: &str, allow: &[&str], deny: &[&str]) -> Value {
+    filtered(command("bash", line), allow, deny)
+}
+
+fn logs(result: &Value) -> Vec<(String, String, Value, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let entries = result["networkLogs"].as_array().cloned().unwrap_or_default();
+    let entry = |entry: &Value| {
+        (
+            text(&entry["method"]),
+            text(&entry["host"]),
+            entry["path"].clone(),
+            text(&entry["action"]),
+        )
+    };
+    entries.iter().map(entry).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_decide_what_a_program_reaches() {
+    let (stack, api) = Stack::serve(&configuration());
+    let destination = Destination::start();
+    let (url, address) = (destination.url("/x"), destination.address());
+    let here = r"^127\.0\.0\.2$";
+    let mut cases = Vec::new();
+    let mut add = |name: &str, line: &str, allow: &[&str], deny: &[&str], out: &str| {
+        cases.push(Case::new(name, &shell(line, allow, deny)).prints(out));
+    };
+    let get = format!("curl -s {url}");
+    let tunnel = format!("curl -sp {url}");
+    let blocked = "isol8: request to 127.0.0.2 blocked by network filter";
+    add("no rules", &get, &[], &[], "/x 0");
+    add("allowed", &get, &[here], &[], "/x 0");
+    add("allowed by CONNECT", &tunnel, &[here], &[], "/x 0");
+    add("not allowed", &get, &["^example\\.com$"], &[], blocked);
+    add("denied", &get, &[], &["127"], blocked);
+    add("deny beats allow", &get, &[here], &[here], blocked);
+    let status = format!("curl -sp -o /dev/null -w '%{{http_connect}}' {url}; true");
+    add("CONNECT not allowed", &status, &["^example\\.com$"], &[], "403");
+    add(
+        "the server's rules hold too",
+        "curl -s http://127.6.0.1/",
+        &["127"],
+        &[],
+        "isol8: request to 127.6.0.1 blocked by network filter",
+    );
+    add(
+        "an address that is not public",
+        "for a in 10.0.0.1 169.254.169.254 [fe80::1] [::ffff:10.0.0.1] 100.64.0.1 0.0.0.0; do curl -gs -o /dev/null -w '%{http_code} ' http://$a/; done",
+        &[],
+        &[],
+        "403 403 403 403 403 403",
+    );
+    add(
+        "nobody there",
+        "curl -s http://127.0.0.3:1/",
+        &[],
+        &[],
+        "isol8: proxy error: connection to 127.0.0.3:1 failed",
+    );
+    add(
+        "around the proxy",
+        &format!(
+            "exec 2>/dev/null; curl -m 2 --noproxy '*' {url} || echo no; (exec 3<>/dev/tcp/{}) || echo no; \
+             getent hosts example.com || echo no; (exec 3<>/dev/udp/127.0.0.2/53; echo x >&3; echo x >&3) || echo no; tail -n +2 /proc/net/route | wc -l",
+            address.replace(':', "/")
+        ),
+        &[],
+        &[],
+        "no\nno\nno\nno\n0",
+    );
+    add(
+        "a large body, and one of unknown size, both ways",
+        &format!(
+            "head -c 5000000 /dev/zero | curl -s -T - {url}; echo; head -c 100000 /dev/zero > f; curl -s --data-binary @f {url}; echo; curl -s {}",
+            destination.url("/chunks")
+        ),
+        &[],
+        &[],
+        "/x 5000000\n/x 100000\nonetwo",
+    );
+    add(
+        "another protocol takes over",
+        &format!(
+            "exec 3<>/dev/tcp/127.0.0.1/8118; printf 'GET {} HTTP/1.1\\r\\nHost: x\\r\\nConnection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n' >&3; \
+             head -n 1 <&3 | cut -c 1-12; printf 'ping\\n' >&3; grep -m 1 -o ping <&3",
+            destination.url("/switch")
+        ),
+        &[],
+        &[],
+        "HTTP/1.1 101\nping",
+    );
+    let refused = |name: &str, options: Value, code: &'static str, text: &'static str| {
+        let mut body = command("bash", "true");
+        body["options"] = options;
+        Case::refused(name, body.to_string(), (400, code, text))
+    };
+    let bad = json!({"network": "filtered", "networkFilter": {"blacklist": ["a", "("]}});
+    cases.push(refused("a bad pattern", bad, "INVALID_REQUEST", "networkFilter.blacklist: \"(\""));
+    cases.push(refused("host", json!({"network": "host"}), "POLICY_VIOLATION", "policy.networks"));
+    let mixed = json!({"network": {"setup": "host", "run": "none"}});
+    cases.push(refused("host for a part", mixed, "POLICY_VIOLATION", "policy.networks"));
+    run_cases(&api, cases).await.report();
+
+    let heads = destination.requests().concat();
+    assert!(!heads.to_lowercase().contains("proxy"), "{heads}");
+    assert!(
+        heads.contains(&format!("Host: {address}\r\n"))
+            || heads.contains(&format!("host: {address}\r\n")),
+        "{heads}"
+    );
+    destination.await_quiet().await;
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_told_in_the_result_and_blocked_ones_in_the_audit_log() {
+    let mut config = configuration();
+    config["audit"] = json!({"enabled": true, "logDir": "audit"});
+    let (stack, api) = Stack::serve(&config);
+    let destination = Destination::start();
+    let url = destination.url("/");
+    let line =
+        format!("curl -s '{url}?key=secret'; curl -sp {url}; curl -s http://127.6.0.1/b; true");
+    let expected = |result: &Value| {
+        let entry = |method: &str, host: &str, path: Value, action: &str| {
+            (method.to_owned(), host.to_owned(), path, action.to_owned())
+        };
+        let wanted = vec![
+            entry("GET", "127.0.0.2", json!("/"), "ALLOW"),
+            entry("CONNECT", "127.0.0.2", Value::Null, "ALLOW"),
+            entry("GET", "127.6.0.1", json!("/b"), "BLOCK"),
+        ];
+        equal("logs", &logs(result), &wanted)
+    };
+    let result = api.run(shell(&line, &[], &[])).await;
+    expected(&result).unwrap();
+    let first = &result["networkLogs"][0];
+    let timestamp = first["timestamp"].as_str().expect("it has a time");
+    assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{timestamp}");
+    assert!(first["durationMs"].is_u64());
+    assert!(result["resourceUsage"]["networkBytesIn"].as_u64() > Some(50), "{result}");
+
+    let events = Events::sse(&api, &shell(&line, &[], &[])).await.rest().await;
+    let last = events.last().expect("a stream ends with its exit");
+    assert_eq!(last["type"], "exit");
+    expected(last).unwrap();
+
+    let mut quiet = shell(&line, &[], &[]);
+    quiet["options"]["logNetwork"] = json!(false);
+    assert_eq!(api.run(quiet).await.get("networkLogs"), None);
+    let none = command("bash", "curl -m 1 -s http://127.0.0.2/; true");
+    assert_eq!(api.run(none).await.get("networkLogs"), None);
+
+    let audit = std::fs::read_to_string(stack.join("audit/executions.log")).expect("it is written");
+    let blocked = audit.lines().filter(|line| line.contains("\"network_blocked\"")).count();
+    assert_eq!(blocked, 3, "{audit}");
+    assert!(!audit.contains("key=secret"), "{audit}");
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_sealed_after_its_setup() {
+    let (stack, api) = Stack::serve(&configuration());
+    let destination = Destination::start();
+    let reach =
+        format!("curl -s -m 5 -x http://127.0.0.1:8118 {} || echo no", destination.url("/x"));
+    let run = |setup: &str, run: &str, session: Option<&str>| {
+        let mut body =
+            command("bash", &format!("cat /sandbox/got; env | grep -ci _proxy; {reach}"));
+        // What the setup script leaves running is cut off too.
+        body["request"]["setupScript"] = json!(format!(
+            "({reach}) > /sandbox/got; (exec 3<>/dev/tcp/127.0.0.1/8118; printf 'CONNECT {} HTTP/1.1\\r\\n\\r\\n' >&3; head -n 1 <&3 >> /sandbox/got; cat <&3) >/dev/null 2>&1 & sleep 0.3",
+            destination.address()
+        ));
+        body["options"] = json!({"network": {"setup": setup, "run": run}});
+        if let Some(session) = session {
+            body["sessionId"] = json!(session);
+        }
+        body
+    };
+    let established = "HTTP/1.1 200 Connection Established\r";
+    let sealed = api.run(run("filtered", "none", None)).await;
+    assert_eq!(sealed["stdout"], format!("/x 0{established}\n0\nno"), "{sealed}");
+    let opened = api.run(run("none", "filtered", None)).await;
+    assert_eq!(opened["stdout"], "no\n9\n/x 0", "{opened}");
+    let first = api.run(run("filtered", "none", Some("sealed"))).await;
+    assert_eq!(first["stdout"], sealed["stdout"], "{first}");
+    let later = api.run(run("filtered", "none", Some("sealed"))).await;
+    assert_eq!(later["stdout"], "no\n0\nno", "{later}");
+    destination.await_quiet().await;
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_hangs_or_drips_ends_with_the_job() {
+    let (stack, api) = Stack::serve(&configuration());
+    let destination = Destination::start();
+    let mut cases = Vec::new();
+    for path in ["/hang", "/drip"] {
+        for flag in ["-s", "-sp"] {
+            let mut body = shell(&format!("curl {flag} {}", destination.url(path)), &[], &[]);
+            body["request"]["timeoutMs"] = json!(500);
+            let limit = Duration::from_millis(500);
+            cases.push(Case::new(format!("{flag} {path}"), &body).times_out(limit));
+        }
+    }
+    cases.push(Case::new("the next job", &shell("echo fine", &[], &[])).prints("fine"));
+    run_cases(&api, cases).await.report();
+    destination.await_quiet().await;
+    stack.finish();
+}
+
+/// Opens ten thousand connections, a hundred at once, and leaves as many open at its end.
+const FLOOD: &str = r#"
+import os, select, socket
+destination = os.environ["UPSTREAM"]
+request = f"CONNECT {destination} HTTP/1.1\r\n\r\n".encode()
+good = 0
+for wave in range(100):
+    sockets = [socket.create_connection(("127.0.0.1", 8118)) for _ in range(100)]
+    for one in sockets: one.sendall(request)
+    for number, one in enumerate(sockets):
+        # More than are served at once: those before must go for those behind to come.
+        good += one.recv(100).startswith(b"HTTP/1.1 200")
+        if wave < 99 or number < 40: one.close()
+print(good)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_connections_of_one_job_leave_the_worker_well() {
+    let (stack, api) = Stack::serve(&configuration());
+    let destination = Destination::start();
+    let mut body = filtered(code("python", FLOOD), &[], &[]);
+    body["request"]["env"] = json!({"UPSTREAM": destination.address()});
+    body["request"]["timeoutMs"] = json!(60_000);
+    let other = async {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let reply = api.post(command("bash", "echo hi").to_string()).await.expect("it answers");
+            assert_eq!(reply.json()["stdout"], "hi");
+            slowest = slowest.max(reply.took);
+        }
+        slowest
+    };
+    let (flood, slowest) = tokio::join!(api.run(body.clone()), other);
+    assert_eq!(flood["stdout"], "10000", "{}", flood["stderr"]);
+    assert_eq!(flood["networkLogs"].as_array().map(Vec::len), Some(1000));
+    assert_eq!(flood["networkLogsDropped"], 9000);
+    assert!(slowest < Duration::from_secs(10), "other jobs took up to {slowest:?}");
+    destination.await_quiet().await;
+    stack.finish();
+}
+
+/// Fetches by the means that each runtime's programs use.
+async fn fetches(api: &Api, runtime: &str, text: &str) -> Value {
+    let mut body = filtered(code(runtime, text), &["^127\\.0\\.0\\.2$"], &[]);
+    body["request"]["timeoutMs"] = json!(30_000);
+    api.run(body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_runtime_goes_through_the_proxy_by_itself() {
+    let (stack, api) = Stack::serve(&configuration());
+    let destination = Destination::start();
+    let url = destination.url("/x");
+    let script = format!("const answer = await fetch('{url}'); console.log(await answer.text());");
+    for runtime in ["node", "bun", "deno"] {
+        let result = fetches(&api, runtime, &script).await;
+        assert_eq!(
+            (&result["stdout"], &result["stderr"]),
+            (&json!("/x 0"), &json!("")),
+            "{runtime}"
+        );
+    }
+    // A started interpreter goes the same way as a fresh one.
+    let again = fetches(&api, "node", &script).await;
+    assert_eq!((&again["stdout"], &again["stderr"]), (&json!("/x 0"), &json!("")));
+    let script = format!("import urllib.request as u; print(u.urlopen('{url}').read().decode())");
+    let result = fetches(&api, "python", &script).await;
+    assert_eq!(result["stdout"], "/x 0", "{result}");
+    let git = format!("git ls-remote {} 2>&1 | grep -o 'not valid.*'", destination.url("/r.git"));
+    let result = api.run(shell(&git, &[], &[])).await;
+    assert!(
+        destination.requests().iter().any(|head| head.starts_with("GET /r.git/info/refs")),
+        "{result}"
+    );
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_takes_its_tunnels_with_it() {
+    let mut stack = Stack::fleet(&configuration());
+    let api = stack.gateway();
+    let worker = stack.worker();
+    let destination = Destination::start();
+    // Nothing is being created any more when it dies.
+    api.run(shell("true", &[], &[])).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let body = shell(&format!("curl -s {}", destination.url("/hang")), &[], &[]).to_string();
+    let job = {
+        let api = api.clone();
+        #[expect(clippy::disallowed_methods, reason = "awaited below")]
+        tokio::spawn(async move { api.post(body).await })
+    };
+    while destination.open() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stack.node(worker).kill();
+    destination.await_quiet().await;
+    job.abort();
+    stack.worker();
+    let result = api.run(shell(&format!("curl -s {}", destination.url("/x")), &[], &[])).await;
+    assert_eq!(result["stdout"], "/x 0");
+    stack.finish();
+}
