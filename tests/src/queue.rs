@@ -1,5 +1,6 @@
 //! The Redis of a stack: a server of the test's own, and a look at what the queue keeps in it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,19 +18,55 @@ const JOBS: &str = "v1:{s0}:jobs";
 #[derive(Clone, Debug)]
 pub struct Queue {
     socket: PathBuf,
+    /// Where the passwords of its users are, if it has any.
+    users: Option<PathBuf>,
 }
 
 impl Queue {
-    /// The one on `socket`.
+    /// The one on `socket`, open to everybody.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, users: None }
     }
 
-    /// How processes under test reach it.
+    /// How processes under test reach it in their role: the address, and the file with the password.
+    ///
+    /// # Panics
+    /// If it has no users.
     #[must_use]
-    pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.socket.display())
+    pub fn access(&self, role: &str) -> (String, PathBuf) {
+        let users = self.users.as_ref().expect("a fleet's redis has users");
+        let url = format!("redis+unix://{}?user={role}", self.socket.display());
+        (url, users.join(format!("{role}.password")))
+    }
+
+    /// The address for a user with all rights.
+    fn url(&self) -> String {
+        if self.users.is_none() {
+            return format!("redis+unix://{}", self.socket.display());
+        }
+        let (url, file) = self.access("admin");
+        // While the server is being made, the file may be missing.
+        format!("{url}&pass={}", std::fs::read_to_string(file).unwrap_or_default())
+    }
+
+    /// Commands that a role was refused: what it needs and `deploy/redis/users.acl` does not give.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    #[must_use]
+    pub fn refused(&self) -> Vec<String> {
+        let log: Vec<HashMap<String, redis::Value>> =
+            self.run(&["ACL", "LOG"]).expect("redis answers");
+        let text = |entry: &HashMap<String, redis::Value>, field: &str| {
+            entry.get(field).and_then(|it| redis::from_redis_value_ref::<String>(it).ok())
+        };
+        let describe = |entry| {
+            let [user, reason, object, context] =
+                ["username", "reason", "object", "context"].map(|field| text(entry, field));
+            format!("{user:?} was refused {reason:?} {object:?} ({context:?})")
+        };
+        log.iter().map(describe).collect()
     }
 
     /// Runs a command.
@@ -156,7 +193,10 @@ impl Queue {
     }
 }
 
-/// A `redis-server` of the test's own, which keeps its data over restarts.
+/// Where the users of the fleet's Redis are made.
+const MAKE_USERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/redis/make-users.sh");
+
+/// A `redis-server` of the test's own, with the fleet's users, which keeps its data over restarts.
 pub struct RedisServer {
     directory: PathBuf,
     node: Option<Node>,
@@ -164,8 +204,13 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts one with its files in `directory`.
+    ///
+    /// # Panics
+    /// If its users cannot be made or it does not answer.
     #[must_use]
     pub fn start(directory: &Path) -> Self {
+        let made = Command::new("sh").arg(MAKE_USERS).arg(directory.join("users")).status();
+        assert!(made.is_ok_and(|status| status.success()), "{MAKE_USERS} failed");
         let mut server = Self { directory: directory.to_owned(), node: None };
         server.start_again();
         server
@@ -174,7 +219,10 @@ impl RedisServer {
     /// A view of it.
     #[must_use]
     pub fn queue(&self) -> Queue {
-        Queue::new(self.directory.join("queue.sock"))
+        Queue {
+            socket: self.directory.join("queue.sock"),
+            users: Some(self.directory.join("users")),
+        }
     }
 
     /// Starts it (again) on the data it has.
@@ -188,6 +236,8 @@ impl RedisServer {
             .args(["--unixsocketperm", "700", "--loglevel", "warning"])
             .arg("--unixsocket")
             .arg(self.directory.join("queue.sock"))
+            .arg("--aclfile")
+            .arg(self.directory.join("users/users.acl"))
             .arg("--dir")
             .arg(&self.directory);
         self.node = Some(Node::start("redis-server", command));

@@ -119,8 +119,8 @@ impl Stack {
 
     /// Adds a gateway that may have to wait before it can listen; returns its index.
     pub fn launch_gateway(&mut self) -> usize {
-        let (port, url) = (free_port().to_string(), self.queue.url());
-        self.launch("gateway", &["--port", &port, "--key", KEY, "--redis", &url])
+        let port = free_port().to_string();
+        self.launch_member("gateway", &["--port", &port, "--key", KEY])
     }
 
     /// Adds a worker and waits until it is ready; returns its index.
@@ -132,13 +132,25 @@ impl Stack {
 
     /// Adds a worker that may have to wait before it is ready; returns its index.
     pub fn launch_worker(&mut self) -> usize {
-        let url = self.queue.url();
-        self.launch("worker", &["--redis", &url])
+        self.launch_member("worker", &[])
+    }
+
+    /// Starts a member of a fleet as the Redis user of its role.
+    fn launch_member(&mut self, role: &str, arguments: &[&str]) -> usize {
+        let (url, password_file) = self.queue.access(role);
+        let mut command = self.isol8();
+        command.arg(role).args(arguments).args(["--redis", &url]);
+        command.env("ISOL8_REDIS__PASSWORD_FILE", password_file);
+        self.start(role, command)
     }
 
     fn launch(&mut self, role: &str, arguments: &[&str]) -> usize {
         let mut command = self.isol8();
         command.arg(role).args(arguments);
+        self.start(role, command)
+    }
+
+    fn start(&mut self, role: &str, command: Command) -> usize {
         let name = format!("{role}-{}", self.nodes.len());
         self.nodes.push(Node::start(&name, command));
         self.nodes.len() - 1
@@ -224,6 +236,7 @@ impl Stack {
             if consumers > killed {
                 wrong.push(format!("{consumers} workers have not signed off"));
             }
+            wrong.extend(self.queue.refused());
             redis.stop();
         }
         wrong.extend(

@@ -6,7 +6,7 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct QueueArgs {
-    /// Redis to use: redis://host:port or redis+unix:///path.
+    /// Redis to use: redis://, rediss:// (TLS), redis+unix:// or redis+sentinel://.
     #[arg(long = "redis", env = "ISOL8_REDIS_URL", value_name = "URL", hide_env_values = true)]
     pub(crate) redis_url: Option<String>,
 }

@@ -81,6 +81,10 @@ const SECTIONS: [Section; 15] = [
         "Redis",
         &[
             ("URL", "redis.url"),
+            ("Password file", "redis.passwordFile"),
+            ("CA file", "redis.caFile"),
+            ("Certificate file", "redis.certificateFile"),
+            ("Key file", "redis.keyFile"),
             ("Shards", "redis.shards"),
             ("Lease", "redis.leaseMs"),
             ("Renewal", "redis.renewMs"),
@@ -298,6 +302,7 @@ mod tests {
             ("redis://user:pa@ss@host:6379/0", "redis://user:***@host:6379/0"),
             ("redis://:secret@host", "redis://:***@host"),
             ("redis://host:6379", "redis://host:6379"),
+            ("rediss+sentinel://u:p@a:1,b:2/queue", "rediss+sentinel://u:***@a:1,b:2/queue"),
             ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
             ("/home/me/auth.db", "/home/me/auth.db"),
         ] {

@@ -1,5 +1,7 @@
 //! The sections a fleet needs and a single isol8 server did not have.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,18 @@ pub struct Redis {
     /// Where it is; absent means that `serve` starts one of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// File that holds the password of the user in `url`: there, it is in nobody's process list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Certificates, as PEM, that the server's must be signed by; absent: those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate, as PEM, for servers that ask for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// Its key, as PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
     /// Number of hash tags the tenants are spread over. The same for the whole fleet, for good.
     pub shards: u16,
     /// How long a silent worker keeps its jobs, in milliseconds.
@@ -33,6 +47,10 @@ impl Default for Redis {
     fn default() -> Self {
         Self {
             url: None,
+            password_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
             shards: 1,
             lease_ms: 15_000,
             renew_ms: 4_000,

@@ -1,21 +1,25 @@
-//! Connections to Redis, of three kinds: one multiplexed connection for ordinary commands, which
-//! reconnects by itself; connections of their own for blocking reads; and one for pub/sub.
+//! Connections to Redis, of three kinds: one multiplexed connection for ordinary commands, made
+//! anew when it breaks; connections of their own for blocking reads; and one for pub/sub.
 //!
 //! The library's default response timeout of 500 ms would cut every blocking read short, so all
 //! timeouts are set here and nowhere else.
 
 use std::future::Future;
 use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use futures_util::future::BoxFuture;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo as _, Pipeline,
-    RedisError, RedisResult, ServerErrorKind,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
+    ServerErrorKind,
 };
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::address::Address;
+use crate::config;
 use crate::error::{Error, ErrorCode};
 
 /// Longest that an ordinary command may take, reconnecting included.
@@ -24,111 +28,174 @@ pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// Commands that may wait to be written; more callers wait at the door.
 const WRITE_QUEUE: usize = 1024;
-/// When the kernel gives up a peer that does not answer any more.
-const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All connections of one process to one Redis.
 #[derive(Clone)]
 pub(super) struct Client {
-    client: redis::Client,
-    ordinary: ConnectionManager,
+    address: Address,
+    ordinary: Arc<Shared>,
+    /// For commands that hold up their connection for a moment.
+    aside: Arc<Shared>,
+}
+
+/// A connection that many callers share.
+#[derive(Default)]
+struct Shared {
+    held: RwLock<Held>,
+    /// Held by the one who makes a new connection.
+    connecting: Mutex<()>,
+}
+
+/// The connection, if there is one, and how many there have been.
+#[derive(Default)]
+struct Held {
+    connection: Option<MultiplexedConnection>,
+    generation: u64,
+}
+
+impl Shared {
+    fn get(&self) -> Option<(MultiplexedConnection, u64)> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        Some((held.connection.clone()?, held.generation))
+    }
+
+    fn set(&self, connection: MultiplexedConnection) -> (MultiplexedConnection, u64) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.generation += 1;
+        held.connection = Some(connection.clone());
+        (connection, held.generation)
+    }
+
+    /// Gives up the connection, unless somebody has before.
+    fn forget(&self, generation: u64) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if held.generation == generation {
+            held.connection = None;
+        }
+    }
 }
 
 impl Client {
-    /// A client of `redis://host:port/db` or `redis+unix:///path`; connects with the first command.
-    pub(super) fn open(url: &str) -> Result<Self, Error> {
-        let client = open(url).map_err(|error| {
-            Error::invalid(
-                "redis.url is not valid. Use redis://[user:password@]host:port[/db] or \
-                 redis+unix:///path.",
-            )
-            .with_source(error)
-        })?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            // `run` bounds each command; a second timer per command would buy nothing.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(WRITE_QUEUE)
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(20);
-        let ordinary =
-            ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(failure)?;
-        Ok(Self { client, ordinary })
+    /// A client of the configured queue; connects with the first command.
+    pub(super) fn open(config: &config::Redis) -> Result<Self, Error> {
+        Ok(Self { address: Address::new(config)?, ordinary: Arc::default(), aside: Arc::default() })
     }
 
     /// Runs a command that may safely be repeated: once more over a new connection, if the old one
     /// broke under it or Redis is still starting.
     pub(super) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let attempt = || async {
-            let mut connection = self.ordinary.clone();
-            command.query_async(&mut connection).await
-        };
-        persist(attempt).await
+        let attempt = |mut connection| async move { command.query_async(&mut connection).await };
+        self.persist(&self.ordinary, attempt).await
     }
 
     /// Like `run`, for several commands in one round trip.
     pub(super) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        let attempt = || async {
-            let mut connection = self.ordinary.clone();
-            commands.query_async(&mut connection).await
-        };
-        persist(attempt).await
+        let attempt = |mut connection| async move { commands.query_async(&mut connection).await };
+        self.persist(&self.ordinary, attempt).await
+    }
+
+    /// Like `run_all`, beside the ordinary connection: for what Redis answers only after a while.
+    pub(super) async fn run_aside<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
+        let attempt = |mut connection| async move { commands.query_async(&mut connection).await };
+        self.persist(&self.aside, attempt).await
     }
 
     /// A connection for blocking reads; its owner bounds them.
     pub(super) async fn blocking(&self) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            .set_response_timeout(None);
-        within(self.client.get_multiplexed_async_connection_with_config(&config)).await
+        within(self.connect()).await
     }
 
     /// A subscription to channels, confirmed.
     pub(super) async fn subscribe(&self, channels: &[String]) -> RedisResult<PubSub> {
         within(async {
-            let mut subscription = self.client.get_async_pubsub().await?;
+            let mut subscription = self.address.server().await?.get_async_pubsub().await?;
             subscription.subscribe(channels).await?;
             Ok(subscription)
         })
         .await
     }
-}
 
-fn open(url: &str) -> RedisResult<redis::Client> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(PEER_TIMEOUT / 2)
-        .with_interval(PEER_TIMEOUT / 10)
-        .with_retries(5);
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(keepalive)
-        .set_user_timeout(PEER_TIMEOUT);
-    redis::Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
-}
+    /// Boxed: connecting is rare, and its future large beside that of a command.
+    fn connect(&self) -> BoxFuture<'_, RedisResult<MultiplexedConnection>> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            // Callers bound each command; a second timer per command would buy nothing.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(WRITE_QUEUE);
+        Box::pin(async move {
+            let server = self.address.server().await?;
+            server.get_multiplexed_async_connection_with_config(&config).await
+        })
+    }
 
-/// Repeats `attempt` while it fails for want of a connection, within the command timeout.
-async fn persist<T, F>(attempt: impl Fn() -> F) -> RedisResult<T>
-where
-    F: Future<Output = RedisResult<T>>,
-{
-    let deadline = Instant::now() + COMMAND_TIMEOUT;
-    within(async {
-        loop {
-            match attempt().await {
-                Err(error) if is_passing(&error) && Instant::now() + RETRY_PAUSE < deadline => {
-                    sleep(RETRY_PAUSE).await;
-                }
-                outcome => return outcome,
-            }
+    /// A shared connection and its generation. Callers that find none wait for the one who makes it.
+    async fn connection(&self, shared: &Shared) -> RedisResult<(MultiplexedConnection, u64)> {
+        if let Some(found) = shared.get() {
+            return Ok(found);
         }
-    })
-    .await
-}
+        let _turn = shared.connecting.lock().await;
+        match shared.get() {
+            Some(found) => Ok(found),
+            None => self.connect().await.map(|connection| shared.set(connection)),
+        }
+    }
 
-/// Whether the same command may succeed in a moment.
-fn is_passing(error: &RedisError) -> bool {
-    error.is_connection_dropped() || has_code(error, "LOADING")
+    /// Repeats `attempt` while it fails for want of a connection, within the command timeout.
+    async fn persist<T, F>(
+        &self,
+        shared: &Shared,
+        attempt: impl Fn(MultiplexedConnection) -> F,
+    ) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let deadline = Instant::now() + COMMAND_TIMEOUT;
+        let mut used = None;
+        // Boxed, as whoever awaits this keeps room for it: the futures around it are large enough.
+        let outcome = within(Box::pin(async {
+            loop {
+                let outcome = match self.connection(shared).await {
+                    Ok((connection, generation)) => {
+                        used = Some(generation);
+                        attempt(connection).await
+                    }
+                    Err(error) => Err(error),
+                };
+                let Err(error) = outcome else { return outcome };
+                if self.is_spent(&error) {
+                    used.take().into_iter().for_each(|used| shared.forget(used));
+                }
+                if !self.is_passing(&error) || Instant::now() + RETRY_PAUSE >= deadline {
+                    return Err(error);
+                }
+                sleep(RETRY_PAUSE).await;
+            }
+        }))
+        .await;
+        // A server that hangs keeps its connections open; its successor is found by a new one.
+        if self.address.may_move()
+            && let (Err(error), Some(used)) = (&outcome, used)
+            && error.is_timeout()
+        {
+            shared.forget(used);
+        }
+        outcome
+    }
+
+    /// Whether nothing will come of the connection any more.
+    fn is_spent(&self, error: &RedisError) -> bool {
+        error.is_connection_dropped() || error.is_unrecoverable_error() || self.has_moved(error)
+    }
+
+    /// Whether the same command may succeed in a moment.
+    fn is_passing(&self, error: &RedisError) -> bool {
+        error.is_connection_dropped() || has_code(error, "LOADING") || self.has_moved(error)
+    }
+
+    /// Whether the server is not the primary any more.
+    fn has_moved(&self, error: &RedisError) -> bool {
+        self.address.may_move() && (has_code(error, "READONLY") || has_code(error, "MASTERDOWN"))
+    }
 }
 
 /// Whether Redis answered with this error word, to the command or to one of a pipeline.
@@ -182,14 +249,6 @@ pub(super) fn failure(error: RedisError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_with_hosts_and_sockets_are_understood() {
-        for url in ["redis://127.0.0.1:6379/2", "redis+unix:///run/isol8/redis.sock"] {
-            assert!(open(url).is_ok(), "{url}");
-        }
-        assert!(open("http://127.0.0.1").is_err());
-    }
 
     #[test]
     fn a_missing_group_is_told_from_other_errors() {

@@ -1,70 +1,164 @@
-//! What a Redis server says about itself, for whoever checks whether it is fit to hold a queue.
+//! Whether a Redis server is fit to hold a queue, by what it says about itself: asked by every role
+//! when it starts, and by `isol8 doctor`.
 
 use std::collections::HashMap;
 
-use redis::cmd;
+use redis::{ErrorKind, RedisResult, ServerErrorKind, cmd};
 
 use super::client::{Client, failure};
+use crate::config;
 use crate::error::Error;
 
-/// A Redis server's own description.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerFacts {
-    /// Its version.
-    pub version: String,
-    /// What it does when its memory is full.
-    pub memory_policy: String,
-    /// Its memory limit in bytes; 0 is none.
-    pub memory_limit_bytes: u64,
-    /// Whether it writes every change to a file.
-    pub has_append_only_file: bool,
-    /// Whether what it last wrote to disk arrived there.
-    pub is_persistence_healthy: bool,
+/// The oldest version whose scripts and streams do all that the queue needs. Valkey began after it.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// One thing looked at, and what is to be said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at: `redis`, `redis memory`, `redis persistence`, `redis rights`.
+    pub topic: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What is wrong with it.
+    pub verdict: Verdict,
 }
 
-/// Asks the Redis at `url`.
+/// How bad a finding is; with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As it should be.
+    Fine,
+    /// Jobs may be lost; the operator decides whether they may.
+    Warning(&'static str),
+    /// Jobs are refused or lost right now, which may pass.
+    Ailing(&'static str),
+    /// No queue can be kept here.
+    Unfit(&'static str),
+}
+
+/// Looks at the configured Redis.
 ///
 /// # Errors
 /// [`ErrorCode::QueueUnavailable`](crate::ErrorCode::QueueUnavailable) if it does not answer, and an
 /// invalid-request error for an address that is none.
-pub async fn server_facts(url: &str) -> Result<ServerFacts, Error> {
-    let client = Client::open(url)?;
-    let text: String = client.run(&cmd("INFO")).await.map_err(failure)?;
-    Ok(parse(&text))
+pub async fn examine(config: &config::Redis) -> Result<Vec<Finding>, Error> {
+    examine_over(&Client::open(config)?).await
 }
 
-fn parse(text: &str) -> ServerFacts {
-    let fields: HashMap<&str, &str> =
-        text.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
-    let field = |name: &str| fields.get(name).copied().unwrap_or_default();
-    let is_well = |name: &str| matches!(field(name), "" | "ok");
-    ServerFacts {
-        version: field("redis_version").to_owned(),
-        memory_policy: field("maxmemory_policy").to_owned(),
-        memory_limit_bytes: field("maxmemory").parse().unwrap_or(0),
-        has_append_only_file: field("aof_enabled") == "1",
-        is_persistence_healthy: is_well("rdb_last_bgsave_status")
-            && is_well("aof_last_write_status"),
+/// The same over connections that are there.
+pub(super) async fn examine_over(client: &Client) -> Result<Vec<Finding>, Error> {
+    let description: RedisResult<String> = client.run(&cmd("INFO")).await;
+    match description {
+        Ok(description) => Ok(judge(&description)),
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
+            Ok(vec![Finding {
+                topic: "redis rights",
+                found: "its user may not run INFO: neither version, memory policy nor persistence \
+                        could be checked"
+                    .into(),
+                verdict: Verdict::Warning("add +info to the user's rights (ACL SETUSER)"),
+            }])
+        }
+        Err(error) => Err(failure(error)),
     }
+}
+
+/// What `INFO` amounts to. Fields that a hosted Redis hides are given the benefit of the doubt.
+fn judge(description: &str) -> Vec<Finding> {
+    let fields: HashMap<&str, &str> =
+        description.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+    let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+    vec![version(&field), memory(&field), persistence(&field)]
+}
+
+fn version<'a>(field: &impl Fn(&str) -> &'a str) -> Finding {
+    let finding = |found, verdict| Finding { topic: "redis", found, verdict };
+    // Valkey's own number; what it gives as Redis' is that of the Redis it began as.
+    if !field("valkey_version").is_empty() {
+        return finding(format!("Valkey {}", field("valkey_version")), Verdict::Fine);
+    }
+    let mut numbers = field("redis_version").split('.').map(|number| number.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let verdict = if version < OLDEST {
+        Verdict::Unfit("upgrade to Redis 7.0 or later, or Valkey")
+    } else {
+        Verdict::Fine
+    };
+    finding(format!("version {}", field("redis_version")), verdict)
+}
+
+fn memory<'a>(field: &impl Fn(&str) -> &'a str) -> Finding {
+    let limit_bytes: u64 = field("maxmemory").parse().unwrap_or(0);
+    let limit = match limit_bytes {
+        0 => "no limit".to_owned(),
+        bytes => format!("limit {} MiB", bytes >> 20),
+    };
+    let (found, verdict) = match (field("maxmemory_policy"), limit_bytes) {
+        ("", _) => (format!("policy hidden, {limit}"), Verdict::Fine),
+        ("noeviction", _) => (format!("noeviction, {limit}"), Verdict::Fine),
+        (policy, 0) => (
+            format!("{policy}, {limit}"),
+            Verdict::Warning(
+                "once a limit is set, jobs would be thrown away: set maxmemory-policy noeviction",
+            ),
+        ),
+        (policy, _) => (
+            format!("{policy}: jobs are thrown away when memory is full"),
+            Verdict::Unfit("set maxmemory-policy noeviction"),
+        ),
+    };
+    Finding { topic: "redis memory", found, verdict }
+}
+
+fn persistence<'a>(field: &impl Fn(&str) -> &'a str) -> Finding {
+    let is_well = |name| matches!(field(name), "" | "ok");
+    let (found, verdict) =
+        if !is_well("rdb_last_bgsave_status") || !is_well("aof_last_write_status") {
+            (
+                "its last write to disk failed",
+                Verdict::Ailing("look into the log of Redis; most often the disk is full"),
+            )
+        } else if field("aof_enabled") == "0" {
+            (
+                "no append-only file: queued jobs are lost when Redis dies",
+                Verdict::Warning("set appendonly yes"),
+            )
+        } else {
+            ("append-only file", Verdict::Fine)
+        };
+    Finding { topic: "redis persistence", found: found.into(), verdict }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn verdicts(description: &str) -> Vec<Verdict> {
+        judge(description).into_iter().map(|finding| finding.verdict).collect()
+    }
+
     #[test]
-    fn the_description_is_read() {
-        let facts = parse(
-            "# Server\r\nredis_version:7.0.15\r\n# Memory\r\nmaxmemory:1024\r\n\
-             maxmemory_policy:noeviction\r\naof_enabled:1\r\naof_last_write_status:err\r\n",
+    fn a_server_is_judged_by_its_description() {
+        let good = "# Server\r\nredis_version:7.0.15\r\n# Memory\r\nmaxmemory:1024\r\n\
+                    maxmemory_policy:noeviction\r\naof_enabled:1\r\naof_last_write_status:ok\r\n";
+        assert_eq!(verdicts(good), [Verdict::Fine, Verdict::Fine, Verdict::Fine]);
+
+        let old = verdicts(&good.replace("7.0.15", "6.2.14"));
+        assert!(matches!(old[..], [Verdict::Unfit(_), Verdict::Fine, Verdict::Fine]), "{old:?}");
+        let valkey = judge("redis_version:7.2.4\r\nvalkey_version:8.1.0\r\n");
+        assert_eq!(
+            (valkey[0].found.as_str(), &valkey[0].verdict),
+            ("Valkey 8.1.0", &Verdict::Fine)
         );
-        let wanted = ServerFacts {
-            version: "7.0.15".into(),
-            memory_policy: "noeviction".into(),
-            memory_limit_bytes: 1024,
-            has_append_only_file: true,
-            is_persistence_healthy: false,
-        };
-        assert_eq!(facts, wanted);
+
+        let lru = good.replace("noeviction", "volatile-lru");
+        assert!(matches!(verdicts(&lru)[1], Verdict::Unfit(_)));
+        let unlimited = lru.replace("maxmemory:1024", "maxmemory:0");
+        assert!(matches!(verdicts(&unlimited)[1], Verdict::Warning(_)));
+
+        let forgetful = good.replace("aof_enabled:1", "aof_enabled:0");
+        assert!(matches!(verdicts(&forgetful)[2], Verdict::Warning(_)));
+        let broken = good.replace("aof_last_write_status:ok", "aof_last_write_status:err");
+        assert!(matches!(verdicts(&broken)[2], Verdict::Ailing(_)));
     }
 }

@@ -133,6 +133,13 @@ pub(super) fn sessions(shard: u16, tenant: &TenantId) -> String {
     format!("v1:{{s{shard}}}:sessions:{tenant}")
 }
 
+/// Written by gateways that wait until replicas or disks have caught up with it.
+///
+/// Type: string, empty. Owner: the gateways. Lifetime: a minute after the last use.
+pub(super) fn mark(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:mark")
+}
+
 /// All API keys. Keys belong to the fleet rather than to a tenant's shard, and have a hash tag of
 /// their own.
 ///

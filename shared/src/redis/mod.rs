@@ -2,21 +2,23 @@
 //! every change of more than one key is one script. Delivery is at least once; exactly one ending
 //! of a job is committed.
 
+mod address;
 mod api_keys;
 mod client;
 mod facts;
 mod keys;
 mod queue;
 mod scripts;
+mod sentinel;
 mod subscription;
 mod transfer;
 
 pub use api_keys::{ApiKeys, KeyFacts, KeyHash, KeyId, KeyRecord, PlainKey, Scope};
-pub use facts::{ServerFacts, server_facts};
+pub use facts::{Finding, Verdict, examine};
 pub use queue::{
     Accepted, Cancelled, Claimed, ClaimedCall, Cleaned, CleanupOrder, Commit, Consumer, Depth,
-    GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall, Once, Orders,
-    OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply, SessionInfo,
-    SessionNews, Submission, Taking, ToSession, WorkerOrder,
+    Durability, GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall,
+    Once, Orders, OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply,
+    SessionInfo, SessionNews, Submission, Taking, ToSession, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

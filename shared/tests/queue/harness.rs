@@ -43,8 +43,13 @@ impl Redis {
         Self::start_with(&["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
     }
 
-    fn start_with(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+    /// One with these arguments, besides its socket and directory.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    /// The same in a directory that holds files for it.
+    pub(crate) fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
         let child = launch(&directory, &arguments);
         Self { directory, arguments, child }
@@ -140,6 +145,8 @@ fn launch(directory: &TempDir, arguments: &[String]) -> Child {
         let answer = client.get_connection().and_then(|mut it| redis::cmd("PING").exec(&mut it));
         match answer {
             Ok(()) => return child,
+            // It is there; only its users get in.
+            Err(error) if error.code() == Some("NOAUTH") => return child,
             Err(error) if Instant::now() > deadline => panic!("Redis did not start: {error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }

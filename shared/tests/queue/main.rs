@@ -3,6 +3,8 @@
 
 mod claiming;
 mod control;
+mod failover;
+mod fitness;
 mod harness;
 mod leases;
 mod lifecycle;
@@ -14,5 +16,7 @@ mod outages;
 mod output;
 mod proxy;
 mod quotas;
+mod roles;
+mod secured;
 mod sessions;
 mod transfers;

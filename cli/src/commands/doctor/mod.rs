@@ -8,6 +8,7 @@ mod redis;
 use std::process::ExitCode;
 
 use serde::Serialize;
+use shared::config::Config;
 
 use crate::args::DoctorArgs;
 use crate::{printer, settings};
@@ -52,23 +53,24 @@ impl Check {
 
 pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = Vec::new();
-    let redis = match settings::load() {
+    let mut config = match settings::load() {
         Ok(loaded) => {
             let from = loaded.source.map_or_else(
                 || "defaults (no config file found)".into(),
                 |path| path.display().to_string(),
             );
             checks.push(Check::ok("configuration", from));
-            args.queue.redis_url.or(loaded.config.redis.url)
+            loaded.config
         }
         Err(error) => {
             let mend = "correct it; `isol8 config --schema` describes every key";
             checks.push(Check::fail("configuration", format!("{error:#}"), mend));
-            args.queue.redis_url
+            Config::default()
         }
     };
+    settings::apply_queue(&mut config, args.queue);
     checks.extend(docker::checks().await);
-    checks.extend(redis::checks(redis.as_deref(), args.data_dir).await);
+    checks.extend(redis::checks(&config.redis, args.data_dir).await);
     checks.extend(host::checks());
     show(&checks, args.json)?;
     let is_fit = checks.iter().all(|check| check.state != State::Fail);

@@ -4,6 +4,7 @@
 mod claim;
 mod cleanup;
 mod control;
+mod durability;
 mod job;
 mod lease;
 mod output;
@@ -14,7 +15,7 @@ mod submit;
 
 use std::sync::Arc;
 
-use redis::{RedisError, RedisResult, cmd, pipe};
+use redis::{RedisResult, cmd, pipe};
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 pub use claim::Consumer;
 pub use cleanup::{Cleaned, CleanupOrder, Removal};
 pub use control::{Orders, WorkerOrder};
+pub use durability::Durability;
 pub use job::{
     Cancelled, Claimed, ClaimedCall, Commit, Depth, GiveBack, JobState, Lease, LeaseNews, NextCall,
     OwnedSession, Quota, SessionInfo, SessionNews,
@@ -33,6 +35,7 @@ pub use submit::{Accepted, Listing, Once, Submission, ToSession};
 
 use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};
+use super::facts::{Finding, Verdict, examine_over};
 use super::keys;
 use super::scripts::{Constants, Scripts};
 use crate::config;
@@ -58,6 +61,7 @@ struct Inner {
     scripts: Scripts,
     config: config::Redis,
     ready: OnceCell<()>,
+    confirmations: durability::Confirmations,
     /// What is said in the background about transfers that were dropped.
     last_words: TaskTracker,
 }
@@ -69,10 +73,7 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed.
     pub fn open(config: &config::Redis) -> Result<Self, Error> {
-        let url = config.url.as_deref().ok_or_else(|| {
-            Error::invalid("redis.url is not set. Set it to redis://host:port or use `serve`.")
-        })?;
-        let client = Client::open(url)?;
+        let client = Client::open(config)?;
         let ending = |code, words: &str| serialize(&Ending::Error(Failure::new(code, words)));
         let constants = Constants {
             result_ttl_ms: config.result_ttl_ms,
@@ -92,6 +93,7 @@ impl Queue {
             scripts,
             config: config.clone(),
             ready: OnceCell::new(),
+            confirmations: durability::Confirmations::default(),
             last_words: TaskTracker::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -107,18 +109,18 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Loads the scripts, creates the consumer groups, and checks that `redis.shards` is what the
-    /// fleet uses; the first to come decides. Done once; until it has succeeded, every call that
+    /// Checks that the server can hold a queue, loads the scripts, creates the consumer groups, and
+    /// checks that `redis.shards` is what the fleet uses; the first to come decides. Done once; until it has succeeded, every call that
     /// puts jobs in or takes them out tries it first.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidRequest`] if the number of shards is wrong,
-    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    /// [`ErrorCode::InvalidRequest`] if the number of shards is wrong, or the server too old or set
+    /// to throw jobs away when it is full; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn ready(&self) -> Result<(), Error> {
         let set_up = || async {
+            self.check_server().await?;
             self.inner.scripts.load().await.map_err(failure)?;
             self.prepare().await?;
-            self.warn_of_eviction().await;
             Ok(())
         };
         self.inner.ready.get_or_try_init(set_up).await.copied()
@@ -221,21 +223,22 @@ impl Queue {
         }
     }
 
-    /// Any policy but `noeviction` lets a full Redis throw jobs away. Redis services that hide
-    /// their settings are given the benefit of the doubt.
-    async fn warn_of_eviction(&self) {
-        let info: Result<String, RedisError> =
-            self.inner.client.run(cmd("INFO").arg("memory")).await;
-        let policy = info.ok().and_then(|info| {
-            let line = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-            line.map(|policy| policy.trim().to_owned())
-        });
-        if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
-            tracing::warn!(
-                policy,
-                "Redis may evict queued jobs when it is full; set maxmemory-policy to noeviction"
-            );
+    /// Refuses a Redis that cannot hold a queue, and says what might lose jobs in one that can.
+    async fn check_server(&self) -> Result<(), Error> {
+        for Finding { topic, found, verdict } in examine_over(&self.inner.client).await? {
+            match verdict {
+                Verdict::Fine => {}
+                Verdict::Warning(remedy) | Verdict::Ailing(remedy) => {
+                    tracing::warn!(found, remedy, "{topic}");
+                }
+                Verdict::Unfit(remedy) => {
+                    return Err(Error::invalid(format!(
+                        "This Redis cannot hold the queue ({topic}: {found}). To mend it, {remedy}."
+                    )));
+                }
+            }
         }
+        Ok(())
     }
 
     pub(super) fn client(&self) -> &Client {
