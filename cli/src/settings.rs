@@ -85,6 +85,20 @@ pub(crate) fn apply_listen(config: &mut Config, args: ListenArgs) -> anyhow::Res
             })?;
     }
     config.gateway.host = listen.unwrap_or_else(|| config.gateway.host.clone());
-    key.or_else(|| variable("ISOL8_API_KEY"))
-        .context("API key required. Use --key or ISOL8_API_KEY env var.")
+    master_key(key)
+}
+
+/// From the flag, the variable, or the file that a variable names: a file is in no process list and
+/// no `docker inspect`.
+fn master_key(flag: Option<String>) -> anyhow::Result<String> {
+    if let Some(key) = flag.or_else(|| variable("ISOL8_API_KEY")) {
+        return Ok(key);
+    }
+    let path = variable("ISOL8_API_KEY_FILE")
+        .context("API key required. Use --key or ISOL8_API_KEY env var.")?;
+    let key = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read ISOL8_API_KEY_FILE {path}"))?;
+    let key = key.trim_end_matches(['\r', '\n']);
+    anyhow::ensure!(!key.is_empty(), "ISOL8_API_KEY_FILE {path} is empty");
+    Ok(key.to_owned())
 }

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod binary;
 pub mod case;
+pub mod compose;
 pub mod destination;
 pub mod docker;
 pub mod gate;
