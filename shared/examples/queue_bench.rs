@@ -193,6 +193,7 @@ fn job(payload: usize) -> Job {
         workdir: "/sandbox".into(),
         network: Network::None,
         egress: None,
+        agent_flags: Vec::new(),
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 512 << 20,

@@ -23,11 +23,14 @@ pub enum Runtime {
     Deno,
     /// Bash.
     Bash,
+    /// A coding agent; its program is a prompt.
+    Agent,
 }
 
 impl Runtime {
     /// Every runtime, in the contract's order.
-    pub const ALL: [Self; 5] = [Self::Python, Self::Node, Self::Bun, Self::Bash, Self::Deno];
+    pub const ALL: [Self; 6] =
+        [Self::Python, Self::Node, Self::Bun, Self::Bash, Self::Deno, Self::Agent];
 
     /// Its name on the wire.
     #[must_use]
@@ -38,6 +41,7 @@ impl Runtime {
             Self::Bun => "bun",
             Self::Deno => "deno",
             Self::Bash => "bash",
+            Self::Agent => "agent",
         }
     }
 
@@ -77,6 +81,7 @@ impl Runtime {
             Self::Bun => "isol8:bun",
             Self::Deno => "isol8:deno",
             Self::Bash => "isol8:bash",
+            Self::Agent => "isol8:agent",
         }
     }
 
@@ -89,10 +94,12 @@ impl Runtime {
             Self::Bun => ".ts",
             Self::Deno => ".mts",
             Self::Bash => ".sh",
+            Self::Agent => ".txt",
         }
     }
 
-    /// The command line that runs the code file at `path`.
+    /// The command line that runs the code file at `path`. The agent takes its prompt as a word
+    /// instead, and knows no files of code.
     #[must_use]
     pub fn command(self, path: &str) -> Vec<String> {
         let words: &[&str] = match self {
@@ -108,6 +115,7 @@ impl Runtime {
                 "--allow-net",
             ],
             Self::Bash => &["bash"],
+            Self::Agent => &["pi", "-p"],
         };
         words.iter().copied().chain([path]).map(String::from).collect()
     }

@@ -15,7 +15,7 @@ pub(crate) struct ProgramArgs {
     /// Shell command, run by bash in the runtime's image.
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub(crate) cmd: Option<String>,
-    /// python, node, bun, deno or bash; detected from the file name otherwise.
+    /// python, node, bun, deno, bash or agent; detected from the file name otherwise.
     #[arg(short, long, value_name = "NAME")]
     pub(crate) runtime: Option<String>,
     /// Time limit of each phase.

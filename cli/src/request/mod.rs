@@ -69,6 +69,7 @@ pub(crate) fn of_run(
     let request = ExecutionRequest {
         timeout_ms: options.timeout_ms,
         code_hash: args.hash.clone(),
+        agent_flags: args.agent_flags.clone(),
         allow_insecure_code_url: args.allow_insecure_code_url,
         files: args.files.as_deref().map(files::read).transpose()?.unwrap_or_default(),
         setup_script: setup_script(&args.setup)?,
@@ -77,10 +78,10 @@ pub(crate) fn of_run(
     };
     Ok(Execution {
         request,
-        more_request: more_request(args),
         options,
         more_options: more_options(args, session),
         session_id: session.id().map(String::from),
+        ..Execution::default()
     })
 }
 
@@ -111,14 +112,6 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
         tmp_size: text(&args.tmp_size, "defaults.tmpSize", &defaults.tmp_size),
         ..ExecutionOptions::default()
     })
-}
-
-fn more_request(args: &RunArgs) -> Map<String, Value> {
-    let mut more = Map::new();
-    if let Some(flags) = &args.agent_flags {
-        more.insert("agentFlags".into(), json!(flags));
-    }
-    more
 }
 
 /// The request of `session exec`: a session has its options already.

@@ -46,6 +46,7 @@ fn job() -> Job {
         workdir: "/sandbox".into(),
         network: Network::None,
         egress: None,
+        agent_flags: Vec::new(),
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 1 << 29,

@@ -12,6 +12,7 @@ use crate::execution::{
 use crate::id::TenantId;
 use crate::net::HostFilter;
 use crate::remote_code::RemoteCodeRules;
+use crate::runtime::Runtime;
 use crate::size::parse_bytes;
 
 /// Values that cannot hold, or not together.
@@ -236,7 +237,7 @@ fn images(config: &Config) -> Checked {
         require(is_image_reference(tag), &["prebuiltImages"], || {
             format!("prebuiltImages has the tag \"{tag}\", which is not an image reference")
         })?;
-        let is_base = crate::runtime::Runtime::ALL.iter().any(|runtime| runtime.image() == tag);
+        let is_base = Runtime::ALL.iter().any(|runtime| runtime.image() == tag);
         require(!is_base, &["prebuiltImages"], || {
             format!("prebuiltImages has the tag \"{tag}\", which is a base image's own")
         })?;
@@ -280,6 +281,12 @@ fn worker(config: &Config) -> Checked {
     let worker = &config.worker;
     require(!worker.name.is_empty(), &["worker.name"], || {
         "worker.name is empty; it labels the worker's containers".into()
+    })?;
+    let has_agent = worker.prewarm.contains(&Runtime::Agent);
+    require(!has_agent, &["worker.prewarm"], || {
+        "worker.prewarm has agent, whose sandboxes depend on the network its caller asks for; leave \
+         it out"
+            .into()
     })?;
     let most = worker.max_containers;
     let enough = most == 0 || most >= config.max_concurrent;

@@ -128,7 +128,8 @@ impl Default for Worker {
         Self {
             name: "worker".into(),
             listen: None,
-            prewarm: Runtime::ALL.to_vec(),
+            // An agent needs a network of its caller's own, so no sandbox can be made ahead for it.
+            prewarm: Runtime::ALL.into_iter().filter(|it| *it != Runtime::Agent).collect(),
             max_containers: 0,
             max_sessions: 64,
             idle_ms: 300_000,

@@ -41,6 +41,9 @@ pub struct Job {
     /// Shell script to run before the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup_script: Option<String>,
+    /// Options for the agent, word by word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agent_flags: Vec<String>,
     /// Absolute working directory inside `/sandbox`.
     pub workdir: String,
     /// Network mode.

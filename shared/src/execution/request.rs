@@ -71,6 +71,9 @@ pub struct ExecutionRequest {
     /// Working directory, inside `/sandbox`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// Options for the agent, as one would write them in a shell; agent runtime only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_flags: Option<String>,
     /// For the audit log alone; `userId` is who ran it.
     #[serde(deserialize_with = "default_if_null", skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -223,7 +226,7 @@ mod tests {
                 "codeHash": null, "allowInsecureCodeUrl": null, "timeoutMs": null,
                 "env": null, "fileExtension": null, "stdin": null, "files": null,
                 "outputPaths": null, "installPackages": null, "setupScript": null, "workdir": null,
-                "metadata": null
+                "metadata": null, "agentFlags": null
             },
             "options": null,
             "sessionId": null

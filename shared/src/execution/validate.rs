@@ -1,6 +1,7 @@
 //! Admission: from a request as written to a job that can run, or to an error that names what is
 //! wrong and what would be right. Nothing after this step looks at client input unchecked.
 
+mod agent;
 mod network;
 mod paths;
 mod rules;
@@ -89,11 +90,15 @@ impl Admission {
         let ExecuteEnvelope { request, options, session_id: _ } = envelope;
         let asked =
             Asked { rules: self.rules(tenant), defaults: &self.defaults, options: &options };
-        let (network, egress) = asked.network(&self.hosts)?;
         let runtime = Runtime::from_name(&request.runtime)?;
+        if runtime == Runtime::Agent {
+            agent::check(&request, &asked, &self.hosts)?;
+        }
+        let (network, egress) = asked.network(&self.hosts)?;
         Ok(Job {
             image: asked.image(runtime)?,
             source: self.source(tenant, runtime, &request)?,
+            agent_flags: agent::flags(runtime, request.agent_flags.as_deref())?,
             timeout_ms: asked.timeout_ms(&request)?,
             network,
             egress,

@@ -124,7 +124,7 @@ pub(super) fn prepare(runtime: Runtime, environment: &BTreeMap<String, String>) 
         Runtime::Python => Interpreter::Python,
         Runtime::Node => Interpreter::Node,
         // Deno has no start-up file yet, so asking for it would only cost a round trip.
-        Runtime::Bun | Runtime::Bash | Runtime::Deno => return None,
+        Runtime::Bun | Runtime::Bash | Runtime::Deno | Runtime::Agent => return None,
     };
     let argv = runtime.command(&code_path(runtime.default_extension()));
     Some(Prepare { interpreter, argv, env: environment.clone() })

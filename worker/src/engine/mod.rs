@@ -1,6 +1,7 @@
 //! Sandboxes on a Docker engine, and jobs inside them. Nothing in here knows of Redis or HTTP:
 //! `isol8 run` uses the engine directly, and so can any Rust program.
 
+mod agent;
 pub mod docker;
 mod environment;
 mod error;

@@ -19,7 +19,7 @@ use super::link::{LinkError, put_data};
 use super::mask::Masker;
 use super::program::{Interpreter, Order, Program, drive};
 use super::sandbox::Sandbox;
-use super::{Console, EngineError, environment};
+use super::{Console, EngineError, agent, environment};
 
 /// Largest output file returned inside a result, and most that all of them may hold.
 const MAX_OUTPUT_FILE_BYTES: u64 = 16 << 20;
@@ -78,6 +78,7 @@ pub(super) async fn run(
     let started = Instant::now();
     if let Source::Code { text, extension } = &job.source
         && start.code.is_none()
+        && job.runtime != Runtime::Agent
     {
         queue_file(sandbox, &environment::code_path(extension), 0o644, text.as_bytes())?;
     }
@@ -208,11 +209,14 @@ fn program_start(
     let (argv, code) = match &job.source {
         Source::Command { command } => (vec!["bash".into(), "-c".into(), command.clone()], None),
         Source::Url { .. } => return Err(JobError::NotFetched),
+        Source::Code { text, .. } if job.runtime == Runtime::Agent => {
+            (agent::command(text, &job.agent_flags), None)
+        }
         Source::Code { text, extension } => {
             let path = environment::code_path(extension);
             let argv = job.runtime.command(&path);
             if is_session {
-                live = Some(live_interpreter(job.runtime));
+                live = live_interpreter(job.runtime);
             }
             if is_session || text.len() <= environment::INLINE_CODE_BYTES {
                 (argv, Some(CodeFile { path, text: text.clone() }))
@@ -235,14 +239,16 @@ fn program_start(
     })
 }
 
-fn live_interpreter(runtime: Runtime) -> LiveInterpreter {
-    match runtime {
+/// The agent has none: each of its calls is a run of its own, on the files of those before.
+fn live_interpreter(runtime: Runtime) -> Option<LiveInterpreter> {
+    Some(match runtime {
         Runtime::Python => LiveInterpreter::Python,
         Runtime::Node => LiveInterpreter::Node,
         Runtime::Bun => LiveInterpreter::Bun,
         Runtime::Deno => LiveInterpreter::Deno,
         Runtime::Bash => LiveInterpreter::Bash,
-    }
+        Runtime::Agent => return None,
+    })
 }
 
 /// Fetches the requested files, keyed by the path as the client wrote it. A file that cannot be

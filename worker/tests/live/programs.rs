@@ -39,6 +39,7 @@ fn job(runtime: Runtime, source: Source) -> Job {
         workdir: "/sandbox".into(),
         network: Network::None,
         egress: None,
+        agent_flags: Vec::new(),
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 256 << 20,

@@ -113,11 +113,12 @@ async fn images(docker: &Docker) -> Vec<Check> {
 }
 
 fn image_check(runtime: Runtime, image: &ImageInfo, is_current: bool) -> Check {
-    let versions = Versions::embedded().interpreters;
+    let Versions { interpreters: versions, agent, .. } = Versions::embedded();
     let version = match runtime {
         Runtime::Node => format!("node {}, ", versions.node),
         Runtime::Bun => format!("bun {}, ", versions.bun),
         Runtime::Deno => format!("deno {}, ", versions.deno),
+        Runtime::Agent => format!("pi {}, ", agent.pi),
         Runtime::Python | Runtime::Bash => String::new(),
     };
     let hash = image.labels.get(LABEL_BUILD_HASH).map_or("none", String::as_str);

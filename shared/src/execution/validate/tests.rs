@@ -333,3 +333,51 @@ proptest! {
         prop_assert_eq!(paths::workdir(Some(&detour)).unwrap(), expected);
     }
 }
+
+#[test]
+fn an_agent_needs_a_way_to_its_model_and_no_more() {
+    let body = |network: serde_json::Value, request: serde_json::Value| {
+        let mut body = json!({"request": {"runtime": "agent", "code": "fix it"}});
+        for (name, value) in request.as_object().unwrap() {
+            body["request"][name] = value.clone();
+        }
+        body["options"] = network;
+        body
+    };
+    let filtered = || {
+        let filter = json!({"whitelist": ["^api\\.example$"], "blacklist": []});
+        json!({"network": "filtered", "networkFilter": filter})
+    };
+    for (options, request, words) in [
+        (json!({}), json!({}), "Agent runtime requires network access"),
+        (json!({}), json!({"code": null, "cmd": "true"}), "Agent runtime requires network access"),
+        (
+            json!({"network": {"setup": "filtered", "run": "none"}}),
+            json!({}),
+            "Agent runtime requires network access",
+        ),
+        (
+            json!({"network": "filtered"}),
+            json!({}),
+            "Agent runtime requires at least one network whitelist entry",
+        ),
+        (filtered(), json!({"agentFlags": "--model 'x"}), "never closed"),
+        (filtered(), json!({"code": "x".repeat(200_000)}), "The prompt has 200000 bytes"),
+        (filtered(), json!({"code": "a\u{0}b"}), "NUL"),
+        (json!({"network": "host"}), json!({}), "policy.networks"),
+    ] {
+        let message = refusal(body(options, request)).to_string();
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    let flags = json!({"agentFlags": "--model 'a b' --tools read,bash \"$(x)\""});
+    let job = admit(body(filtered(), flags)).unwrap();
+    assert_eq!(job.agent_flags, ["--model", "a b", "--tools", "read,bash", "$(x)"]);
+    assert_eq!(job.image, "isol8:agent");
+    let others = refusal(with_request("agentFlags", json!("--x"))).to_string();
+    assert!(others.contains("agentFlags are for the agent runtime"), "{others}");
+    // The server's own list will do: it is all that can be reached.
+    let mut config = Config::default();
+    config.network.whitelist = vec!["^api\\.example$".into()];
+    let open = body(json!({"network": "filtered"}), json!({}));
+    assert!(admit_by(&config, "default", open).is_ok());
+}

@@ -22,6 +22,7 @@ pub(super) const fn runtime(runtime: Runtime) -> &'static str {
         Runtime::Bun => include_str!("../../../../images/bun/Dockerfile"),
         Runtime::Deno => include_str!("../../../../images/deno/Dockerfile"),
         Runtime::Bash => include_str!("../../../../images/bash/Dockerfile"),
+        Runtime::Agent => include_str!("../../../../images/agent/Dockerfile"),
     }
 }
 
@@ -29,7 +30,9 @@ pub(super) const fn runtime(runtime: Runtime) -> &'static str {
 pub(super) const fn packages(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Python => include_str!("../../../../images/python/packages.Dockerfile"),
-        Runtime::Node => include_str!("../../../../images/node/packages.Dockerfile"),
+        Runtime::Node | Runtime::Agent => {
+            include_str!("../../../../images/node/packages.Dockerfile")
+        }
         Runtime::Bun => include_str!("../../../../images/bun/packages.Dockerfile"),
         Runtime::Deno => include_str!("../../../../images/deno/packages.Dockerfile"),
         Runtime::Bash => include_str!("../../../../images/bash/packages.Dockerfile"),
@@ -44,6 +47,8 @@ pub struct Versions {
     pub debian: Debian,
     /// The interpreters it does not carry.
     pub interpreters: Interpreters,
+    /// The agent.
+    pub agent: Agent,
 }
 
 /// The operating system of the images.
@@ -68,6 +73,14 @@ pub struct Interpreters {
     pub bun: String,
     /// Deno.
     pub deno: String,
+}
+
+/// Exact version of the agent.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The pi coding agent.
+    pub pi: String,
 }
 
 impl Versions {

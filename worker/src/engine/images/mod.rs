@@ -75,5 +75,5 @@ pub fn bootstrapped_image(suite: &str) -> (&'static str, String) {
 
 /// Runtimes whose interpreter is copied from the interpreters image.
 const fn is_fetched(runtime: Runtime) -> bool {
-    matches!(runtime, Runtime::Node | Runtime::Bun | Runtime::Deno)
+    matches!(runtime, Runtime::Node | Runtime::Bun | Runtime::Deno | Runtime::Agent)
 }

@@ -68,6 +68,9 @@ impl Recipe {
             build_args.insert("INTERPRETERS_IMAGE".into(), INTERPRETERS_IMAGE.into());
             hash.add(assets::INTERPRETERS);
         }
+        if runtime == Runtime::Agent {
+            build_args.insert("PI_VERSION".into(), versions.agent.pi.clone());
+        }
         for version in fetched_versions(runtime, versions) {
             hash.add(version);
         }
@@ -183,8 +186,9 @@ impl Recipe {
 
 /// The versions that decide what a runtime's image holds.
 fn fetched_versions(runtime: Runtime, versions: &Versions) -> Vec<&str> {
-    let versions = &versions.interpreters;
+    let (agent, versions) = (&versions.agent, &versions.interpreters);
     match runtime {
+        Runtime::Agent => vec![&versions.node, &versions.npm, &agent.pi],
         Runtime::Node => vec![&versions.node, &versions.npm],
         Runtime::Bun => vec![&versions.bun],
         Runtime::Deno => vec![&versions.deno],

@@ -1,0 +1,134 @@
+//! The coding agent, end to end: a prompt, a model that is a small server of ours, a file that comes
+//! back. The agent reaches its model through the filtered network, as it would a real one.
+
+use serde_json::{Value, json};
+use tests::case::equal;
+use tests::upstream::{Answer, Request, Upstream};
+use tests::{Case, Findings, Stack, run_cases};
+
+const KEY_OF_MODEL: &str = "key-of-the-model-4711";
+
+/// Answers as an OpenAI-style model does, in pieces: first with a call of the agent's tool that writes
+/// a file, and once it is told the result, with a text.
+fn model(request: &Request) -> Answer {
+    if request.line != "POST /v1/chat/completions" {
+        return Answer::status("404 Not Found");
+    }
+    let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
+    let has_written = messages(&body).iter().any(|message| message["role"] == "tool");
+    let arguments = json!({"path": "made.txt", "content": "made by the agent\n"}).to_string();
+    let call = json!({
+        "index": 0, "id": "call_1", "type": "function",
+        "function": {"name": "write", "arguments": arguments},
+    });
+    let (delta, reason) = if has_written {
+        (json!({"role": "assistant", "content": "It is written."}), "stop")
+    } else {
+        (json!({"role": "assistant", "tool_calls": [call]}), "tool_calls")
+    };
+    let chunk = |delta: Value, reason: Value| {
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
+        let chunk = json!({
+            "id": "chat_1", "object": "chat.completion.chunk", "created": 1, "model": "scripted",
+            "choices": [choice],
+        });
+        format!("data: {chunk}\n\n")
+    };
+    let text = [chunk(delta, Value::Null), chunk(json!({}), json!(reason))].concat();
+    Answer::ok(text + "data: [DONE]\n\n").with("Content-Type", "text/event-stream")
+}
+
+fn messages(body: &Value) -> &[Value] {
+    body["messages"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What a caller sends: the prompt, where the model is, and the key to it as a secret.
+fn envelope(upstream: &Upstream) -> Value {
+    // Loopback, but not an address that programs reach without their proxy.
+    let url = upstream.url("http", "127.0.0.2", "/v1");
+    let models = json!({"providers": {"stand-in": {
+        "baseUrl": url, "api": "openai-completions", "apiKey": "MODEL_KEY",
+        "models": [{"id": "scripted"}],
+    }}});
+    json!({
+        "request": {
+            "runtime": "agent",
+            "code": "- write the file",
+            "agentFlags": "--provider stand-in --model 'scripted'",
+            "files": {"/sandbox/.pi/agent/models.json": models.to_string(), "/sandbox/old.txt": "old"},
+            "outputPaths": ["/sandbox/made.txt"],
+            "timeoutMs": 60_000,
+        },
+        "options": {
+            "network": "filtered",
+            "networkFilter": {"whitelist": ["^127\\.0\\.0\\.2$"], "blacklist": []},
+            "pidsLimit": 200,
+            "secrets": {"MODEL_KEY": KEY_OF_MODEL},
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_becomes_a_file_by_way_of_a_model() {
+    let upstream = Upstream::start("127.0.0.2", model).await;
+    let (stack, api) = Stack::serve(&json!({
+        "worker": {"prewarm": []},
+        "policy": {"allowPrivateAddresses": ["127.0.0.0/8"]},
+    }));
+    let result = api.run(envelope(&upstream)).await;
+    let mut findings = Findings::default();
+    findings.note("run", equal("exitCode", &result["exitCode"], &0));
+    findings.note("run", equal("stdout", &result["stdout"], &"It is written."));
+    let made = result["files"]["/sandbox/made.txt"].as_str().unwrap_or_default();
+    findings.note("file", equal("made.txt", &text_of(made).as_str(), &"made by the agent\n"));
+
+    let seen = upstream.seen();
+    findings.note("model", equal("requests", &seen.len(), &2));
+    for request in &seen {
+        let authorization = request.header("authorization");
+        let expected = format!("Bearer {KEY_OF_MODEL}");
+        findings.note("model", equal("key", &authorization, &expected.as_str()));
+        let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
+        let texts = messages(&body).iter().map(Value::to_string).collect::<String>();
+        for words in ["- write the file", "inside an isol8 sandbox"] {
+            findings.check(words, texts.contains(words), &texts);
+        }
+    }
+
+    // What is on board, for commands; and what may not be asked.
+    let command = |line: &str| {
+        let mut body = envelope(&upstream);
+        body["request"] = json!({"runtime": "agent", "cmd": line});
+        body
+    };
+    let mut sealed = envelope(&upstream);
+    sealed["options"]["network"] = json!("none");
+    let mut open = envelope(&upstream);
+    open["options"]["networkFilter"] = json!({"whitelist": [], "blacklist": []});
+    let refused = |name: &str, body: &Value, words| {
+        Case::refused(name, body.to_string(), (400, "INVALID_REQUEST", words))
+    };
+    let versions = "pi --version && for tool in git gh node npm bash; do command -v $tool; done";
+    let others = run_cases(
+        &api,
+        [
+            Case::new("tools", &command(versions)).exits(0),
+            refused("no network", &sealed, "Agent runtime requires network access"),
+            refused(
+                "no list",
+                &open,
+                "Agent runtime requires at least one network whitelist entry",
+            ),
+        ],
+    )
+    .await;
+    others.report();
+    findings.report();
+    stack.finish();
+}
+
+fn text_of(base64: &str) -> String {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
