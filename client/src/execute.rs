@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shared::execution::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest};
+use shared::execution::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Wish};
 
 use crate::client::Client;
 use crate::error::ClientError;
@@ -25,12 +25,14 @@ pub struct Execution {
     pub more_options: Map<String, Value>,
     /// The session to run it in, instead of the client's own.
     pub session_id: Option<String>,
+    /// How to queue it.
+    pub queue: Option<Wish>,
 }
 
 impl From<ExecuteEnvelope> for Execution {
     fn from(envelope: ExecuteEnvelope) -> Self {
-        let ExecuteEnvelope { request, options, session_id } = envelope;
-        Self { request, options, session_id, ..Self::default() }
+        let ExecuteEnvelope { request, options, session_id, queue } = envelope;
+        Self { request, options, session_id, queue, ..Self::default() }
     }
 }
 
@@ -56,6 +58,8 @@ struct Body<'a> {
     options: Part<'a, ExecutionOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<Wish>,
 }
 
 impl Execution {
@@ -85,6 +89,7 @@ impl Execution {
             request: Part { typed: &self.request, more: &self.more_request },
             options: Part { typed: &self.options, more: &self.more_options },
             session_id,
+            queue: self.queue,
         };
         serde_json::to_string(&body).map_err(ClientError::Request)
     }

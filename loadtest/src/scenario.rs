@@ -166,7 +166,7 @@ fn encode(scenario: &Scenario, options: ExecutionOptions) -> Bytes {
         code: Some(scenario.code.to_owned()),
         ..ExecutionRequest::default()
     };
-    let envelope = ExecuteEnvelope { request, options, session_id: None };
+    let envelope = ExecuteEnvelope { request, options, ..ExecuteEnvelope::default() };
     serde_json::to_vec(&envelope).expect("strings and numbers always become JSON").into()
 }
 

@@ -23,6 +23,9 @@ pub(crate) async fn execute(
     let queued = submit(&state, &caller.tenant, envelope, Following::Result).await?;
     // The job may take minutes; its request is in the queue's memory now, not in ours.
     drop(room);
+    let confirmed = queued.confirmed();
     let result = queued.answer().await?;
-    Ok(([(CONTENT_TYPE, JSON)], result).into_response())
+    let mut response = ([(CONTENT_TYPE, JSON)], result).into_response();
+    confirmed.tell(response.headers_mut());
+    Ok(response)
 }

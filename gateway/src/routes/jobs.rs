@@ -139,7 +139,8 @@ pub(crate) async fn submit(
     let once = once(&head.headers, &bytes)?;
     let envelope = body::parse(&bytes)?;
     drop(bytes);
-    let accepted = jobs::submit(&state, &caller.tenant, envelope, once.as_ref()).await?;
+    let (accepted, confirmed) =
+        jobs::submit(&state, &caller.tenant, envelope, once.as_ref()).await?;
     let job_state = match accepted.is_repeated {
         false => "queued",
         true => jobs::find(&state, &caller.tenant, accepted.id, Duration::ZERO).await?.state.name(),
@@ -151,6 +152,7 @@ pub(crate) async fn submit(
     if accepted.is_repeated {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
+    confirmed.tell(response.headers_mut());
     Ok(response)
 }
 

@@ -47,7 +47,11 @@ pub(crate) async fn stream(
     let slot = state.streaming.slots.take(&caller.tenant).await?;
     let queued = submit(&state, &caller.tenant, envelope, Following::Output).await?;
     drop(room);
-    Ok(respond(stream::start(queued, None), line, state.streaming.heartbeat, slot))
+    let confirmed = queued.confirmed();
+    let events = stream::start(queued, None);
+    let mut response = respond(events, line, state.streaming.heartbeat, slot);
+    confirmed.tell(response.headers_mut());
+    Ok(response)
 }
 
 /// A stream of events as the body of an answer; `write` makes text of one.

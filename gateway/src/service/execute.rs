@@ -13,6 +13,7 @@ use shared::{Error, ErrorCode};
 use tracing::{debug, warn};
 
 use super::admit::Refusals;
+use super::durability::{Confirmed, confirm};
 use super::mailbox::Mailbox;
 use super::wait::{self, Waiter};
 use crate::state::State;
@@ -41,6 +42,7 @@ pub(crate) struct Queued {
     pub(super) timeout_ms: u64,
     pub(super) started: Instant,
     pub(super) cancel: CancelOnDrop,
+    pub(super) confirmed: Confirmed,
 }
 
 /// Admits a request and puts it into the queue; into that of its session, if it names one.
@@ -56,6 +58,7 @@ pub(crate) async fn submit(
     let started = Instant::now();
     let session = envelope.session_id.take().filter(|id| !id.is_empty());
     let session = session.map(SessionId::new).transpose()?;
+    let durability = envelope.queue.take().map(|wish| wish.durability);
     let refusals = Refusals::new(state, tenant, session.as_ref(), &envelope.request);
     let admitted = state.admission.admit(tenant, envelope);
     let mut job = admitted.inspect_err(|error| refusals.record(error))?;
@@ -89,8 +92,10 @@ pub(crate) async fn submit(
         return Err(not_queued(error, &mut cancel));
     }
     debug!(job = %id, "queued");
+    let confirmed = confirm(state, tenant, id, durability).await;
+    let confirmed = confirmed.map_err(|error| not_queued(error, &mut cancel))?;
     let (state, tenant) = (Arc::clone(state), tenant.clone());
-    Ok(Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel })
+    Ok(Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel, confirmed })
 }
 
 /// What it means that a job was not put into the queue. If Redis did not answer, it may be there all
@@ -107,6 +112,11 @@ impl Queued {
     /// Its identifier.
     pub(crate) fn job(&self) -> JobId {
         self.waiter.job()
+    }
+
+    /// How safe it is.
+    pub(crate) fn confirmed(&self) -> Confirmed {
+        self.confirmed
     }
 
     /// Waits for the result, which is returned as the JSON the worker wrote.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::admit::Refusals;
+use super::durability::{Confirmed, confirm};
 use super::mailbox::Mailbox;
 use super::wait::{self, Waiter};
 use crate::state::State;
@@ -35,7 +36,8 @@ pub(crate) struct JobEnvelope {
     queue: Option<QueueOptions>,
 }
 
-/// Admits a job and puts it into the queue.
+/// Admits a job and puts it into the queue. One whose safety cannot be confirmed stays there: the
+/// caller may repeat the submission with its idempotency key.
 ///
 /// # Errors
 /// Admission errors and queue errors.
@@ -44,15 +46,16 @@ pub(crate) async fn submit(
     tenant: &TenantId,
     envelope: JobEnvelope,
     once: Option<&Once>,
-) -> Result<Accepted, Error> {
+) -> Result<(Accepted, Confirmed), Error> {
     let JobEnvelope { request, options, session_id, queue } = envelope;
     let session = session_id.filter(|id| !id.is_empty()).map(SessionId::new).transpose()?;
     let refusals = Refusals::new(state, tenant, session.as_ref(), &request);
     let policy = state.admission.policy(tenant);
     let envelope =
-        ExecuteEnvelope { request, options: options.unwrap_or_default(), session_id: None };
+        ExecuteEnvelope { request, options: options.unwrap_or_default(), ..Default::default() };
+    let queue = queue.unwrap_or_default();
+    let durability = queue.durability;
     let admitted = queue
-        .unwrap_or_default()
         .into_terms(policy, state.job_retention_ms)
         .and_then(|terms| Ok((terms, state.admission.admit(tenant, envelope)?)));
     let (terms, mut job) = admitted.inspect_err(|error| refusals.record(error))?;
@@ -73,7 +76,8 @@ pub(crate) async fn submit(
         }
     })?;
     debug!(job = %accepted.id, is_repeated = accepted.is_repeated, "submitted");
-    Ok(accepted)
+    let confirmed = confirm(state, tenant, accepted.id, durability).await?;
+    Ok((accepted, confirmed))
 }
 
 /// A job that this gateway hears of from now on.

@@ -2,6 +2,7 @@
 
 mod admit;
 pub(crate) mod cleanup;
+pub(crate) mod durability;
 pub(crate) mod event;
 pub(crate) mod execute;
 pub(crate) mod files;

@@ -93,7 +93,8 @@ pub(super) struct Followed {
 /// Starts following. The events end after the last one; dropping them means that the client has
 /// left.
 pub(crate) fn start(queued: Queued, notice: Option<StreamEvent>) -> mpsc::Receiver<StreamEvent> {
-    let Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel } = queued;
+    let Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel, confirmed: _ } =
+        queued;
     let started = Some(started);
     let followed =
         Followed { state, tenant, waiter, mailbox, timeout_ms, started, cancel, from: None };

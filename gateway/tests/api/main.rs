@@ -13,6 +13,7 @@ mod worker;
 mod auth;
 mod bodies;
 mod cleanup;
+mod durability;
 mod endings;
 mod files;
 mod jobs;

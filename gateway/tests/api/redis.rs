@@ -12,14 +12,26 @@ use tempfile::TempDir;
 pub(crate) struct Redis {
     directory: TempDir,
     port: u16,
+    arguments: Vec<String>,
     child: Option<Child>,
 }
 
 impl Redis {
     /// A running server. It keeps its data over [`Self::stop`] and [`Self::start_again`].
     pub(crate) fn start() -> Self {
+        Self::start_with(Vec::new())
+    }
+
+    /// A copy of this one, which follows it.
+    pub(crate) fn start_replica(&self) -> Self {
+        let primary = format!("127.0.0.1 {}", self.port);
+        Self::start_with(vec!["--replicaof".into(), primary])
+    }
+
+    fn start_with(arguments: Vec<String>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut redis = Self { directory: tempfile::tempdir().unwrap(), port, child: None };
+        let mut redis =
+            Self { directory: tempfile::tempdir().unwrap(), port, arguments, child: None };
         redis.start_again();
         redis
     }
@@ -29,6 +41,8 @@ impl Redis {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+            .args(["--repl-diskless-sync-delay", "0"])
+            .args(&self.arguments)
             .arg("--dir")
             .arg(self.directory.path())
             .arg("--logfile")

@@ -16,7 +16,7 @@ pub use content::FileContent;
 pub use egress::{Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};
-pub use queue::{QueueOptions, Terms};
+pub use queue::{Durability, QueueOptions, Terms, Wish};
 pub use request::{
     ExecuteEnvelope, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
     PoolStrategy,

@@ -21,6 +21,42 @@ pub struct QueueOptions {
     /// How long it is kept once it has ended, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<u64>,
+    /// How safe it is to be before its submission is answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+}
+
+/// The `queue` part of a request that waits for its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wish {
+    /// How safe it is to be before it counts as queued.
+    pub durability: Durability,
+}
+
+/// What a job survives once its submission was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// What Redis is set to: with `appendfsync everysec`, a death of Redis costs about a second.
+    #[default]
+    Fast,
+    /// The loss of the primary: one replica has it too.
+    Replicated,
+    /// A loss of power: it is on the primary's disk. Needs Redis 7.2 or Valkey.
+    Synced,
+}
+
+impl Durability {
+    /// Its word in requests and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Replicated => "replicated",
+            Self::Synced => "synced",
+        }
+    }
 }
 
 /// What holds for a listed job, every default filled in. Kept with the job.

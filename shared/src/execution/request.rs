@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::content::FileContent;
+use super::queue::Wish;
 use crate::config::Seccomp;
 
 /// Body of the execute routes.
@@ -21,6 +22,9 @@ pub struct ExecuteEnvelope {
     /// Session to run it in; absent or empty for a sandbox of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// How to queue it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Wish>,
 }
 
 /// What to run. Exactly one of `code`, `code_url` and `cmd`.

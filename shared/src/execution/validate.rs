@@ -87,7 +87,7 @@ impl Admission {
     /// # Errors
     /// An invalid-request, policy or not-supported error for the caller.
     pub fn admit(&self, tenant: &TenantId, envelope: ExecuteEnvelope) -> Result<Job, Error> {
-        let ExecuteEnvelope { request, options, session_id: _ } = envelope;
+        let ExecuteEnvelope { request, options, session_id: _, queue: _ } = envelope;
         let asked =
             Asked { rules: self.rules(tenant), defaults: &self.defaults, options: &options };
         let runtime = Runtime::from_name(&request.runtime)?;

@@ -73,6 +73,12 @@ fn judge(description: &str) -> Vec<Finding> {
 
 fn version<'a>(field: &impl Fn(&str) -> &'a str) -> Finding {
     let finding = |found, verdict| Finding { topic: "redis", found, verdict };
+    if field("redis_mode") == "cluster" {
+        return finding(
+            "a cluster".to_owned(),
+            Verdict::Unfit("use one server, or several with Sentinel: a cluster is not supported"),
+        );
+    }
     // Valkey's own number; what it gives as Redis' is that of the Redis it began as.
     if !field("valkey_version").is_empty() {
         return finding(format!("Valkey {}", field("valkey_version")), Verdict::Fine);

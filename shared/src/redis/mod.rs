@@ -17,8 +17,8 @@ pub use api_keys::{ApiKeys, KeyFacts, KeyHash, KeyId, KeyRecord, PlainKey, Scope
 pub use facts::{Finding, Verdict, examine};
 pub use queue::{
     Accepted, Cancelled, Claimed, ClaimedCall, Cleaned, CleanupOrder, Commit, Consumer, Depth,
-    Durability, GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall,
-    Once, Orders, OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply,
-    SessionInfo, SessionNews, Submission, Taking, ToSession, WorkerOrder,
+    GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall, Once, Orders,
+    OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply, SessionInfo,
+    SessionNews, Submission, Taking, ToSession, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use shared::config;
 use shared::error::{Error, ErrorCode};
+use shared::execution::Durability;
 use shared::id::{GatewayId, JobId, TenantId, WorkerId};
-use shared::redis::{Commit, Durability, JobState, Queue, Replies, Reply};
+use shared::redis::{Commit, JobState, Queue, Replies, Reply};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 

@@ -34,7 +34,7 @@ pub(super) async fn run(
         bail!("This machine's engine does not offer keeping a container (--persist)");
     }
     let Execution { request, options, .. } = execution;
-    let envelope = ExecuteEnvelope { request, options, session_id: None };
+    let envelope = ExecuteEnvelope { request, options, ..ExecuteEnvelope::default() };
     let tenant = TenantId::master();
     // The rules for hosts are in the request already, where flags may have taken their place.
     let server = Config { network: NetworkFilter::default(), ..config.clone() };

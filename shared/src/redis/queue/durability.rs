@@ -7,11 +7,11 @@
 use std::time::Instant;
 
 use redis::{RedisError, RedisResult, pipe};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::Queue;
 use crate::error::{Error, ErrorCode};
+use crate::execution::Durability;
 use crate::id::{JobId, TenantId};
 use crate::redis::client::{Client, failure};
 use crate::redis::keys;
@@ -20,31 +20,6 @@ use crate::redis::keys;
 const PATIENCE_MS: u64 = 1000;
 /// Lifetime of the mark, in milliseconds.
 const MARK_TTL_MS: u64 = 60_000;
-
-/// What a job survives once its submission was answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// What Redis is set to: with `appendfsync everysec`, a death of Redis costs about a second.
-    #[default]
-    Fast,
-    /// The loss of the primary: one replica has it too.
-    Replicated,
-    /// A loss of power: it is on the primary's disk. Needs Redis 7.2 or Valkey.
-    Synced,
-}
-
-impl Durability {
-    /// Its word in requests and answers.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fast => "fast",
-            Self::Replicated => "replicated",
-            Self::Synced => "synced",
-        }
-    }
-}
 
 /// When the last confirmation of each kind began, and how it came out.
 #[derive(Default)]

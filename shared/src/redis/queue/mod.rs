@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 pub use claim::Consumer;
 pub use cleanup::{Cleaned, CleanupOrder, Removal};
 pub use control::{Orders, WorkerOrder};
-pub use durability::Durability;
 pub use job::{
     Cancelled, Claimed, ClaimedCall, Commit, Depth, GiveBack, JobState, Lease, LeaseNews, NextCall,
     OwnedSession, Quota, SessionInfo, SessionNews,
