@@ -1,6 +1,10 @@
 //! The coding agent, end to end: a prompt, a model that is a small server of ours, a file that comes
 //! back. The agent reaches its model through the filtered network, as it would a real one.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tests::case::equal;
 use tests::upstream::{Answer, Request, Upstream};
@@ -56,7 +60,7 @@ fn envelope(upstream: &Upstream) -> Value {
             "code": "- write the file",
             "agentFlags": "--provider stand-in --model 'scripted'",
             "files": {"/sandbox/.pi/agent/models.json": models.to_string(), "/sandbox/old.txt": "old"},
-            "outputPaths": ["/sandbox/made.txt"],
+            "outputPaths": ["/sandbox/made.txt", "/sandbox/", "/sandbox/none/"],
             "timeoutMs": 60_000,
         },
         "options": {
@@ -81,6 +85,15 @@ async fn a_prompt_becomes_a_file_by_way_of_a_model() {
     findings.note("run", equal("stdout", &result["stdout"], &"It is written."));
     let made = result["files"]["/sandbox/made.txt"].as_str().unwrap_or_default();
     findings.note("file", equal("made.txt", &text_of(made).as_str(), &"made by the agent\n"));
+    let listed = names_in(result["files"]["/sandbox/"].as_str().unwrap_or_default());
+    for name in ["./made.txt", "./old.txt"] {
+        findings.check(name, listed.iter().any(|found| found == name), &listed);
+    }
+    findings.check(
+        "no such directory",
+        result["files"]["/sandbox/none/"].is_null(),
+        &result["files"],
+    );
 
     let seen = upstream.seen();
     findings.note("model", equal("requests", &seen.len(), &2));
@@ -127,8 +140,25 @@ async fn a_prompt_becomes_a_file_by_way_of_a_model() {
     stack.finish();
 }
 
+/// What is in an archive.
+fn names_in(base64: &str) -> Vec<String> {
+    let mut tar = Command::new("tar")
+        .args(["--list", "--gzip"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tar is there");
+    let mut stdin = tar.stdin.take().expect("it is piped");
+    let _ = stdin.write_all(&bytes_of(base64));
+    drop(stdin);
+    let output = tar.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&output.stdout).lines().map(String::from).collect()
+}
+
+fn bytes_of(base64: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default()
+}
+
 fn text_of(base64: &str) -> String {
-    use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&bytes_of(base64)).into_owned()
 }

@@ -113,6 +113,9 @@ pub(crate) struct RunArgs {
     /// Directory whose files are put into /sandbox.
     #[arg(long, value_name = "DIR", help_heading = "Preparation")]
     pub(crate) files: Option<PathBuf>,
+    /// Put what the program leaves in its working directory into this one (implies --no-stream).
+    #[arg(long, value_name = "DIR", help_heading = "Preparation")]
+    pub(crate) out_dir: Option<PathBuf>,
     /// Flags of the agent (runtime agent).
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true, help_heading = "Preparation")]
     pub(crate) agent_flags: Option<String>,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use shared::execution::FileContent;
 
 /// Directories that are left out, wherever they are.
-const SKIPPED_DIRECTORIES: [&str; 6] =
+pub(crate) const SKIPPED_DIRECTORIES: [&str; 6] =
     [".git", "node_modules", "__pycache__", ".venv", "venv", ".tox"];
 
 /// Reads the files below `root`, by where they belong in the sandbox.

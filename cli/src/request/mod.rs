@@ -1,7 +1,7 @@
 //! From the flags of a command that runs a program to what is sent to a server, or run here. Only
 //! what was asked for is sent, by a flag or in a configuration: all else is the server's choice.
 
-mod files;
+pub(crate) mod files;
 mod program;
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,9 @@ use shared::execution::{
 };
 
 use crate::args::{ProgramArgs, RunArgs};
+
+/// All that a program leaves, as one archive.
+pub(crate) const WHOLE_SANDBOX: &str = "/sandbox/";
 
 /// What an agent gets unless told otherwise (contract section 4.2).
 const AGENT: &str = "agent";
@@ -69,6 +72,7 @@ pub(crate) fn of_run(
     let request = ExecutionRequest {
         timeout_ms: options.timeout_ms,
         code_hash: args.hash.clone(),
+        output_paths: args.out_dir.as_ref().map(|_| vec![WHOLE_SANDBOX.to_owned()]),
         agent_flags: args.agent_flags.clone(),
         allow_insecure_code_url: args.allow_insecure_code_url,
         files: args.files.as_deref().map(files::read).transpose()?.unwrap_or_default(),

@@ -69,7 +69,7 @@ fn programs_run_here() {
                 "[ERR] --session-id requires --host",
             ),
             (&["run", "-e", "print(1)", "--persistent"], "", 0, "1\n", "[Run] Session ID: cli-"),
-            (&["run", "--url", "https://h/a.py"], "", 1, "", "does not offer code by URL"),
+            (&["run", "--url", "https://h/a.py"], "", 1, "", "Remote code fetching is disabled"),
             (
                 &["run", "-e", "1", "--install", "x"],
                 "",
@@ -293,4 +293,21 @@ fn a_run_that_is_interrupted_leaves_nothing() {
         );
     }
     findings.report();
+}
+
+#[test]
+fn what_a_program_makes_comes_into_a_directory() {
+    let here = directory();
+    write(&here, "in/old.txt", "old");
+    write(&here, "in/kept.txt", "kept");
+    let line =
+        "echo new > old.txt; mkdir -p a; echo made > a/b.txt; ln -s /etc link; echo x > .hidden";
+    let arguments = ["run", "--cmd", line, "--files", "in", "--out-dir", "out"];
+    let did = super::isol8(here.path(), &arguments, "");
+    assert_eq!((did.code, did.stdout.as_str()), (Some(0), ""), "{}", did.stderr);
+    assert!(did.stderr.contains("[Run] 2 files written to out"), "{}", did.stderr);
+    let read = |path: &str| std::fs::read_to_string(here.path().join("out").join(path)).ok();
+    assert_eq!(read("old.txt").as_deref(), Some("new\n"));
+    assert_eq!(read("a/b.txt").as_deref(), Some("made\n"));
+    assert_eq!((read("kept.txt"), read("link/passwd"), read(".hidden")), (None, None, None));
 }

@@ -2,6 +2,7 @@
 //! `isol8 run` uses the engine directly, and so can any Rust program.
 
 mod agent;
+mod archive;
 pub mod docker;
 mod environment;
 mod error;

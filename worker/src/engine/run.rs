@@ -19,13 +19,15 @@ use super::link::{LinkError, put_data};
 use super::mask::Masker;
 use super::program::{Interpreter, Order, Program, drive};
 use super::sandbox::Sandbox;
-use super::{Console, EngineError, agent, environment};
+use super::{Console, EngineError, agent, archive, environment};
 
 /// Largest output file returned inside a result, and most that all of them may hold.
 const MAX_OUTPUT_FILE_BYTES: u64 = 16 << 20;
 const MAX_OUTPUT_FILES_BYTES: u64 = 32 << 20;
 /// Bound on fetching all of them.
 const COLLECT_LIMIT: Duration = Duration::from_secs(30);
+/// And on packing one directory.
+const PACK_LIMIT: Duration = Duration::from_secs(15);
 const SETUP_SCRIPT_PATH: &str = "/sandbox/.isol8-setup.sh";
 /// What isol8's clients look for in standard error after a timeout.
 const TIMEOUT_MARKER: &str = "\n--- EXECUTION TIMED OUT ---";
@@ -251,7 +253,8 @@ fn live_interpreter(runtime: Runtime) -> Option<LiveInterpreter> {
     })
 }
 
-/// Fetches the requested files, keyed by the path as the client wrote it. A file that cannot be
+/// Fetches the requested files, keyed by the path as the client wrote it; a path that ends with a
+/// slash is a directory, which comes as a gzipped tar. A file that cannot be
 /// read, in the time and room there is, is left out (contract section 5.7), and nobody wants more once
 /// the job is cancelled.
 async fn collect_files(
@@ -270,7 +273,14 @@ async fn collect_files(
         if sandbox.is_lost || cancel.is_cancelled() {
             break;
         }
-        let read = files::read(sandbox, path, room.min(MAX_OUTPUT_FILE_BYTES));
+        let max_bytes = room.min(MAX_OUTPUT_FILE_BYTES);
+        let read = async {
+            if path.ends_with('/') {
+                archive::read(sandbox, path, max_bytes, PACK_LIMIT, cancel).await
+            } else {
+                files::read(sandbox, path, max_bytes).await
+            }
+        };
         match tokio::time::timeout_at(deadline, read).await {
             Ok(Ok(content)) => {
                 room = room.saturating_sub(content.len() as u64);

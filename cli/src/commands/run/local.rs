@@ -34,6 +34,7 @@ pub(super) async fn run(
         bail!("This machine's engine does not offer keeping a container (--persist)");
     }
     let Execution { request, options, .. } = execution;
+    let sent = request.clone();
     let envelope = ExecuteEnvelope { request, options, ..ExecuteEnvelope::default() };
     let tenant = TenantId::master();
     // The rules for hosts are in the request already, where flags may have taken their place.
@@ -85,13 +86,15 @@ pub(super) async fn run(
     };
     let network_logs = json_values(&result.network_logs)?;
     if !output.is_streamed {
-        return output.show(&Finished {
+        let code = output.show(&Finished {
             stdout: &result.stdout,
             stderr: &result.stderr,
             is_truncated: result.truncated,
             network_logs: &network_logs,
             exit_code: result.exit_code.into(),
-        });
+        })?;
+        output.take_out(&result.files.unwrap_or_default(), &sent)?;
+        return Ok(code);
     }
     if result.outcome == Outcome::TimedOut {
         printer::error("EXECUTION TIMED OUT");

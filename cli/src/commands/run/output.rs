@@ -1,20 +1,25 @@
 //! What a run shows: output as it comes, or a result at the end (contract section 4.5).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use shared::execution::ExecutionRequest;
 
+use super::out_dir;
 use crate::args::ProgramArgs;
 use crate::printer;
+use crate::request::WHOLE_SANDBOX;
 
 /// How the output of a program is wanted.
 pub(crate) struct Output {
     /// As it comes.
     pub(crate) is_streamed: bool,
     file: Option<PathBuf>,
+    out_dir: Option<PathBuf>,
 }
 
 /// The end of a program, as both engines tell it.
@@ -27,11 +32,29 @@ pub(super) struct Finished<'a> {
 }
 
 impl Output {
-    pub(crate) fn new(args: &ProgramArgs, file: Option<PathBuf>) -> Self {
-        if file.is_some() && !args.no_stream {
+    pub(crate) fn new(args: &ProgramArgs, file: Option<PathBuf>, out_dir: Option<PathBuf>) -> Self {
+        // What a program leaves is part of a result, not of a stream.
+        let is_streamed = !args.no_stream && out_dir.is_none();
+        if file.is_some() && is_streamed {
             printer::warning("--out needs --no-stream; no file is written");
         }
-        Self { is_streamed: !args.no_stream, file }
+        Self { is_streamed, file, out_dir }
+    }
+
+    /// Puts what the program has left where it is wanted, if it is; `sent` is what it was given.
+    pub(super) fn take_out(
+        &self,
+        files: &BTreeMap<String, String>,
+        sent: &ExecutionRequest,
+    ) -> anyhow::Result<()> {
+        let Some(directory) = &self.out_dir else { return Ok(()) };
+        let archive = files.get(WHOLE_SANDBOX).context(
+            "what the program has left cannot be had: more than 16 MiB packed, or no room in /tmp \
+             to pack it",
+        )?;
+        let written = out_dir::unpack(archive, sent, directory)?;
+        printer::note(format!("[Run] {written} files written to {}", directory.display()));
+        Ok(())
     }
 
     /// Shows a whole result.

@@ -17,13 +17,15 @@ pub(crate) async fn run(
         return stream(client, execution).await;
     }
     let result = client.execute(execution).await?;
-    output.show(&Finished {
+    let code = output.show(&Finished {
         stdout: &result.stdout,
         stderr: &result.stderr,
         is_truncated: result.truncated,
         network_logs: &result.network_logs,
         exit_code: result.exit_code,
-    })
+    })?;
+    output.take_out(&result.files, &execution.request)?;
+    Ok(code)
 }
 
 async fn stream(client: &Client, execution: &Execution) -> anyhow::Result<ExitCode> {

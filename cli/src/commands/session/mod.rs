@@ -65,7 +65,7 @@ async fn exec(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         program.runtime = runtime_of(&client, &args.id).await;
     }
     let execution = request::of_exec(&args.id, &program)?;
-    let output = Output::new(&program, None);
+    let output = Output::new(&program, None, None);
     until_interrupted(remote::run(&client, &execution, &output)).await
 }
 
