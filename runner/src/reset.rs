@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::stat;
+use nix::sys::stat::{FileStat, futimens, stat};
 use nix::sys::statfs::statfs;
+use nix::sys::time::TimeSpec;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 
 use crate::clean::{empty_directory, remove_message_queues, remove_system_v};
-use crate::identity::{become_sandbox_user, sandbox_processes, volunteer_for_oom};
+use crate::identity::{SANDBOX_UID, become_sandbox_user, sandbox_processes, volunteer_for_oom};
 use crate::memory::Memory;
 use crate::sys::{self, Fork};
 
@@ -36,10 +37,16 @@ struct Usage {
     /// Permission bits and attribute names of the place itself, which may be the sandbox user's.
     mode: u32,
     attribute_bytes: usize,
+    /// Its flags (`chattr`), where the file system has any.
+    flags: i64,
+    /// Times of its last access and change, if it is the sandbox user's, who may then set any.
+    times: Option<[TimeSpec; 2]>,
 }
 
 /// What a clean sandbox looks like, recorded before any program ran.
 pub(crate) struct Baseline {
+    /// The writable places, opened while nobody else could have touched them.
+    places: [Option<File>; 3],
     usage: [Usage; 3],
     ipc_tables: Vec<File>,
     anonymous_bytes: Option<u64>,
@@ -49,8 +56,10 @@ impl Baseline {
     /// Records the present state.
     pub(crate) fn record(memory: &Memory) -> Self {
         let tables = ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"];
+        let places = WRITABLE.map(|path| File::open(path).ok());
         Self {
-            usage: usage(),
+            usage: usage(&places),
+            places,
             ipc_tables: tables.iter().filter_map(|path| File::open(path).ok()).collect(),
             anonymous_bytes: memory.anonymous_bytes(),
         }
@@ -76,7 +85,7 @@ impl Baseline {
     }
 
     fn storage_difference(&self) -> Option<String> {
-        for ((path, now), then) in WRITABLE.iter().zip(usage()).zip(self.usage) {
+        for ((path, now), then) in WRITABLE.iter().zip(usage(&self.places)).zip(self.usage) {
             if now != then {
                 return Some(format!("{path} holds {now:?}, {then:?} when clean"));
             }
@@ -89,18 +98,29 @@ impl Baseline {
 }
 
 /// Asks about mount points only, which no program can replace.
-fn usage() -> [Usage; 3] {
-    WRITABLE.map(|path| {
-        let Ok(status) = statfs(path) else {
-            return Usage::default();
+fn usage(places: &[Option<File>; 3]) -> [Usage; 3] {
+    let mut all = [Usage::default(); 3];
+    for ((path, place), usage) in WRITABLE.iter().zip(places).zip(&mut all) {
+        let (Ok(system), Ok(status)) = (statfs(*path), stat(*path)) else {
+            continue;
         };
-        Usage {
-            blocks: status.blocks().saturating_sub(status.blocks_free()),
-            inodes: status.files().saturating_sub(status.files_free()),
-            mode: stat(path).map_or(0, |status| status.st_mode & 0o7777),
+        *usage = Usage {
+            blocks: system.blocks().saturating_sub(system.blocks_free()),
+            inodes: system.files().saturating_sub(system.files_free()),
+            mode: status.st_mode & 0o7777,
             attribute_bytes: sys::attributes(Path::new(path)).len(),
-        }
-    })
+            flags: place.as_ref().map_or(0, sys::flags),
+            times: (status.st_uid == SANDBOX_UID).then(|| times(&status)),
+        };
+    }
+    all
+}
+
+fn times(status: &FileStat) -> [TimeSpec; 2] {
+    [
+        TimeSpec::new(status.st_atime, status.st_atime_nsec),
+        TimeSpec::new(status.st_mtime, status.st_mtime_nsec),
+    ]
 }
 
 /// Whether an IPC table has a line beyond its heading.
@@ -156,8 +176,10 @@ fn clean(baseline: &Baseline, deadline: Instant) -> io::Result<()> {
         Fork::Child => {
             volunteer_for_oom();
             if become_sandbox_user().is_ok() {
-                for (path, usage) in WRITABLE.iter().zip(baseline.usage) {
-                    empty_directory(Path::new(path), usage.mode, deadline);
+                for ((path, place), usage) in
+                    WRITABLE.iter().zip(&baseline.places).zip(baseline.usage)
+                {
+                    restore_place(Path::new(path), place.as_ref(), &usage, deadline);
                 }
                 remove_message_queues();
                 remove_system_v();
@@ -173,6 +195,18 @@ fn clean(baseline: &Baseline, deadline: Instant) -> io::Result<()> {
             let _ = waitpid(Pid::from_raw(pid), None);
             Ok(())
         }
+    }
+}
+
+/// Empties one writable place and gives it back what it had; the caller verifies.
+fn restore_place(path: &Path, place: Option<&File>, usage: &Usage, deadline: Instant) {
+    // Before it is emptied: flags may forbid that. All fail where the place is not this user's.
+    if let Some(place) = place {
+        sys::set_flags(place, usage.flags);
+    }
+    empty_directory(path, usage.mode, deadline);
+    if let (Some(place), Some([accessed, modified])) = (place, &usage.times) {
+        let _ = futimens(place, accessed, modified);
     }
 }
 

@@ -170,6 +170,23 @@ pub(crate) fn remove_attributes(path: &Path) {
     }
 }
 
+nix::ioctl_read!(read_flags, b'f', 1, libc::c_long);
+nix::ioctl_write_ptr!(write_flags, b'f', 2, libc::c_long);
+
+/// Flags of a file, as `chattr` knows them; 0 where the file system has none.
+pub(crate) fn flags(file: &File) -> i64 {
+    let mut flags = 0;
+    // SAFETY: the pointer is to a live local that is at least as large as what is written.
+    let outcome = unsafe { read_flags(file.as_raw_fd(), &raw mut flags) };
+    outcome.map_or(0, |_| flags)
+}
+
+/// Sets the flags of a file, as far as this user may.
+pub(crate) fn set_flags(file: &File, flags: i64) {
+    // SAFETY: the pointer is to a live local that is at least as large as what is read.
+    let _ = unsafe { write_flags(file.as_raw_fd(), &raw const flags) };
+}
+
 /// Takes ownership of a descriptor that `place` has just made in a forked child.
 pub(crate) fn adopt(fd: RawFd) -> File {
     // SAFETY: the caller placed `fd` itself and forgot or never had another owner of that number.

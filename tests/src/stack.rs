@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::api::{Api, KEY};
 use crate::binary;
 use crate::docker;
+use crate::isolation::Isolation;
 use crate::node::{Node, START_TIMEOUT, free_port};
 use crate::queue::{Queue, RedisServer};
 
@@ -34,6 +35,7 @@ fn configuration(changes: &Value) -> Value {
         "gateway": {"host": "127.0.0.1", "shutdownGraceMs": 10_000},
         "redis": {"leaseMs": 3000, "renewMs": 500},
     });
+    merge(&mut config, &Isolation::from_environment().settings());
     merge(&mut config, changes);
     config
 }

@@ -31,6 +31,10 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
 /// `KILL`: end processes of that user.
 const CAPABILITIES: [&str; 3] = ["SETUID", "SETGID", "KILL"];
 
+/// A closed connection leaves nothing behind: its ports could be read by the next job for a minute.
+/// With no network but loopback there are no late packets either, for which the kernel keeps them.
+const LOOPBACK_SYSCTLS: [(&str, &str); 1] = [("net.ipv4.tcp_max_tw_buckets", "0")];
+
 /// Marks every container and volume of ours.
 pub(super) const LABEL_MANAGED: &str = "isol8.managed";
 /// Name of the worker that made a container; survives the worker's restart.
@@ -312,6 +316,8 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
             Network::None | Network::Filtered => "none",
             Network::Host => "host",
         },
+        // With the host's network these would be the host's.
+        sysctls: if profile.network == Network::Host { &[] } else { &LOOPBACK_SYSCTLS },
         capabilities: &CAPABILITIES,
         seccomp: origin.seccomp.profile(profile.seccomp)?,
         labels,

@@ -49,6 +49,8 @@ pub struct ContainerSpec {
     pub tmpfs: Vec<Tmpfs>,
     /// Docker network mode.
     pub network: &'static str,
+    /// Kernel settings of the container's own name spaces.
+    pub sysctls: &'static [(&'static str, &'static str)],
     /// Capabilities left to process 1.
     pub capabilities: &'static [&'static str],
     /// Seccomp profile as JSON, or `unconfined`; `None` where the engine has no seccomp.
@@ -273,6 +275,7 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         readonly_rootfs: Some(spec.readonly_root),
         tmpfs: Some(spec.tmpfs.into_iter().map(|tmpfs| (tmpfs.path, tmpfs.options)).collect()),
         network_mode: Some(spec.network.to_owned()),
+        sysctls: Some(own_strings(spec.sysctls)),
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(spec.capabilities.iter().copied().map(String::from).collect()),
         security_opt: Some(security_opt),
@@ -310,6 +313,10 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     }
+}
+
+fn own_strings(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn nano_cpus(cpu_millis: u64) -> i64 {
