@@ -128,7 +128,7 @@ pub fn check_document(suite: &str, rows: &[Row]) -> Result<(), String> {
     let text = fs::read_to_string(DOCUMENT).expect("the document can be read");
     let heading = format!("\n### {suite}: {} rows\n", rows.len());
     let (_, section) =
-        text.split_once(&heading).ok_or(format!("no heading \"{}\"", heading.trim()))?;
+        text.split_once(&heading).ok_or_else(|| format!("no heading \"{}\"", heading.trim()))?;
     let section = section.split("\n### ").next().unwrap_or_default();
     let lines: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
     for (row, shown) in rows.iter().zip(&lines) {

@@ -89,11 +89,11 @@ async fn try_channel(api: &Api, channel: &Channel, reuses: bool) -> Result<(), S
     if channel.refusal.is_some() { Ok(()) } else { probe(api, channel, &place, reuses).await }
 }
 
-/// Tries every channel under a pool strategy, and writes down how it went.
-async fn try_all(strategy: &str) {
+/// Tries channels under a pool strategy, and writes down how it went.
+async fn try_all(strategy: &str, channels: Vec<&'static Channel>) {
     let (stack, api) = serve(strategy);
     let (mut findings, mut rows) = (Findings::default(), Vec::new());
-    for channel in channels() {
+    for channel in channels {
         let outcome = try_channel(&api, channel, strategy == "fast").await;
         rows.push((channel.row(), outcome.is_ok()));
         findings.note(channel.name, outcome);
@@ -105,12 +105,15 @@ async fn try_all(strategy: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_reaches_the_next_job_of_a_sandbox_that_is_used_again() {
-    try_all("fast").await;
+    try_all("fast", channels()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_reaches_the_next_job_where_no_sandbox_is_used_again() {
-    try_all("secure").await;
+    // Each job has a new container, whatever it does: one channel of each kind is enough.
+    let mut channels = channels();
+    channels.dedup_by_key(|channel| channel.group);
+    try_all("secure", channels).await;
 }
 
 #[test]

@@ -33,16 +33,12 @@ async fn what_the_reset_cannot_remove_destroys_the_sandbox() {
         panic!("there is not exactly one sandbox");
     };
     assert!(sandbox.starts_with(&before), "{sandbox} is not {before}");
-    let job = tokio::spawn({
-        let api = api.clone();
-        async move {
-            api.run(command("python", "until test -e /tmp/left; do sleep 0.01; done; echo seen"))
-                .await
-        }
-    });
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let _ = docker(&["exec", "--user", "0", &sandbox, "touch", "/tmp/left"]);
-    let ended = job.await.expect("the job does not panic");
+    let job = command("python", "until test -e /tmp/left; do sleep 0.01; done; echo seen");
+    let hole = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        docker(&["exec", "--user", "0", &sandbox, "touch", "/tmp/left"])
+    };
+    let (ended, _) = tokio::join!(api.run(job), hole);
     assert_eq!(ended["stdout"], "seen", "{ended}");
 
     let after = look(&api).await;
