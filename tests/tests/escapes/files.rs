@@ -25,7 +25,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     Attempt { name: "an output file that links to itself", program: "os.symlink('/sandbox/out', '/sandbox/out')", more: ASKED, ..OUT },
     Attempt { name: "an output file that is a named pipe", program: "os.mkfifo('/sandbox/out')", more: ASKED, ..OUT },
     Attempt { name: "an output file that is a socket", program: "socket.socket(socket.AF_UNIX).bind('/sandbox/out')", more: ASKED, ..OUT },
-    Attempt { name: "an output file that is a folder", program: "os.mkdir('/sandbox/out')", more: ASKED, ..OUT },
+    Attempt { name: "an output folder that links to the root of process 1", program: "os.symlink('/proc/1/root', '/sandbox/out')", more: ASKED, ..OUT },
     Attempt { name: "an output file larger than memory", program: "os.truncate(os.open('/sandbox/out', os.O_CREAT | os.O_WRONLY), 1 << 40)", more: ASKED, ..OUT },
     Attempt { name: "output paths that leave the sandbox", program: "pass", more: r#"{"request": {"outputPaths": ["../../etc/shadow", "/etc/shadow", "/proc/1/environ", "/proc/1/root/etc/passwd", "/isol8/../etc/shadow"]}}"#, ..OUT },
     Attempt { name: "a program text written through a link to a file of the image", more: r#"{"request": {"setupScript": "ln -s /etc/passwd /sandbox/main.py"}}"#, ..IN },
