@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tests::case::equal;
 use tests::stream::Events;
@@ -274,6 +275,86 @@ async fn ten_thousand_connections_of_one_job_leave_the_worker_well() {
     assert_eq!(flood["networkLogsDropped"], 9000);
     assert!(slowest < Duration::from_secs(10), "other jobs took up to {slowest:?}");
     destination.await_quiet().await;
+    stack.finish();
+}
+
+fn bound(name: &str, host: String, tls: bool, body: &mut Value) {
+    let secret = json!({"value": "s3cret-of-the-host", "hosts": [host], "tls": tls});
+    body["options"]["secrets"] = json!({name: secret, "PLAIN": "given-to-it"});
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_goes_to_its_host_and_never_into_the_sandbox() {
+    let (stack, api) = Stack::serve(&configuration());
+    let (own, other) = (Destination::start(), Destination::start());
+    let line = format!(
+        "env | grep -c s3cret; for url in {} {}; do curl -s -u \"user:$TOKEN\" -H \"X-Key: $TOKEN\" $url; done; \
+         echo \"${{TOKEN:0:13}}\"; curl -sp -H \"X-Key: $TOKEN\" {}",
+        own.url("/own"),
+        other.url("/other"),
+        own.url("/tunnel"),
+    );
+    let mut body = shell(&line, &[], &[]);
+    bound("TOKEN", own.address(), false, &mut body);
+    let result = api.run(body.clone()).await;
+    assert_eq!(result["stdout"], "0\n/own 0/other 0isol8-secret-\n/tunnel 0", "{result}");
+    let basic = base64::engine::general_purpose::STANDARD.encode("user:s3cret-of-the-host");
+    let heads = own.requests().concat();
+    assert!(heads.contains("X-Key: s3cret-of-the-host") && heads.contains(&basic), "{heads}");
+    assert_eq!(heads.matches("X-Key: s3cret-of-the-host").count(), 2, "{heads}");
+    let heads = other.requests().concat();
+    assert!(!heads.contains("s3cret") && heads.contains("X-Key: isol8-secret-"), "{heads}");
+
+    // Node sends all it has by CONNECT.
+    let fetch = format!(
+        "const answer = await fetch('{}', {{headers: {{'X-Node': process.env.TOKEN}}}}); console.log(await answer.text());",
+        own.url("/node")
+    );
+    let mut node = filtered(code("node", &fetch), &[], &[]);
+    bound("TOKEN", own.address(), false, &mut node);
+    assert_eq!(api.run(node).await["stdout"], "/node 0");
+    assert!(own.requests().concat().to_lowercase().contains("x-node: s3cret-of-the-host"));
+
+    let refused = |change: fn(&mut Value), text: &'static str| {
+        let mut body = body.clone();
+        change(&mut body["options"]);
+        Case::refused(text, body.to_string(), (400, "INVALID_REQUEST", text))
+    };
+    let cases = vec![
+        refused(|it| it["network"] = json!("none"), "takes network \"filtered\""),
+        refused(|it| it["secrets"]["TOKEN"]["hosts"] = json!([]), "is bound to no host"),
+        refused(|it| it["secrets"]["TOKEN"]["hosts"] = json!(["127.1"]), "not a canonical address"),
+        refused(|it| it["secrets"]["TOKEN"]["value"] = json!("a\nb"), "control characters"),
+    ];
+    run_cases(&api, cases).await.report();
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_speaks_tls_to_the_host_of_a_secret() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let certificate = directory.path().join("root.pem");
+    let upstream =
+        tests::Upstream::start_tls(&certificate, |_| tests::upstream::Answer::ok("secure")).await;
+    let trusted = certificate.to_str().expect("it is text").to_owned();
+    let port = upstream.address.port();
+    let line = format!(
+        "export NO_PROXY= no_proxy=; curl -s -H \"Authorization: Bearer $TOKEN\" http://localhost:{port}/a"
+    );
+    let mut body = shell(&line, &[], &[]);
+    bound("TOKEN", format!("localhost:{port}"), true, &mut body);
+    let (stack, api) = Stack::serve_with(&configuration(), &[("SSL_CERT_FILE", &trusted)]);
+    let result = api.run(body.clone()).await;
+    assert_eq!(result["stdout"], "secure", "{result}");
+    assert_eq!(upstream.seen()[0].header("authorization"), "Bearer s3cret-of-the-host");
+    stack.finish();
+
+    // A host that cannot prove who it is gets nothing.
+    let (stack, api) = Stack::serve(&configuration());
+    let result = api.run(body).await;
+    let expected = format!("isol8: proxy error: connection to localhost:{port} failed");
+    assert_eq!(result["stdout"], expected.as_str(), "{result}");
+    assert_eq!(upstream.seen().len(), 1);
     stack.finish();
 }
 

@@ -27,6 +27,10 @@ pub(crate) struct ProgramArgs {
     /// Environment variable whose value is masked in outputs.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) secret: Vec<String>,
+    /// Host that alone gets a secret: the program has a placeholder, and the worker puts the secret into
+    /// headers of http:// requests, which it sends over TLS (with --net filtered); may be repeated.
+    #[arg(long, value_name = "KEY=HOST")]
+    pub(crate) secret_host: Vec<String>,
     /// Standard input of the program.
     #[arg(long, value_name = "DATA", allow_hyphen_values = true)]
     pub(crate) stdin: Option<String>,

@@ -15,7 +15,8 @@ use client::Execution;
 use serde_json::{Map, Value, json};
 use shared::config::Loaded;
 use shared::execution::{
-    ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
+    BoundSecret, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
+    SecretOption,
 };
 
 use crate::args::{ProgramArgs, RunArgs};
@@ -108,7 +109,7 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
         readonly_root_fs: is_written(loaded, "defaults.readonlyRootFs")
             .then_some(defaults.readonly_root_fs),
         max_output_size: args.max_output,
-        secrets: pairs(&args.program.secret),
+        secrets: secrets(&args.program),
         timeout_ms: args.program.timeout.or(timeout_ms),
         image: args.image.clone(),
         sandbox_size: text(&args.sandbox_size, "defaults.sandboxSize", &defaults.sandbox_size)
@@ -122,7 +123,7 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
 pub(crate) fn of_exec(id: &str, args: &ProgramArgs) -> anyhow::Result<Execution> {
     let program = program::of_program(args)?;
     let request = ExecutionRequest { timeout_ms: args.timeout, ..base_request(args, program) };
-    let options = ExecutionOptions { secrets: pairs(&args.secret), ..ExecutionOptions::default() };
+    let options = ExecutionOptions { secrets: secrets(args), ..ExecutionOptions::default() };
     let more_options = Map::from_iter([("mode".to_owned(), json!("persistent"))]);
     let session_id = Some(id.to_owned());
     Ok(Execution { request, options, more_options, session_id, ..Execution::default() })
@@ -185,6 +186,24 @@ fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
     let network = serde_json::from_value(Value::String(name.clone()))
         .with_context(|| format!("unknown network mode \"{name}\": use none, host or filtered"))?;
     Ok(Some(network))
+}
+
+/// The secrets; those that are bound to hosts stay with the worker.
+fn secrets(args: &ProgramArgs) -> BTreeMap<String, SecretOption> {
+    let mut hosts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, host) in args.secret_host.iter().filter_map(|flag| flag.split_once('=')) {
+        hosts.entry(name).or_default().push(host.to_owned());
+    }
+    let secret = |(name, value): (String, String)| {
+        let secret = match hosts.get(name.as_str()) {
+            None => SecretOption::Plain(value),
+            Some(hosts) => {
+                SecretOption::Bound(BoundSecret { value, hosts: hosts.clone(), tls: true })
+            }
+        };
+        (name, secret)
+    };
+    pairs(&args.secret).into_iter().map(secret).collect()
 }
 
 /// `KEY=VALUE` flags; entries without a key are ignored (contract section 4.2).

@@ -1,11 +1,14 @@
 //! What a job may reach over the filtered network: decided at admission, kept to by its worker.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::result::with_milliseconds;
 use crate::config::NetworkFilter;
-use crate::net::AddressRange;
+use crate::net::{AddressRange, Host, HostError};
 
 /// The way out of a job's sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +26,57 @@ pub struct Egress {
     pub phases: EgressPhases,
     /// Whether its use is told in the result.
     pub log: bool,
+    /// Secrets that the program has placeholders of, by the names of its variables.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, BoundSecret>,
+}
+
+/// A secret that never enters the sandbox: it takes its placeholder's place in the headers of requests
+/// to certain hosts.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoundSecret {
+    /// The secret.
+    pub value: String,
+    /// `HOST`, at its usual port, or `HOST:PORT`.
+    pub hosts: Vec<String>,
+    /// Whether the worker speaks TLS to them, though the program does not.
+    #[serde(default = "yes")]
+    pub tls: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl fmt::Debug for BoundSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundSecret").field("hosts", &self.hosts).field("tls", &self.tls).finish()
+    }
+}
+
+impl BoundSecret {
+    /// Where it goes: hosts and ports.
+    ///
+    /// # Errors
+    /// What is wrong with an entry, in words.
+    pub fn places(&self) -> Result<Vec<(Host, u16)>, String> {
+        let usual_port = if self.tls { 443 } else { 80 };
+        let place = |entry: &String| {
+            let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let (host, port) = match entry.rsplit_once(':') {
+                Some((host, port))
+                    if is_port(port) && (!host.contains(':') || host.ends_with(']')) =>
+                {
+                    let port = port.parse().ok().filter(|port| *port > 0);
+                    (host, port.ok_or_else(|| format!("\"{entry}\" has no such port"))?)
+                }
+                _ => (entry.as_str(), usual_port),
+            };
+            Ok((host.parse().map_err(|error: HostError| error.to_string())?, port))
+        };
+        self.hosts.iter().map(place).collect()
+    }
 }
 
 /// How much a job may make of the filtered network.

@@ -13,13 +13,13 @@ mod validate;
 
 pub use call::{Call, Content, FileEntry, FileReply};
 pub use content::FileContent;
-pub use egress::{Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
+pub use egress::{BoundSecret, Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};
 pub use queue::{Durability, QueueOptions, Terms, Wish};
 pub use request::{
     ExecuteEnvelope, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
-    PoolStrategy,
+    PoolStrategy, SecretOption,
 };
 pub(crate) use result::with_milliseconds;
 pub use result::{

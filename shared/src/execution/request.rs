@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::content::FileContent;
+use super::egress::BoundSecret;
 use super::queue::Wish;
 use crate::config::Seccomp;
 
@@ -141,6 +142,31 @@ pub struct FilterOptions {
     pub blacklist: Vec<String>,
 }
 
+/// A secret: given to the program, or kept from it and put into what it sends to certain hosts.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SecretOption {
+    /// The program gets it.
+    Plain(String),
+    /// The program gets a placeholder.
+    Bound(BoundSecret),
+}
+
+impl From<String> for SecretOption {
+    fn from(value: String) -> Self {
+        Self::Plain(value)
+    }
+}
+
+impl std::fmt::Debug for SecretOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain(_) => f.write_str("Plain(***)"),
+            Self::Bound(bound) => bound.fmt(f),
+        }
+    }
+}
+
 /// What happens to a sandbox after a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -182,7 +208,7 @@ pub struct ExecutionOptions {
     pub max_output_size: Option<u64>,
     /// Environment whose values are masked in outputs.
     #[serde(deserialize_with = "default_if_null", skip_serializing_if = "BTreeMap::is_empty")]
-    pub secrets: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, SecretOption>,
     /// Wall-clock limit of each phase, in milliseconds; the request's own wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

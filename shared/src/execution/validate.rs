@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use rules::Rules;
 
 use super::content::FileContent;
+use super::egress::BoundSecret;
 use super::job::{InputFile, Job, Limits, Source};
-use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest};
+use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, SecretOption};
 use crate::config::{Config, Defaults, NetworkFilter, Policy, Seccomp};
 use crate::error::{Error, ErrorCode};
 use crate::id::TenantId;
@@ -94,7 +95,8 @@ impl Admission {
         if runtime == Runtime::Agent {
             agent::check(&request, &asked, &self.hosts)?;
         }
-        let (network, egress) = asked.network(&self.hosts)?;
+        let (plain, bound) = secrets(options.secrets.clone())?;
+        let (network, egress) = asked.network(&self.hosts, bound)?;
         Ok(Job {
             image: asked.image(runtime)?,
             source: self.source(tenant, runtime, &request)?,
@@ -109,7 +111,7 @@ impl Admission {
             output_paths: output_paths(request.output_paths)?,
             setup_script: request.setup_script.filter(|script| !script.trim().is_empty()),
             env: environment("env", request.env)?,
-            secrets: secrets(options.secrets)?,
+            secrets: plain,
             stdin: request.stdin.filter(|stdin| !stdin.is_empty()),
             metadata: request.metadata,
             runtime,
@@ -368,15 +370,28 @@ fn output_paths(paths: Option<Vec<String>>) -> Result<Option<Vec<String>>, Error
     Ok(paths)
 }
 
-fn secrets(secrets: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
-    let bytes: usize = secrets.values().map(String::len).sum();
+/// Secrets that the program gets, and those that it gets placeholders of.
+type Secrets = (BTreeMap<String, String>, BTreeMap<String, BoundSecret>);
+
+fn secrets(secrets: BTreeMap<String, SecretOption>) -> Result<Secrets, Error> {
+    let (mut plain, mut bound) = Secrets::default();
+    for (name, secret) in secrets {
+        match secret {
+            SecretOption::Plain(value) => drop(plain.insert(name, value)),
+            SecretOption::Bound(secret) => drop(bound.insert(name, secret)),
+        }
+    }
+    let values = bound.iter().map(|(name, secret)| (name.clone(), secret.value.clone()));
+    environment("secrets", values.collect())?;
+    let bytes: usize =
+        plain.values().chain(bound.values().map(|it| &it.value)).map(String::len).sum();
     if bytes > MAX_SECRET_BYTES {
         return Err(Error::invalid(format!(
             "secrets have {bytes} bytes together; the most is {MAX_SECRET_BYTES}. Send what is larger, \
              and need not be masked in output, as a file."
         )));
     }
-    environment("secrets", secrets)
+    Ok((environment("secrets", plain)?, bound))
 }
 
 fn environment(

@@ -1,6 +1,7 @@
 //! Connections to the outside: the filter first, then the name, then its addresses; only an address that
 //! was judged is dialled.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use shared::net::{Host, ResolveError};
@@ -8,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Access;
+use super::journal::Underway;
 use super::meter::Metered;
 use super::refusal::Refusal;
 use super::target::Target;
@@ -45,6 +47,17 @@ impl Access {
         Refusal::Blocked { what: asked.words(host), address }
     }
 
+    /// Lets a host pass that the job may name.
+    ///
+    /// # Errors
+    /// If it may not; that is in the journal then.
+    pub(super) fn check(&self, asked: Asked<'_>, host: &Host) -> Result<(), Refusal> {
+        if self.allows(host) {
+            return Ok(());
+        }
+        Err(self.block(asked, host, "filter_mismatch", None))
+    }
+
     /// The addresses that may be dialled for a request.
     ///
     /// # Errors
@@ -53,16 +66,15 @@ impl Access {
         &self,
         asked: Asked<'_>,
         target: &Target,
+        port: u16,
         deadline: Instant,
-    ) -> Result<Vec<std::net::SocketAddr>, Refusal> {
-        let Target { host, port } = target;
-        if !self.allows(host) {
-            return Err(self.block(asked, host, "filter_mismatch", None));
-        }
+    ) -> Result<Vec<SocketAddr>, Refusal> {
+        let host = &target.host;
+        self.check(asked, host)?;
         if let Some(limit) = self.meter.exhausted() {
             return Err(Refusal::Exhausted { limit });
         }
-        match self.resolver.resolve(host, *port, &self.addresses, deadline).await {
+        match self.resolver.resolve(host, port, &self.addresses, deadline).await {
             Ok(addresses) => Ok(addresses),
             Err(error @ ResolveError::Refused { .. }) => {
                 Err(self.block(asked, host, "address_refused", Some(error.to_string())))
@@ -75,7 +87,8 @@ impl Access {
         }
     }
 
-    /// Connects to where a request is to go, and notes it in the journal.
+    /// Connects to where a request is to go, and notes it in the journal. `port` is where it is dialled:
+    /// another one than the program asked for, if the worker speaks TLS in its stead.
     ///
     /// # Errors
     /// If it may not, or nobody answers there.
@@ -83,9 +96,10 @@ impl Access {
         &self,
         asked: Asked<'_>,
         target: &Target,
-    ) -> Result<(Metered<TcpStream>, super::journal::Underway), Refusal> {
+        port: u16,
+    ) -> Result<(Metered<TcpStream>, Underway), Refusal> {
         let deadline = Instant::now() + DIAL_LIMIT;
-        let addresses = self.judge(asked, target, deadline).await?;
+        let addresses = self.judge(asked, target, port, deadline).await?;
         let underway = self.journal.allow(asked.method, &target.host.to_string(), asked.path);
         for address in addresses {
             match timeout_at(deadline, TcpStream::connect(address)).await {

@@ -1,6 +1,10 @@
 //! Requests for whole URIs, carried out on behalf of a program: bodies stream both ways, what concerns
 //! only one of the two connections is left out, and another protocol may take over.
 
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -10,6 +14,8 @@ use hyper::header::{
 };
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::dial::{Asked, unreachable};
 use super::gate::Access;
@@ -19,7 +25,7 @@ use super::relay::relay;
 use super::target::Target;
 
 impl Access {
-    /// Carries out a request.
+    /// Carries out a request; `inner` is where it goes if it came inside of `CONNECT`.
     ///
     /// # Errors
     /// If it is not valid, may not be, or nobody answers.
@@ -27,15 +33,34 @@ impl Access {
         &self,
         mut request: Request<Incoming>,
         handover: &Handover,
+        inner: Option<&Target>,
     ) -> Result<Response<Body>, Refusal> {
-        let (target, path) = Target::of_request(request.uri())?;
+        let (target, path) = match inner {
+            Some(target) => target.of_inner(request.uri())?,
+            None => Target::of_request(request.uri())?,
+        };
         let method = request.method().clone();
         let asked = Asked { method: method.as_str(), path: Some(path.path()) };
-        let (outside, underway) = self.dial(asked, &target).await?;
+        let tls_port = self.secrets().tls_port(&target.host, target.port);
+        let port = tls_port.unwrap_or(target.port);
+        let (outside, underway) = self.dial(asked, &target, port).await?;
+        let outside: Pin<Box<dyn Stream>> = match tls_port {
+            None => Box::pin(outside),
+            Some(_) => {
+                let secured = timeout(TLS_LIMIT, self.tls.connect(&target.host, outside)).await;
+                let secured = secured.map_err(io::Error::from).flatten();
+                Box::pin(secured.map_err(|error| {
+                    tracing::debug!(%error, "no TLS for a program");
+                    unreachable(&target)
+                })?)
+            }
+        };
 
         let upgrade = upgrade(request.headers());
         let inside = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         prepare(&mut request, &target, path.into(), upgrade.as_ref());
+        let is_tls = tls_port.is_some();
+        self.secrets().put_into(request.headers_mut(), &target.host, port, is_tls);
         let mut client = http1::Builder::new();
         let client = client.preserve_header_case(true);
         let failed = |error: hyper::Error| {
@@ -75,6 +100,14 @@ impl Access {
         }))
     }
 }
+
+/// How long a host may take to agree on TLS.
+const TLS_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection to the outside, whatever it is made of.
+trait Stream: AsyncRead + AsyncWrite + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
 
 /// The protocol that a request wants to go on with.
 fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {

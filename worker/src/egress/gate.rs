@@ -1,11 +1,12 @@
 //! The gate of one job: its rules, and every connection that went through.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use shared::Error;
-use shared::execution::Egress;
+use shared::execution::{BoundSecret, Egress};
 use shared::net::{AddressRules, Host, HostFilter, Resolver};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -13,6 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use super::journal::{Journal, Report};
 use super::meter::Meter;
+use super::secrets::Secrets;
+use super::tls::Tls;
 use super::tunnel::TunnelStream;
 use super::{Outside, proxy};
 
@@ -25,6 +28,8 @@ pub(super) struct Access {
     filters: RwLock<[HostFilter; 2]>,
     pub(super) addresses: AddressRules,
     pub(super) resolver: Resolver,
+    pub(super) tls: Tls,
+    secrets: RwLock<Secrets>,
     pub(super) meter: Arc<Meter>,
     pub(super) journal: Arc<Journal>,
     /// One for each connection that is served.
@@ -48,6 +53,8 @@ impl Access {
             ]),
             addresses: AddressRules::new(egress.private_addresses.clone()),
             resolver: outside.resolver.clone(),
+            tls: outside.tls.clone(),
+            secrets: RwLock::default(),
             meter: Arc::new(Meter::new(limits.max_bytes, limits.max_bytes_per_second)),
             journal: Arc::new(Journal::new(egress.log)),
             turns: Arc::new(Semaphore::new(limits.max_connections.max(1) as usize)),
@@ -58,6 +65,11 @@ impl Access {
     pub(super) fn allows(&self, host: &Host) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         filters.iter().all(|filter| filter.allows(host))
+    }
+
+    /// The secrets that wait out here.
+    pub(super) fn secrets(&self) -> RwLockReadGuard<'_, Secrets> {
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs something until it ends or the gate closes.
@@ -104,6 +116,18 @@ impl Gate {
                 () = idle => tracing::debug!("a connection of a program was idle for too long"),
             }
         });
+    }
+
+    /// Keeps the secrets of a job out here; those of the job before, if it was another call of the
+    /// session, are forgotten.
+    pub(crate) fn keep_secrets(&self, secrets: &BTreeMap<String, BoundSecret>) {
+        let mut held = self.access.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        held.replace(secrets);
+    }
+
+    /// What the program has in their stead, by the names of its variables.
+    pub(crate) fn placeholders(&self) -> BTreeMap<String, String> {
+        self.access.secrets().placeholders()
     }
 
     /// Whether requests are to be told from now on.

@@ -9,7 +9,9 @@ mod meter;
 mod proxy;
 mod refusal;
 mod relay;
+mod secrets;
 mod target;
+mod tls;
 mod tunnel;
 
 use shared::Error;
@@ -29,6 +31,7 @@ pub(crate) const PROXY_PORT: u16 = 8118;
 #[derive(Clone, Default)]
 pub(crate) struct Outside {
     resolver: Resolver,
+    tls: tls::Tls,
     /// Every connection that is being served.
     tasks: TaskTracker,
     token: CancellationToken,

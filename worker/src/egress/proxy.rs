@@ -12,8 +12,11 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::Asked;
 use super::gate::Access;
@@ -22,6 +25,8 @@ use super::relay::relay;
 use super::target::Target;
 use super::tunnel::TunnelStream;
 
+/// Where TLS is spoken end to end, and nothing can be read.
+const CONNECT_PORT: u16 = 443;
 /// Bytes that the head of a request may have.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long a program may take for the head of a request, and leave a connection unused.
@@ -49,8 +54,18 @@ impl Handover {
 
 /// Serves one connection of a program to its end.
 pub(super) async fn serve(stream: TunnelStream, access: Arc<Access>) {
+    serve_http(stream, access, None).await;
+}
+
+/// Serves HTTP on a connection: of a program to its proxy, or, as it believes, to `inner`.
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    access: Arc<Access>,
+    inner: Option<Target>,
+) {
     let handover = Handover::default();
-    let service = service_fn(|request| answer(request, Arc::clone(&access), handover.clone()));
+    let service =
+        service_fn(|request| answer(request, Arc::clone(&access), handover.clone(), inner.clone()));
     let mut server = http1::Builder::new();
     let server = server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     let server = server.max_buf_size(MAX_HEAD_BYTES).preserve_header_case(true);
@@ -63,35 +78,55 @@ pub(super) async fn serve(stream: TunnelStream, access: Arc<Access>) {
     }
 }
 
+/// Serves a connection inside of a connection.
+fn serve_inner(stream: TokioIo<Upgraded>, access: Arc<Access>, target: Target) -> Next {
+    Box::pin(serve_http(stream, access, Some(target)))
+}
+
 async fn answer(
     request: Request<Incoming>,
     access: Arc<Access>,
     handover: Handover,
+    inner: Option<Target>,
 ) -> Result<Response<Body>, Infallible> {
-    let answer = if request.method() == Method::CONNECT {
-        connect(request, &access, &handover).await
+    let answer = if request.method() == Method::CONNECT && inner.is_none() {
+        connect(request, access, &handover).await
     } else {
-        access.forward(request, &handover).await
+        access.forward(request, &handover, inner.as_ref()).await
     };
     Ok(answer.unwrap_or_else(|refusal| refusal.response()))
 }
 
 async fn connect(
     request: Request<Incoming>,
-    access: &Access,
+    access: Arc<Access>,
     handover: &Handover,
 ) -> Result<Response<Body>, Refusal> {
     let target = Target::of_connect(request.uri())?;
     let asked = Asked { method: "CONNECT", path: None };
-    let (outside, underway) = access.dial(asked, &target).await?;
+    // Programs that use CONNECT for plain HTTP too, as Node does, are to be read where a secret waits.
+    if target.port != CONNECT_PORT && access.secrets().wait_at(&target.host, target.port) {
+        access.check(asked, &target.host)?;
+        handover.put(async move {
+            if let Ok(inside) = hyper::upgrade::on(request).await {
+                serve_inner(TokioIo::new(inside), access, target).await;
+            }
+        });
+        return Ok(established());
+    }
+    let (outside, underway) = access.dial(asked, &target, target.port).await?;
     handover.put(async move {
         if let Ok(inside) = hyper::upgrade::on(request).await {
             relay(TokioIo::new(inside), outside).await;
         }
         drop(underway);
     });
+    Ok(established())
+}
+
+fn established() -> Response<Body> {
     let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed());
     let reason = ReasonPhrase::from_static(b"Connection Established");
     response.extensions_mut().insert(reason);
-    Ok(response)
+    response
 }

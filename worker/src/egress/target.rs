@@ -39,6 +39,13 @@ impl Target {
         Ok((Self::of_authority(authority, HTTP_PORT)?, path))
     }
 
+    /// Of `GET /path` inside of a connection to `self`, and the path.
+    pub(super) fn of_inner(&self, uri: &Uri) -> Result<(Self, PathAndQuery), Refusal> {
+        let path = uri.path_and_query().filter(|_| uri.authority().is_none());
+        let path = path.ok_or_else(|| bad("inside of CONNECT ask for a path only"))?;
+        Ok((self.clone(), path.clone()))
+    }
+
     fn of_authority(authority: &Authority, default_port: u16) -> Result<Self, Refusal> {
         let text = authority.as_str();
         if text.contains('@') {

@@ -78,15 +78,16 @@ fn proxy_variables() -> impl Iterator<Item = (String, String)> {
     proxies.chain(others.map(|(name, value)| (name.to_owned(), value.to_owned())))
 }
 
-/// Environment of a program of `job`, on top of what its image gives everyone. Whether it has a way out
-/// is not the job's to say: it may be shut for this part of it.
+/// Environment of a program of `job`, on top of what its image gives everyone. Whether it has a way out,
+/// with the placeholders of secrets that wait there, is not the job's to say: it may be shut for this
+/// part of it.
 pub(super) fn of_job(
     image: &BTreeMap<String, String>,
     job: &Job,
-    has_way_out: bool,
+    way_out: Option<&BTreeMap<String, String>>,
 ) -> BTreeMap<String, String> {
     let mut environment = image.clone();
-    if !has_way_out {
+    if way_out.is_none() {
         proxy_variables().for_each(|(name, _)| drop(environment.remove(&name)));
         let (name, value) = NODE_QUIET;
         if environment.get(name).is_some_and(|found| found == value) {
@@ -96,7 +97,8 @@ pub(super) fn of_job(
     for source in [&job.secrets, &job.env] {
         environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
-    if has_way_out {
+    if let Some(placeholders) = way_out {
+        environment.extend(placeholders.clone());
         environment.extend(proxy_variables());
     }
     environment
@@ -144,7 +146,8 @@ pub(super) fn fits_prepared(job: &Job, has_way_out: bool) -> bool {
         && !job.files.iter().any(|file| file.path.starts_with("/sandbox/."));
     // Node has read while it started whether there is a proxy.
     let fits_network = job.network != Network::Filtered || has_way_out;
-    let mut names = job.env.keys().chain(job.secrets.keys());
+    let held = job.egress.iter().flat_map(|egress| egress.secrets.keys());
+    let mut names = job.env.keys().chain(job.secrets.keys()).chain(held);
     fits_path
         && fits_files
         && fits_network
@@ -182,9 +185,10 @@ mod tests {
                 "readonlyRoot": true, "maxOutputBytes": 1},
         });
         let job: Job = serde_json::from_value(json).unwrap();
-        let open = of_job(&image, &job, true);
+        let open = of_job(&image, &job, Some(&BTreeMap::from([("KEY".into(), "held".into())])));
+        assert_eq!(open["KEY"], "held");
         assert_eq!(open["HTTPS_PROXY"], "http://127.0.0.1:8118");
-        let shut = of_job(&image, &job, false);
+        let shut = of_job(&image, &job, None);
         assert_eq!(shut["HTTPS_PROXY"], "http://elsewhere");
         assert_eq!(proxy(&shut), [false; 3]);
     }

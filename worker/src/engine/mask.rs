@@ -1,8 +1,6 @@
 //! Masking of secret values in output: every value in one pass, also in the encodings a program
 //! is likely to print it in.
 
-use std::collections::BTreeMap;
-
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use super::spellings::spellings_of;
@@ -20,12 +18,7 @@ pub(super) struct Masker {
 }
 
 impl Masker {
-    /// Prepares for the values of `secrets`; empty ones are ignored.
-    pub(super) fn new(secrets: &BTreeMap<String, String>) -> Self {
-        Self::of_values(secrets.values().map(String::as_str))
-    }
-
-    /// Prepares for values.
+    /// Prepares for values; empty ones are ignored.
     pub(super) fn of_values<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let mut patterns: Vec<Vec<u8>> = spellings_of(values);
         patterns.sort();
@@ -129,13 +122,7 @@ mod tests {
     use super::*;
 
     fn masker(values: &[&str]) -> Masker {
-        Masker::new(
-            &values
-                .iter()
-                .enumerate()
-                .map(|(index, value)| (format!("S{index}"), (*value).to_owned()))
-                .collect(),
-        )
+        Masker::of_values(values.iter().copied())
     }
 
     #[test]

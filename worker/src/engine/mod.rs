@@ -160,7 +160,7 @@ impl Engine {
         let mut lent = self.acquire(tenant, job, cancel).await?;
         let sandbox_time = asked.elapsed();
         let container_id = lent.sandbox().id.clone();
-        let masker = Masker::new(&job.secrets);
+        let masker = Masker::of_values(values_of_secrets(job));
         let way_out = self.open_way_out(lent.sandbox(), job)?;
         let outcome = run::run(lent.sandbox(), job, &masker, None, way_out, console, cancel).await;
         let report = lent.sandbox().take_down_gate().await;
@@ -180,6 +180,7 @@ impl Engine {
         };
         let gate =
             self.outside.gate(egress).map_err(|error| JobError::Network(error.to_string()))?;
+        gate.keep_secrets(&egress.secrets);
         sandbox.put_up_gate(gate);
         Ok(egress.phases)
     }
@@ -326,6 +327,12 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
             ..Timings::default()
         },
     }
+}
+
+/// Every value that must not show: those the program gets, and those it does not.
+fn values_of_secrets(job: &Job) -> impl Iterator<Item = &str> {
+    let held = job.egress.iter().flat_map(|egress| egress.secrets.values());
+    job.secrets.values().chain(held.map(|secret| &secret.value)).map(String::as_str)
 }
 
 /// Puts what a program did on the network into its result.

@@ -20,6 +20,7 @@ use super::mask::Masker;
 use super::program::{Interpreter, Order, Program, drive};
 use super::sandbox::Sandbox;
 use super::{Console, EngineError, agent, archive, environment};
+use crate::egress::Gate;
 
 /// Largest output file returned inside a result, and most that all of them may hold.
 const MAX_OUTPUT_FILE_BYTES: u64 = 16 << 20;
@@ -61,10 +62,12 @@ pub(super) async fn run(
     cancel: &CancellationToken,
 ) -> Result<Ran, EngineError> {
     // Both before anything is queued: a job refused here leaves nothing behind on the link.
-    let start = program_start(sandbox, job, masker, interpreter.is_some(), way_out.run)?;
+    let held = sandbox.gate().map(Gate::placeholders).unwrap_or_default();
+    let (in_setup, in_run) = (way_out.setup.then_some(&held), way_out.run.then_some(&held));
+    let start = program_start(sandbox, job, masker, interpreter.is_some(), in_run)?;
     let order = Order::new(&start)?;
     let setup_order = match &job.setup_script {
-        Some(_) => Some(Order::new(&setup_start(sandbox, job, masker, way_out.setup))?),
+        Some(_) => Some(Order::new(&setup_start(sandbox, job, masker, in_setup))?),
         None => None,
     };
     queue_files(sandbox, job)?;
@@ -142,10 +145,15 @@ fn queue_file(
     Ok(())
 }
 
-fn setup_start(sandbox: &Sandbox, job: &Job, masker: &Masker, has_way_out: bool) -> Start {
+fn setup_start(
+    sandbox: &Sandbox,
+    job: &Job,
+    masker: &Masker,
+    way_out: Option<&BTreeMap<String, String>>,
+) -> Start {
     Start {
         argv: vec!["bash".into(), SETUP_SCRIPT_PATH.into()],
-        env: environment::of_job(&sandbox.environment, job, has_way_out),
+        env: environment::of_job(&sandbox.environment, job, way_out),
         cwd: "/sandbox".into(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
@@ -205,7 +213,7 @@ fn program_start(
     job: &Job,
     masker: &Masker,
     is_session: bool,
-    has_way_out: bool,
+    way_out: Option<&BTreeMap<String, String>>,
 ) -> Result<Start, JobError> {
     let mut live = None;
     let (argv, code) = match &job.source {
@@ -230,12 +238,14 @@ fn program_start(
     Ok(Start {
         argv,
         code,
-        env: environment::of_job(&sandbox.environment, job, has_way_out),
+        env: environment::of_job(&sandbox.environment, job, way_out),
         cwd: job.workdir.clone(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
         stdin: job.stdin.is_some() || job.interactive,
-        prepared: !is_session && sandbox.prepared && environment::fits_prepared(job, has_way_out),
+        prepared: !is_session
+            && sandbox.prepared
+            && environment::fits_prepared(job, way_out.is_some()),
         keep_background: is_session,
         live,
     })

@@ -1,7 +1,7 @@
 //! A session: one sandbox that its tenant keeps, with an interpreter that lives on from call to call.
 //! It belongs to one task; nothing in it runs at the same time as anything else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::pool::Lent;
 use super::program::Interpreter;
 use super::{
     Console, Engine, EngineError, LinkError, environment, files, milliseconds, result, run,
-    tell_network,
+    tell_network, values_of_secrets,
 };
 use crate::egress::Gate;
 
@@ -86,6 +86,8 @@ impl Session {
         let container_id = self.lent.sandbox().id.clone();
         let (sandbox, interpreter) = (self.lent.sandbox(), Some(&mut self.interpreter));
         if let Some(gate) = sandbox.gate() {
+            let none = BTreeMap::new();
+            gate.keep_secrets(job.egress.as_ref().map_or(&none, |egress| &egress.secrets));
             gate.set_log(job.egress.as_ref().is_some_and(|egress| egress.log));
         }
         let masker = &self.masker;
@@ -106,7 +108,7 @@ impl Session {
     }
 
     fn learn_secrets(&mut self, job: &Job) {
-        if remember(&mut self.secrets, job.secrets.values()) {
+        if remember(&mut self.secrets, values_of_secrets(job)) {
             self.masker = Masker::of_values(self.secrets.iter().map(String::as_str));
         }
     }
@@ -213,18 +215,16 @@ impl Session {
 
 /// Adds the values of a call to `known`, as the latest, and forgets the oldest of the others when they
 /// are too many. Whether there were new ones.
-fn remember<'a>(
-    known: &mut VecDeque<String>,
-    values: impl ExactSizeIterator<Item = &'a String>,
-) -> bool {
-    let of_call = values.len();
+fn remember<'a>(known: &mut VecDeque<String>, values: impl Iterator<Item = &'a str>) -> bool {
+    let mut of_call = 0;
     let mut is_new = false;
     for value in values {
+        of_call += 1;
         match known.iter().position(|old| old == value) {
             Some(at) => drop(known.remove(at)),
             None => is_new = true,
         }
-        known.push_back(value.clone());
+        known.push_back(value.to_owned());
     }
     let mut bytes: usize = known.iter().map(String::len).sum();
     while known.len() > of_call && (known.len() > MAX_SECRETS || bytes > MAX_SECRETS_BYTES) {
@@ -242,7 +242,7 @@ mod tests {
         let mut known = VecDeque::new();
         let large = |name: &str| name.repeat(MAX_SECRETS_BYTES / 2);
         let mut tell = |values: &[String]| {
-            let is_new = remember(&mut known, values.iter());
+            let is_new = remember(&mut known, values.iter().map(String::as_str));
             (is_new, known.iter().map(|value| &value[..1]).collect::<String>())
         };
         assert_eq!(tell(&[large("a")]), (true, "a".into()));

@@ -72,13 +72,12 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
 
     /// All pieces of a stream, the last one being what its end brings.
     fn show(chunks: &[&[u8]], total_bytes: u64, limit_bytes: u64, secret: &str) -> Vec<Vec<u8>> {
-        let masker = Masker::new(&BTreeMap::from([("S".into(), secret.into())]));
+        let masker = Masker::of_values(std::iter::once(secret));
         let mut shown = Shown::new(&masker, limit_bytes);
         let mut pieces: Vec<_> = chunks.iter().map(|chunk| shown.feed(chunk)).collect();
         pieces.push(shown.end(total_bytes));

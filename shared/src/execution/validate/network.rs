@@ -1,9 +1,11 @@
 //! The network of a request: its mode, in each part of the job, and what may be reached over it.
 
+use std::collections::BTreeMap;
+
 use super::Asked;
 use crate::config::NetworkFilter;
 use crate::error::Error;
-use crate::execution::egress::{Egress, EgressLimits, EgressPhases};
+use crate::execution::egress::{BoundSecret, Egress, EgressLimits, EgressPhases};
 use crate::execution::request::{FilterOptions, Network, NetworkChoice};
 use crate::net::HostFilter;
 
@@ -13,6 +15,7 @@ impl Asked<'_> {
     pub(super) fn network(
         &self,
         server: &NetworkFilter,
+        secrets: BTreeMap<String, BoundSecret>,
     ) -> Result<(Network, Option<Box<Egress>>), Error> {
         let choice = self.options.network.unwrap_or_else(|| self.defaults.network.into());
         let (setup, run) = match choice {
@@ -25,6 +28,7 @@ impl Asked<'_> {
                 return Err(self.rules.forbids(&what, "networks"));
             }
         }
+        check_secrets(&secrets, [setup, run].contains(&Network::Filtered))?;
         if setup == run && run != Network::Filtered {
             return Ok((run, None));
         }
@@ -36,10 +40,15 @@ impl Asked<'_> {
         }
         let phases =
             EgressPhases { setup: setup == Network::Filtered, run: run == Network::Filtered };
-        Ok((Network::Filtered, Some(Box::new(self.egress(server, phases)?))))
+        Ok((Network::Filtered, Some(Box::new(self.egress(server, phases, secrets)?))))
     }
 
-    fn egress(&self, server: &NetworkFilter, phases: EgressPhases) -> Result<Egress, Error> {
+    fn egress(
+        &self,
+        server: &NetworkFilter,
+        phases: EgressPhases,
+        secrets: BTreeMap<String, BoundSecret>,
+    ) -> Result<Egress, Error> {
         let policy = &self.rules.policy;
         Ok(Egress {
             server: server.clone(),
@@ -52,8 +61,30 @@ impl Asked<'_> {
             },
             phases,
             log: self.options.log_network,
+            secrets,
         })
     }
+}
+
+/// Refuses secrets that could never be put into a request.
+fn check_secrets(secrets: &BTreeMap<String, BoundSecret>, is_filtered: bool) -> Result<(), Error> {
+    for (name, secret) in secrets {
+        let wrong = if !is_filtered {
+            "is bound to hosts, which takes network \"filtered\"".to_owned()
+        } else if secret.value.is_empty() {
+            "is empty".to_owned()
+        } else if secret.value.bytes().any(|byte| byte.is_ascii_control()) {
+            "has control characters, which no header can carry".to_owned()
+        } else if secret.hosts.is_empty() {
+            "is bound to no host; name some, or give it as a plain text".to_owned()
+        } else if let Err(error) = secret.places() {
+            error
+        } else {
+            continue;
+        };
+        return Err(Error::invalid(format!("secrets: {name} {wrong}")));
+    }
+    Ok(())
 }
 
 /// A request's own filter, if its patterns are any.
