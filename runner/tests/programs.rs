@@ -74,6 +74,26 @@ fn a_child_given_up_before_it_was_known_is_not_taken_for_the_next() {
     }
 }
 
+/// More frames at once than one turn of the runner takes, and nothing after them.
+#[test]
+fn a_runner_with_nothing_to_do_uses_no_time() {
+    let mut sandbox = Sandbox::new("python");
+    let mut burst = Vec::new();
+    for number in 0..40 {
+        let path = format!("file{number}");
+        put_message(&mut burst, Kind::FileBegin, &FileBegin { path, mode: 0o644, size_bytes: 0 })
+            .expect("it is short");
+        put_frame(&mut burst, Kind::FileEnd, b"");
+    }
+    let spent = "sleep 2; read -r -a stat < /proc/1/stat; echo $((stat[13] + stat[14]))";
+    let program = start(&["bash", "-c", spent]);
+    put_message(&mut burst, Kind::Start, &program).expect("it is short");
+    sandbox.send_raw(&burst);
+    let outcome = sandbox.collect();
+    let ticks: u64 = outcome.out().trim().parse().expect("a number");
+    assert!(ticks < 100, "the runner was busy for {ticks} of 200 ticks");
+}
+
 #[test]
 fn failed_starts_name_the_step() {
     let mut sandbox = Sandbox::new("python");

@@ -11,7 +11,7 @@ use tests::api::KEY;
 use tests::{Api, Stack, code, docker};
 use tokio::sync::Notify;
 
-/// The goal of the issue, and how much Redis may grow by it.
+/// A large file, and how much Redis may grow by it.
 const LARGE_BYTES: usize = 100 << 20;
 const MAX_GROWTH_BYTES: u64 = 16 << 20;
 

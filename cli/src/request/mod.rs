@@ -109,7 +109,7 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
         readonly_root_fs: is_written(loaded, "defaults.readonlyRootFs")
             .then_some(defaults.readonly_root_fs),
         max_output_size: args.max_output,
-        secrets: secrets(&args.program),
+        secrets: secrets(&args.program)?,
         timeout_ms: args.program.timeout.or(timeout_ms),
         image: args.image.clone(),
         sandbox_size: text(&args.sandbox_size, "defaults.sandboxSize", &defaults.sandbox_size)
@@ -123,7 +123,7 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
 pub(crate) fn of_exec(id: &str, args: &ProgramArgs) -> anyhow::Result<Execution> {
     let program = program::of_program(args)?;
     let request = ExecutionRequest { timeout_ms: args.timeout, ..base_request(args, program) };
-    let options = ExecutionOptions { secrets: secrets(args), ..ExecutionOptions::default() };
+    let options = ExecutionOptions { secrets: secrets(args)?, ..ExecutionOptions::default() };
     let more_options = Map::from_iter([("mode".to_owned(), json!("persistent"))]);
     let session_id = Some(id.to_owned());
     Ok(Execution { request, options, more_options, session_id, ..Execution::default() })
@@ -189,9 +189,21 @@ fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
 }
 
 /// The secrets; those that are bound to hosts stay with the worker.
-fn secrets(args: &ProgramArgs) -> BTreeMap<String, SecretOption> {
+///
+/// # Errors
+/// A binding that binds nothing is refused: the value would go into the sandbox as it is.
+fn secrets(args: &ProgramArgs) -> anyhow::Result<BTreeMap<String, SecretOption>> {
+    let values = pairs(&args.secret);
     let mut hosts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (name, host) in args.secret_host.iter().filter_map(|flag| flag.split_once('=')) {
+    for flag in &args.secret_host {
+        let (name, host) = flag
+            .split_once('=')
+            .filter(|(name, host)| !name.is_empty() && !host.is_empty())
+            .with_context(|| format!("--secret-host \"{flag}\" is not KEY=HOST"))?;
+        ensure!(
+            values.contains_key(name),
+            "--secret-host {flag}: there is no --secret {name}=VALUE"
+        );
         hosts.entry(name).or_default().push(host.to_owned());
     }
     let secret = |(name, value): (String, String)| {
@@ -203,7 +215,7 @@ fn secrets(args: &ProgramArgs) -> BTreeMap<String, SecretOption> {
         };
         (name, secret)
     };
-    pairs(&args.secret).into_iter().map(secret).collect()
+    Ok(values.into_iter().map(secret).collect())
 }
 
 /// `KEY=VALUE` flags; entries without a key are ignored (contract section 4.2).

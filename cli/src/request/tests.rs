@@ -29,6 +29,27 @@ fn refusal(line: &[&str]) -> String {
 }
 
 #[test]
+fn a_binding_that_binds_nothing_is_refused() {
+    let line = |binding: &str| {
+        let words = ["-e", "1", "--secret", "API_KEY=v", "--secret-host", binding];
+        request(&words).map(|execution| execution.options.secrets)
+    };
+    let bound = line("API_KEY=api.test").unwrap();
+    assert!(
+        matches!(&bound["API_KEY"], SecretOption::Bound(secret) if secret.hosts == ["api.test"])
+    );
+    for (binding, said) in [
+        ("API_KEY:api.test", "is not KEY=HOST"),
+        ("API_KEY=", "is not KEY=HOST"),
+        ("=api.test", "is not KEY=HOST"),
+        ("APIKEY=api.test", "there is no --secret APIKEY"),
+    ] {
+        let error = line(binding).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn sources_are_resolved_in_the_contracts_order() {
     let inline = request(&["-e", "print(1)"]).unwrap().request;
     assert_eq!((inline.runtime.as_str(), inline.code.as_deref()), ("python", Some("print(1)")));

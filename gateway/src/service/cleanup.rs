@@ -28,8 +28,9 @@ pub(crate) struct Report {
     images: Option<Removal>,
 }
 
-/// The clean-ups that run now, by whose things they remove; `None`: everybody's.
-pub(crate) struct Cleanups(Cache<Option<TenantId>, Arc<Report>>);
+/// The clean-ups that run now, by whose things they remove (`None`: everybody's) and whether images go
+/// too.
+pub(crate) struct Cleanups(Cache<(Option<TenantId>, bool), Arc<Report>>);
 
 impl Default for Cleanups {
     fn default() -> Self {
@@ -47,8 +48,9 @@ pub(crate) async fn clean_up(
     images: bool,
 ) -> Result<Arc<Report>, Arc<Error>> {
     let run = run(State::clone(state), tenant.clone(), images);
-    let report = state.cleanups.0.try_get_with(tenant.clone(), run).await;
-    state.cleanups.0.invalidate(&tenant).await;
+    let asked = (tenant, images);
+    let report = state.cleanups.0.try_get_with(asked.clone(), run).await;
+    state.cleanups.0.invalidate(&asked).await;
     report
 }
 

@@ -148,6 +148,11 @@ impl CancelOnDrop {
         Self { state: Arc::clone(state), tenant: tenant.clone(), job, is_armed: true }
     }
 
+    /// Whether the job does not outlive its caller.
+    pub(super) fn is_armed(&self) -> bool {
+        self.is_armed
+    }
+
     /// The job has ended, or is to go on.
     pub(super) fn disarm(&mut self) {
         self.is_armed = false;

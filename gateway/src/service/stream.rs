@@ -173,7 +173,7 @@ async fn drive<N: Narrator>(
             warn!(%job, code = %error.code(), cause, "a stream ends early: {error}");
             error
         }
-        _ => closing(job, state.streaming.cancel_on_disconnect),
+        _ => closing(job, cancel.is_armed()),
     };
     // A client that has left, or does not read, learns nothing any more.
     let last_words = reader.narrator.error(&error);

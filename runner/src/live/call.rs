@@ -124,6 +124,7 @@ impl Call {
     /// The interpreter's process has ended.
     pub(super) fn on_ended(&mut self, ended: Ended) {
         self.ended = Some(ended);
+        self.kill_at = None;
         self.over_at.get_or_insert_with(Instant::now);
     }
 
@@ -199,7 +200,9 @@ impl Call {
 
     /// When the call wants to be looked at although nothing happened.
     pub(super) fn next_timer(&self) -> Option<Instant> {
-        [self.deadline(), self.kill_at, self.give_up_at].into_iter().flatten().min()
+        // One that is over and past its last limit waits for room on the link alone.
+        let give_up_at = self.give_up_at.filter(|at| !self.is_over() || *at > Instant::now());
+        [self.deadline(), self.kill_at, give_up_at].into_iter().flatten().min()
     }
 
     /// Acts on limits that have passed.

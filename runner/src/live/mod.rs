@@ -28,6 +28,9 @@ use crate::spawn::failed;
 use crate::streams::Input;
 use crate::sys::Ended;
 
+/// Reads of what a driver that has died still said: as much as a pipe holds.
+const LAST_REPORTS: usize = 16;
+
 /// How a call came to its end.
 pub(crate) enum Outcome {
     /// It ran.
@@ -202,10 +205,9 @@ impl Live {
             self.process = None;
             return;
         };
-        // Its last words come first.
-        while let Ok(reports) = process.receive()
-            && !reports.is_empty()
-        {
+        // Its last words come first. As many as the pipe held: what it has left behind may write on.
+        for _ in 0..LAST_REPORTS {
+            let Ok(reports) = process.receive() else { break };
             reports.into_iter().for_each(|report| call.on_report(report, process));
         }
         call.on_ended(ended);

@@ -156,6 +156,15 @@ impl Process {
                 return Ok(Vec::new());
             }
         }
+        let taken = self.take_reports();
+        if taken.is_err() {
+            // It is not to be trusted any more, and nothing it still writes to be kept.
+            (self.reports, self.inbox) = (None, Vec::new());
+        }
+        taken
+    }
+
+    fn take_reports(&mut self) -> Result<Vec<Report>, Lost> {
         let mut reports = Vec::new();
         while let Some(end) = self.inbox.iter().position(|byte| *byte == b'\n') {
             reports.push(Report::parse(&self.inbox[..end]).ok_or(Lost)?);

@@ -139,7 +139,8 @@ impl Supervisor {
             }
         }
         // Only an inbox without a whole frame may grow.
-        if is_ready(Source::Link) && !std::mem::take(&mut self.more_frames) {
+        let had_more = std::mem::take(&mut self.more_frames);
+        if is_ready(Source::Link) && !had_more {
             self.link.fill()?;
         }
         self.take_frames()

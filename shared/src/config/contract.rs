@@ -243,7 +243,7 @@ pub struct PrebuiltImage {
     pub runtime: Runtime,
     /// Packages baked in.
     pub install_packages: Vec<String>,
-    /// Script run before each job.
+    /// Script kept in a label of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup_script: Option<String>,
 }

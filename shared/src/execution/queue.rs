@@ -47,18 +47,6 @@ pub enum Durability {
     Synced,
 }
 
-impl Durability {
-    /// Its word in requests and answers.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fast => "fast",
-            Self::Replicated => "replicated",
-            Self::Synced => "synced",
-        }
-    }
-}
-
 /// What holds for a listed job, every default filled in. Kept with the job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -33,15 +33,14 @@ impl HostPatterns {
             )));
         }
         for pattern in patterns {
-            check(field, pattern)?;
+            check_length(field, pattern)?;
         }
         let mut builder = RegexSetBuilder::new(patterns);
         // Hosts are ASCII: tables of all letters of the world would only take time and room.
         builder.case_insensitive(true).unicode(false);
         let set = builder.size_limit(MAX_COMPILED_BYTES).dfa_size_limit(MAX_COMPILED_BYTES);
-        set.build().map(Self).map_err(|_| {
-            Error::invalid(format!("{field} is too large together; use fewer or plainer patterns"))
-        })
+        // All at once: each by itself would cost as much again, and a request has many.
+        set.build().map(Self).map_err(|_| fault(field, patterns))
     }
 
     /// Whether there is none.
@@ -67,25 +66,45 @@ impl HostPatterns {
     }
 }
 
-fn check(field: &str, pattern: &str) -> Result<(), Error> {
+fn check_length(field: &str, pattern: &str) -> Result<(), Error> {
     if pattern.is_empty() {
         return Err(Error::invalid(format!("{field} has an empty pattern, which fits every host")));
     }
-    let shown: String = pattern.chars().take(100).collect();
     if pattern.len() > MAX_PATTERN_BYTES {
         return Err(Error::invalid(format!(
-            "{field}: \"{shown}\u{2026}\" has {} bytes; the most is {MAX_PATTERN_BYTES}",
+            "{field}: \"{}\u{2026}\" has {} bytes; the most is {MAX_PATTERN_BYTES}",
+            shown(pattern),
             pattern.len()
         )));
     }
-    let mut builder = RegexBuilder::new(pattern);
-    let builder = builder.case_insensitive(true).unicode(false).size_limit(MAX_COMPILED_BYTES);
-    builder.build().map(drop).map_err(|error| {
+    Ok(())
+}
+
+fn shown(pattern: &str) -> String {
+    pattern.chars().take(100).collect()
+}
+
+/// What is wrong with patterns that cannot be compiled together. Each is looked at with its share of the
+/// room, so that looking costs no more than compiling all of them did.
+fn fault(field: &str, patterns: &[String]) -> Error {
+    let room = MAX_COMPILED_BYTES / patterns.len().max(1);
+    let alone = patterns.iter().find_map(|pattern| {
+        let mut builder = RegexBuilder::new(pattern);
+        let builder = builder.case_insensitive(true).unicode(false).size_limit(room);
+        let error = builder.build().err()?;
+        let is_too_large = matches!(error, regex::Error::CompiledTooBig(_));
+        if is_too_large && patterns.len() > 1 {
+            return None;
+        }
         let reason = error.to_string();
         // The last line says what is wrong; those before draw a picture of where.
         let reason = reason.lines().last().unwrap_or_default();
         let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-        Error::invalid(format!("{field}: \"{shown}\" is not a valid pattern: {reason}"))
+        let shown = shown(pattern);
+        Some(Error::invalid(format!("{field}: \"{shown}\" is not a valid pattern: {reason}")))
+    });
+    alone.unwrap_or_else(|| {
+        Error::invalid(format!("{field} is too large together; use fewer or plainer patterns"))
     })
 }
 

@@ -1,5 +1,5 @@
-//! Links in the way of files that go in and out: the pattern of Judge0's escapes, where a root process
-//! outside wrote to, or changed the owner of, a path that a program had replaced by a link.
+//! Links in the way of files that go in and out: a classic way out is a root process outside that
+//! writes to, or changes the owner of, a path that a program has replaced by a link.
 
 use crate::attempt::Expected::{Prints, PrintsAs, Refused, Withheld};
 use crate::attempt::{Attempt, PYTHON};

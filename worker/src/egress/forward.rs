@@ -125,7 +125,12 @@ fn prepare(
     *request.uri_mut() = path;
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
+    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
     strip(headers, upgrade);
+    if is_chunked {
+        // Otherwise the body of a method that usually has none would be left out.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     // Answered by us already.
     headers.remove(EXPECT);
     // Only the URI says where a request goes: another host here would get past the filter.

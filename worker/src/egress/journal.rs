@@ -14,7 +14,7 @@ const MAX_ENTRIES: usize = 1000;
 /// Blocked requests of one job that the audit log hears of.
 const MAX_EVENTS: usize = 100;
 /// Characters of a path; whatever is longer is cut.
-const MAX_PATH_CHARACTERS: usize = 1024;
+pub(crate) const MAX_PATH_CHARACTERS: usize = 1024;
 
 /// The log of one job's requests.
 pub(super) struct Journal {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use gate::Gate;
-pub(crate) use journal::Report;
+pub(crate) use journal::{MAX_PATH_CHARACTERS, Report};
 pub(crate) use tunnel::Tunnels;
 
 /// Where programs find their proxy. A constant of isol8's: programs may have it written into them.

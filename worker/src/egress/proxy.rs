@@ -29,6 +29,8 @@ use super::tunnel::TunnelStream;
 const CONNECT_PORT: u16 = 443;
 /// Bytes that the head of a request may have.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Bytes of a method. None is longer, and every request is written down with its own.
+const MAX_METHOD_BYTES: usize = 32;
 /// How long a program may take for the head of a request, and leave a connection unused.
 const HEAD_LIMIT: Duration = Duration::from_secs(120);
 
@@ -89,7 +91,9 @@ async fn answer(
     handover: Handover,
     inner: Option<Target>,
 ) -> Result<Response<Body>, Infallible> {
-    let answer = if request.method() == Method::CONNECT && inner.is_none() {
+    let answer = if request.method().as_str().len() > MAX_METHOD_BYTES {
+        Err(Refusal::Bad(format!("a method has at most {MAX_METHOD_BYTES} bytes")))
+    } else if request.method() == Method::CONNECT && inner.is_none() {
         connect(request, access, &handover).await
     } else {
         access.forward(request, &handover, inner.as_ref()).await

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use runner::protocol::{
-    DATA_CHUNK_BYTES, Kind, ProtocolError, TUNNEL_WINDOW_BYTES, parse_credit, put_tunnel_frame,
-    split_tunnel_payload,
+    DATA_CHUNK_BYTES, Kind, MAX_TUNNELS, ProtocolError, TUNNEL_WINDOW_BYTES, parse_credit,
+    put_tunnel_frame, split_tunnel_payload,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -129,6 +129,11 @@ impl Tunnels {
     pub(crate) fn take(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ProtocolError> {
         let (id, rest) = split_tunnel_payload(payload)?;
         if kind == Kind::TunnelOpen {
+            // The runner counts too; one that does not is not the runner we started.
+            if self.open.len() >= MAX_TUNNELS || self.open.contains_key(&id) {
+                let reason = format!("connection {id} is open already, or one too many");
+                return Err(ProtocolError::BadPayload(reason));
+            }
             self.admit(id);
             return Ok(());
         }

@@ -59,6 +59,8 @@ pub(super) struct Link {
     received: BytesMut,
     /// Bytes on their way to the runner; written while reading, so neither side can block both.
     unsent: VecDeque<Bytes>,
+    /// Bytes in there: a job with many files has many frames.
+    unsent_bytes: usize,
     /// Connections of programs, if the sandbox has a way out.
     pub(super) tunnels: Option<Box<Tunnels>>,
 }
@@ -70,6 +72,7 @@ impl Link {
             input: attached.input,
             received: BytesMut::new(),
             unsent: VecDeque::new(),
+            unsent_bytes: 0,
             tunnels: None,
         }
     }
@@ -77,13 +80,14 @@ impl Link {
     /// Queues bytes that are whole frames; `next` sends them.
     pub(super) fn queue(&mut self, frames: Vec<u8>) {
         if !frames.is_empty() {
+            self.unsent_bytes += frames.len();
             self.unsent.push_back(frames.into());
         }
     }
 
     /// Bytes queued and not yet sent.
     pub(super) fn unsent_bytes(&self) -> usize {
-        self.unsent.iter().map(Bytes::len).sum()
+        self.unsent_bytes
     }
 
     /// Queues one control message.
@@ -173,6 +177,7 @@ impl Link {
     fn mark_sent(&mut self, sent: usize) {
         if let Some(front) = self.unsent.front_mut() {
             front.advance(sent);
+            self.unsent_bytes -= sent;
             if front.is_empty() {
                 self.unsent.pop_front();
             }

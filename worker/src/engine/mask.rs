@@ -53,6 +53,15 @@ impl Masker {
         (first..data.len()).find(is_open).unwrap_or(data.len())
     }
 
+    /// Length of `text` without an end that may be the beginning of a secret: for what was cut before
+    /// it was masked.
+    pub(super) fn closed_length(&self, text: &str) -> usize {
+        (0..=self.first_open(text.as_bytes(), 0))
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or_default()
+    }
+
     /// `data` with every secret replaced.
     pub(super) fn mask(&self, data: Vec<u8>) -> Vec<u8> {
         let Some(automaton) = &self.automaton else {
@@ -131,6 +140,14 @@ mod tests {
         for text in ["hunter2!", "aHVudGVyMiE", "68756e7465723221", "hunter2%21"] {
             let masked = masker.mask(format!("<{text}>").into_bytes());
             assert_eq!(String::from_utf8(masked).unwrap(), "<***>", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_cut_does_not_end_in_a_secret_begun() {
+        let masker = masker(&["hunter2!"]);
+        for (text, shown) in [("/a?k=hunt", "/a?k="), ("/a?k=h", "/a?k="), ("/a?k=x", "/a?k=x")] {
+            assert_eq!(&text[..masker.closed_length(text)], shown);
         }
     }
 

@@ -36,7 +36,7 @@ use shared::redis::Removal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::egress::{Outside, Report};
+use crate::egress::{MAX_PATH_CHARACTERS, Outside, Report};
 use crate::metrics::Metrics;
 use docker::{Docker, DockerError};
 pub use error::EngineError;
@@ -337,13 +337,9 @@ fn values_of_secrets(job: &Job) -> impl Iterator<Item = &str> {
 
 /// Puts what a program did on the network into its result.
 fn tell_network(result: &mut ExecutionResult, report: Option<Report>, masker: &Masker) {
-    let Some(report) = report else { return };
-    let mask = |text: String| String::from_utf8_lossy(&masker.mask(text.into_bytes())).into_owned();
+    let Some(mut report) = report else { return };
+    mask_report(&mut report, masker);
     result.network_logs = report.entries;
-    for entry in &mut result.network_logs {
-        entry.host = mask(std::mem::take(&mut entry.host));
-        entry.path = entry.path.take().map(mask);
-    }
     result.network_logs_dropped = report.dropped;
     result.security_events = report.events;
     if let Some(usage) = &mut result.resource_usage {
@@ -351,7 +347,74 @@ fn tell_network(result: &mut ExecutionResult, report: Option<Report>, masker: &M
     }
 }
 
+/// A program can put a secret into whatever of a request is written down.
+fn mask_report(report: &mut Report, masker: &Masker) {
+    let mask = |text: &mut String| {
+        let masked = masker.mask(std::mem::take(text).into_bytes());
+        *text = String::from_utf8_lossy(&masked).into_owned();
+    };
+    for entry in &mut report.entries {
+        mask(&mut entry.method);
+        mask(&mut entry.host);
+        if let Some(path) = &mut entry.path {
+            let is_cut = path.chars().count() >= MAX_PATH_CHARACTERS;
+            mask(path);
+            if is_cut {
+                path.truncate(masker.closed_length(path));
+            }
+        }
+    }
+    for event in &mut report.events {
+        mask(&mut event.message);
+        for detail in event.details.values_mut() {
+            if let serde_json::Value::String(text) = detail {
+                mask(text);
+            }
+        }
+    }
+}
+
 /// A duration in milliseconds, to the microsecond.
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::audit::SecurityEvent;
+    use shared::execution::{NetworkAction, NetworkLogEntry};
+
+    use super::*;
+
+    #[test]
+    fn no_secret_is_written_down_with_a_request() {
+        const SECRET: &str = "s3cr3t-t0ken";
+        let entry = |path: String| NetworkLogEntry {
+            timestamp: Utc::now(),
+            method: SECRET.into(),
+            host: format!("{SECRET}.test"),
+            path: Some(path),
+            action: NetworkAction::Block,
+            duration_ms: 0,
+        };
+        let begun = format!("/{}{}", "x".repeat(MAX_PATH_CHARACTERS - 9), &SECRET[..8]);
+        let event = SecurityEvent {
+            kind: "network_blocked".into(),
+            message: format!("a request to {SECRET}.test was blocked"),
+            details: [("host".to_owned(), format!("{SECRET}.test").into())].into(),
+            timestamp: Utc::now(),
+        };
+        let entries = vec![entry(format!("/{SECRET}")), entry(begun)];
+        let mut report = Report { entries, events: vec![event], ..Report::default() };
+        mask_report(&mut report, &Masker::of_values([SECRET].into_iter()));
+        let (entry, event) = (&report.entries[0], &report.events[0]);
+        let path = entry.path.as_deref();
+        assert_eq!(
+            (entry.method.as_str(), entry.host.as_str(), path),
+            ("***", "***.test", Some("/***"))
+        );
+        assert!(report.entries[1].path.as_deref().is_some_and(|path| path.ends_with('x')));
+        assert_eq!(event.message, "a request to ***.test was blocked");
+        assert_eq!(event.details["host"], "***.test");
+    }
 }

@@ -40,7 +40,8 @@ pub(crate) async fn run(
     // Boxed: needed once, while the task lives long.
     if let Some(mut session) = Box::pin(actor.open(claimed, slot)).await {
         context.metrics.session_opened();
-        let end = actor.serve(&mut session).await;
+        // The opening call may have had its result and the sandbox be lost with it.
+        let end = if session.is_broken() { End::Lost } else { actor.serve(&mut session).await };
         actor.end(session, end).await;
         context.metrics.session_ended(end.label());
     }

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
 use shared::execution::ExecutionRequest;
+use shared::runtime::Runtime;
 use tar::Archive;
 
 use crate::request::files::SKIPPED_DIRECTORIES;
@@ -74,16 +75,23 @@ fn plain(path: &Path) -> Option<PathBuf> {
     (!plain.as_os_str().is_empty()).then_some(plain)
 }
 
-/// Whether a file is still what it was when the program began. The program itself is `main` and its
-/// extension.
+/// Whether a file is still what it was when the program began.
 fn was_sent(sent: &ExecutionRequest, name: &str, content: &[u8]) -> bool {
-    if name.starts_with("main.") && !name.contains('/') {
+    if is_program(sent, name) {
         let is_code = sent.code.as_ref().is_some_and(|code| code.as_bytes() == content);
         if is_code || sent.code_url.is_some() {
             return true;
         }
     }
     sent.files.get(&format!("/sandbox/{name}")).is_some_and(|file| file.0.as_ref() == content)
+}
+
+/// Whether a file is the program itself: `main` and its extension.
+fn is_program(sent: &ExecutionRequest, name: &str) -> bool {
+    let own = Runtime::from_name(&sent.runtime).map(Runtime::default_extension);
+    let extension = sent.file_extension.as_deref().or_else(|| own.ok());
+    let extension = extension.map(|extension| extension.trim_start_matches('.'));
+    name.strip_prefix("main.").is_some_and(|found| Some(found) == extension)
 }
 
 /// Writes a file, through no link that is in the way.
@@ -148,6 +156,7 @@ mod tests {
         let directory = place.path().join("out");
         let content = |text: &str| FileContent(text.as_bytes().to_vec().into());
         let sent = ExecutionRequest {
+            runtime: "python".into(),
             code: Some("print(1)".into()),
             files: [("same.txt", "same"), ("other.txt", "old"), (".conf/a", "old")]
                 .map(|(path, text)| (format!("/sandbox/{path}"), content(text)))
@@ -177,6 +186,20 @@ mod tests {
         let names = |at: &Path| std::fs::read_dir(at).unwrap().count();
         assert_eq!((names(&directory), names(place.path())), (3, 1));
         assert!(!Path::new("/tmp/isol8-escaped").exists());
+    }
+
+    #[test]
+    fn of_a_fetched_program_only_its_own_file_stays_out() {
+        let place = tempfile::tempdir().unwrap();
+        let sent = ExecutionRequest {
+            runtime: "python".into(),
+            code_url: Some("https://example.test/a.py".into()),
+            ..ExecutionRequest::default()
+        };
+        let file = EntryType::Regular;
+        let archive = archive(&[("./main.py", file, "print(1)"), ("./main.js", file, "made")]);
+        assert_eq!(unpack(&archive, &sent, place.path()).unwrap(), 1);
+        assert!(place.path().join("main.js").exists());
     }
 
     #[test]

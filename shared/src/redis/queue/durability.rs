@@ -24,12 +24,15 @@ const MARK_TTL_MS: u64 = 60_000;
 /// When the last confirmation of each kind began, and how it came out.
 #[derive(Default)]
 pub(super) struct Confirmations {
-    replicated: Mutex<Option<(Instant, bool)>>,
-    synced: Mutex<Option<(Instant, bool)>>,
+    replicated: Mutex<Option<(Instant, Round)>>,
+    synced: Mutex<Option<(Instant, Round)>>,
 }
 
+/// How a round came out; `None`: Redis could not be asked.
+type Round = Option<bool>;
+
 impl Queue {
-    /// Waits, a second at most, until a job that was put into the queue is as safe as asked. False
+    /// Waits, about a second for each round it takes part in and two rounds at most, until a job that was put into the queue is as safe as asked. False
     /// if it is not: it is in the queue all the same.
     ///
     /// # Errors
@@ -50,12 +53,14 @@ impl Queue {
         let (arrived, shard) = (Instant::now(), self.shard_of(tenant));
         let mut last = round.lock().await;
         let is_met = match *last {
-            Some((began, is_met)) if began > arrived => is_met,
+            Some((began, Some(is_met))) if began > arrived => is_met,
+            // Or all who wait would find out one after the other that nobody answers.
+            Some((began, None)) if began > arrived => return Err(unanswered()),
             _ => {
                 let began = Instant::now();
-                let is_met = wait(self.client(), shard, durability).await.map_err(failure)?;
-                *last = Some((began, is_met));
-                is_met
+                let is_met = wait(self.client(), shard, durability).await;
+                *last = Some((began, is_met.as_ref().ok().copied()));
+                is_met.map_err(failure)?
             }
         };
         drop(last);
@@ -72,6 +77,11 @@ impl Queue {
             "The job was lost with the Redis that took it, before it was safe. Submit it again.",
         ))
     }
+}
+
+fn unanswered() -> Error {
+    let words = "The queue did not say whether the job is safe. It is in the queue all the same.";
+    Error::new(ErrorCode::QueueUnavailable, words)
 }
 
 /// Waits until everything up to now is safe.
