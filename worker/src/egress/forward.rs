@@ -12,6 +12,7 @@ use hyper::header::{
     CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE,
 };
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +33,7 @@ impl Access {
     pub(super) async fn forward(
         &self,
         mut request: Request<Incoming>,
+        inside: OnUpgrade,
         handover: &Handover,
         inner: Option<&Target>,
     ) -> Result<Response<Body>, Refusal> {
@@ -57,7 +59,6 @@ impl Access {
         };
 
         let upgrade = upgrade(request.headers());
-        let inside = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         prepare(&mut request, &target, path.into(), upgrade.as_ref());
         let is_tls = tls_port.is_some();
         self.secrets().put_into(request.headers_mut(), &target.host, port, is_tls);
@@ -79,7 +80,9 @@ impl Access {
         let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         strip(response.headers_mut(), upgrade.as_ref().filter(|_| is_switched));
         if is_switched {
-            let Some(inside) = inside else { return Err(unreachable(&target)) };
+            if upgrade.is_none() {
+                return Err(unreachable(&target));
+            }
             let outside = hyper::upgrade::on(&mut response);
             handover.put(async move {
                 if let (Ok(inside), Ok(outside)) = tokio::join!(inside, outside) {

@@ -10,13 +10,13 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use hyper::header::UPGRADE;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::dial::Asked;
 use super::gate::Access;
@@ -86,23 +86,37 @@ fn serve_inner(stream: TokioIo<Upgraded>, access: Arc<Access>, target: Target) -
 }
 
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     access: Arc<Access>,
     handover: Handover,
     inner: Option<Target>,
 ) -> Result<Response<Body>, Infallible> {
+    let inside = hyper::upgrade::on(&mut request);
+    if request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE) {
+        handover.put(end(inside.clone()));
+    }
     let answer = if request.method().as_str().len() > MAX_METHOD_BYTES {
         Err(Refusal::Bad(format!("a method has at most {MAX_METHOD_BYTES} bytes")))
     } else if request.method() == Method::CONNECT && inner.is_none() {
-        connect(request, access, &handover).await
+        connect(&request, inside, access, &handover).await
     } else {
-        access.forward(request, &handover, inner.as_ref()).await
+        access.forward(request, inside, &handover, inner.as_ref()).await
     };
     Ok(answer.unwrap_or_else(|refusal| refusal.response()))
 }
 
+/// Ends a connection that could have become another protocol and did not. It is given back as it is,
+/// and dropped it would be broken off, with what the program has not got of its answer.
+async fn end(inside: OnUpgrade) {
+    if let Ok(inside) = inside.await {
+        // The program may be gone.
+        let _ = TokioIo::new(inside).shutdown().await;
+    }
+}
+
 async fn connect(
-    request: Request<Incoming>,
+    request: &Request<Incoming>,
+    inside: OnUpgrade,
     access: Arc<Access>,
     handover: &Handover,
 ) -> Result<Response<Body>, Refusal> {
@@ -112,7 +126,7 @@ async fn connect(
     if target.port != CONNECT_PORT && access.secrets().wait_at(&target.host, target.port) {
         access.check(asked, &target.host)?;
         handover.put(async move {
-            if let Ok(inside) = hyper::upgrade::on(request).await {
+            if let Ok(inside) = inside.await {
                 serve_inner(TokioIo::new(inside), access, target).await;
             }
         });
@@ -120,7 +134,7 @@ async fn connect(
     }
     let (outside, underway) = access.dial(asked, &target, target.port).await?;
     handover.put(async move {
-        if let Ok(inside) = hyper::upgrade::on(request).await {
+        if let Ok(inside) = inside.await {
             relay(TokioIo::new(inside), outside).await;
         }
         drop(underway);
