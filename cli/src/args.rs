@@ -9,7 +9,7 @@ mod servers;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs};
-pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, SessionCommand};
+pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, NetworkArgs, SessionCommand};
 pub(crate) use run::{ProgramArgs, RemoteArgs, RunArgs};
 pub(crate) use servers::{GatewayArgs, ListenArgs, QueueArgs, ServeArgs, SlotArgs, WorkerArgs};
 

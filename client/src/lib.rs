@@ -14,5 +14,5 @@ pub use error::ClientError;
 pub use execute::{Execution, ExecutionResult};
 pub use files::{Directory, Download, FileEntry};
 pub use keys::{Cleanup, CreatedKey, Key, Login, NewKey, Removed};
-pub use sessions::Session;
+pub use sessions::{Session, SessionNetwork};
 pub use stream::{EventStream, EventType, Input, StreamEvent};

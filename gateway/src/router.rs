@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use shared::redis::Scope;
 
 use crate::auth::needs;
@@ -29,6 +29,10 @@ pub(crate) fn router(state: State) -> Router {
         .route(
             "/v1/sessions/{id}",
             needs(Scope::Sessions, get(routes::sessions::show).delete(routes::sessions::close)),
+        )
+        .route(
+            "/v1/sessions/{id}/network",
+            needs(Scope::Sessions, patch(routes::sessions::set_network)),
         )
         .route(
             "/file",

@@ -6,7 +6,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long connections may take to come or to go.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The server; runs until the test's process ends.
 pub struct Destination {
@@ -68,18 +71,32 @@ impl Destination {
         self.seen.open.load(Ordering::SeqCst)
     }
 
+    /// Waits until a connection is open.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub async fn await_open(&self) {
+        assert!(self.becomes(|open| open > 0).await, "no connection came");
+    }
+
     /// Waits until no connection is open.
     ///
     /// # Panics
     /// If one stays.
     pub async fn await_quiet(&self) {
-        for _ in 0..500 {
-            if self.open() == 0 {
-                return;
+        let is_quiet = self.becomes(|open| open == 0).await;
+        assert!(is_quiet, "{} connections stay open", self.open());
+    }
+
+    async fn becomes(&self, wanted: impl Fn(usize) -> bool) -> bool {
+        let deadline = Instant::now() + LIMIT;
+        while !wanted(self.open()) {
+            if Instant::now() > deadline {
+                return false;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{} connections stay open", self.open());
+        true
     }
 }
 

@@ -140,6 +140,56 @@ async fn rules_decide_what_a_program_reaches() {
     stack.finish();
 }
 
+/// Sends each request to the proxy as it stands and prints the status it is answered with. HTTP/2 is
+/// cut off.
+const RAW: &str = r#"
+import os, socket
+here = os.environ["DESTINATION"]
+def status(request):
+    s = socket.create_connection(("127.0.0.1", 8118)); s.settimeout(30)
+    s.sendall(request.replace("HERE", here).encode("latin-1"))
+    try: return s.recv(99).split(b" ")[1].decode()
+    except ConnectionResetError: return "cut"
+for request in [
+    "GET http://HERE/ HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    "GET http://HERE/ HTTP/1.1\r\nConnection: close, upgrade\r\nUpgrade: other\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: HERE\r\n\r\n",
+    "GET https://HERE/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "GET http://user:pass@HERE/ HTTP/1.1\r\n\r\n",
+    "GET http://2130706433/ HTTP/1.1\r\n\r\n",
+    "GET http://127.1/ HTTP/1.1\r\n\r\n",
+    "GET http://0x7f.0.0.1/ HTTP/1.1\r\n\r\n",
+    "GET http://[fe80::1%25eth0]/ HTTP/1.1\r\n\r\n",
+    "CONNECT 127.0.0.2:0 HTTP/1.1\r\n\r\n",
+    "CONNECT 017700000001:80 HTTP/1.1\r\n\r\n",
+    "CONNECT [::1%lo]:80 HTTP/1.1\r\n\r\n",
+    "CONNECT a@HERE HTTP/1.1\r\n\r\n",
+    "CONNECT / HTTP/1.1\r\n\r\n",
+    "GET http://HERE/\r\nX: y HTTP/1.1\r\n\r\n",
+    "GET http://HERE/ HTTP/1.1\r\nX: a\x00b\r\n\r\n",
+    "GET http://HERE/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + "\r\n\r\n",
+    "GET http://HERE/ HTTP/1.1\r\nX: " + "a" * 70000 + "\r\n\r\n",
+]: print(status(request), end=" ")
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_could_be_read_in_two_ways_are_refused() {
+    let (stack, api) = Stack::serve(&configuration());
+    let destination = Destination::start();
+    let mut body = filtered(code("python", RAW), &[], &[]);
+    body["request"]["env"] = json!({"DESTINATION": destination.address()});
+    body["request"]["timeoutMs"] = json!(60_000);
+    let result = api.run(body).await;
+    let expected = format!("200 200 {}cut 400 431", "400 ".repeat(15));
+    assert_eq!(result["stdout"], expected.as_str(), "{}", result["stderr"]);
+    // The one that got through went where its URI says, whatever its own header said.
+    let heads = destination.requests().concat();
+    assert!(heads.contains(&destination.address()) && !heads.contains("evil.test"), "{heads}");
+    stack.finish();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_told_in_the_result_and_blocked_ones_in_the_audit_log() {
     let mut config = configuration();
@@ -197,7 +247,8 @@ async fn a_sandbox_is_sealed_after_its_setup() {
             command("bash", &format!("cat /sandbox/got; env | grep -ci _proxy; {reach}"));
         // What the setup script leaves running is cut off too.
         body["request"]["setupScript"] = json!(format!(
-            "({reach}) > /sandbox/got; (exec 3<>/dev/tcp/127.0.0.1/8118; printf 'CONNECT {} HTTP/1.1\\r\\n\\r\\n' >&3; head -n 1 <&3 >> /sandbox/got; cat <&3) >/dev/null 2>&1 & sleep 0.3",
+            "({reach}) > /sandbox/got; (exec 3<>/dev/tcp/127.0.0.1/8118; printf 'CONNECT {} HTTP/1.1\\r\\n\\r\\n' >&3; head -n 1 <&3 >> /sandbox/got; cat <&3) >/dev/null 2>&1 & \
+             until grep -q . /sandbox/got && [ $(wc -l < /sandbox/got) -gt 0 ]; do sleep 0.05; done",
             destination.address()
         ));
         body["options"] = json!({"network": {"setup": setup, "run": run}});
@@ -223,6 +274,67 @@ async fn a_sandbox_is_sealed_after_its_setup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_session_is_narrowed_sealed_and_opened_again() {
+    let mut stack = Stack::fleet(&configuration());
+    let (one, other) = (stack.gateway(), stack.gateway());
+    stack.worker();
+    let destination = Destination::start();
+    let line =
+        format!("curl -s -m 5 -x http://127.0.0.1:8118 {} || echo no", destination.url("/x"));
+    let call = async |session: &str, network: &str| {
+        let mut body = command("bash", &line);
+        body["sessionId"] = json!(session);
+        body["options"] = json!({"network": network});
+        one.run(body).await["stdout"].as_str().unwrap_or_default().to_owned()
+    };
+    let key = format!("Bearer {KEY}");
+    let change = async |session: &str, change: Value| {
+        let path = format!("/v1/sessions/{session}/network");
+        let reply = other.send(Method::PATCH, &path, Some(&key), change.to_string()).await;
+        let reply = reply.expect("there is an answer");
+        (reply.status, reply.json())
+    };
+    assert_eq!(call("s", "filtered").await, "/x 0");
+    // What runs on in the session loses what it had.
+    let mut hold =
+        command("bash", &format!("curl -s {} >/dev/null 2>&1 &", destination.url("/hang")));
+    hold["sessionId"] = json!("s");
+    one.run(hold).await;
+    destination.await_open().await;
+    let denied = json!({"blacklist": [r"^127\."]});
+    let all = json!({"mode": "filtered", "whitelist": [], "blacklist": [r"^127\."]});
+    assert_eq!(change("s", denied).await, (200, all));
+    destination.await_quiet().await;
+    let blocked = "isol8: request to 127.0.0.2 blocked by network filter";
+    assert_eq!(call("s", "filtered").await, blocked);
+    let sealed = change("s", json!({"mode": "none", "blacklist": []})).await;
+    assert_eq!((sealed.0, &sealed.1["mode"]), (200, &json!("none")));
+    // Options of a later call do not open it.
+    assert_eq!(call("s", "filtered").await, "no");
+    assert_eq!(change("s", json!({"mode": "filtered"})).await.0, 200);
+    assert_eq!(call("s", "filtered").await, "/x 0");
+
+    assert_eq!(call("closed", "none").await, "no");
+    for (session, asked, status, code) in [
+        ("closed", json!({"mode": "filtered"}), 400, "INVALID_REQUEST"),
+        ("s", json!({"mode": "host"}), 400, "INVALID_REQUEST"),
+        ("s", json!({"whitelist": ["("]}), 400, "INVALID_REQUEST"),
+        ("s", json!({}), 400, "INVALID_REQUEST"),
+        ("nobody", json!({"mode": "none"}), 404, "SESSION_NOT_FOUND"),
+    ] {
+        let (found, reply) = change(session, asked.clone()).await;
+        assert_eq!((found, &reply["code"]), (status, &json!(code)), "{session} {asked}: {reply}");
+    }
+    assert_eq!(call("closed", "filtered").await, "no");
+    for session in ["s", "closed"] {
+        let path = format!("/v1/sessions/{session}");
+        let closed = one.send(Method::DELETE, &path, Some(&key), "").await;
+        assert_eq!(closed.expect("there is an answer").status, 200);
+    }
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_hangs_or_drips_ends_with_the_job() {
     let (stack, api) = Stack::serve(&configuration());
     let destination = Destination::start();
@@ -231,8 +343,7 @@ async fn an_upstream_that_hangs_or_drips_ends_with_the_job() {
         for flag in ["-s", "-sp"] {
             let mut body = shell(&format!("curl {flag} {}", destination.url(path)), &[], &[]);
             body["request"]["timeoutMs"] = json!(500);
-            let limit = Duration::from_millis(500);
-            cases.push(Case::new(format!("{flag} {path}"), &body).times_out(limit));
+            cases.push(Case::new(format!("{flag} {path}"), &body).outcome("timed_out"));
         }
     }
     cases.push(Case::new("the next job", &shell("echo fine", &[], &[])).prints("fine"));
@@ -264,20 +375,16 @@ async fn ten_thousand_connections_of_one_job_leave_the_worker_well() {
     let mut body = filtered(code("python", FLOOD), &[], &[]);
     body["request"]["env"] = json!({"UPSTREAM": destination.address()});
     body["request"]["timeoutMs"] = json!(60_000);
+    // Nobody else has to wait for its end.
     let other = async {
-        let mut slowest = Duration::ZERO;
         for _ in 0..20 {
-            let reply = api.post(command("bash", "echo hi").to_string()).await.expect("it answers");
-            assert_eq!(reply.json()["stdout"], "hi");
-            slowest = slowest.max(reply.took);
+            assert_eq!(api.run(command("bash", "echo hi")).await["stdout"], "hi");
         }
-        slowest
     };
-    let (flood, slowest) = tokio::join!(api.run(body.clone()), other);
+    let (flood, ()) = tokio::join!(api.run(body.clone()), other);
     assert_eq!(flood["stdout"], "10000", "{}", flood["stderr"]);
     assert_eq!(flood["networkLogs"].as_array().map(Vec::len), Some(1000));
     assert_eq!(flood["networkLogsDropped"], 9000);
-    assert!(slowest < Duration::from_secs(10), "other jobs took up to {slowest:?}");
     destination.await_quiet().await;
     stack.finish();
 }
@@ -413,9 +520,7 @@ async fn a_worker_that_is_killed_takes_its_tunnels_with_it() {
         #[expect(clippy::disallowed_methods, reason = "awaited below")]
         tokio::spawn(async move { api.post(body).await })
     };
-    while destination.open() == 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    destination.await_open().await;
     stack.node(worker).kill();
     destination.await_quiet().await;
     job.abort();

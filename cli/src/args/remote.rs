@@ -61,6 +61,8 @@ pub(crate) enum SessionCommand {
         #[command(flatten)]
         remote: RemoteArgs,
     },
+    /// Change what a session on the filtered network may reach, and print it.
+    Network(NetworkArgs),
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +70,26 @@ pub(crate) struct ListArgs {
     /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkArgs {
+    /// The session.
+    pub(crate) id: String,
+    /// Seal it, or open it again.
+    #[arg(long, value_name = "MODE", value_parser = ["filtered", "none"])]
+    pub(crate) net: Option<String>,
+    /// Hosts it may reach from now on, as a regular expression; may be repeated.
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) allow: Vec<String>,
+    /// Hosts it may not; may be repeated.
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) deny: Vec<String>,
+    /// Forget the hosts that were given before.
+    #[arg(long)]
+    pub(crate) clear: bool,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
 }

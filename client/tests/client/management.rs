@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
-use client::{Client, ClientError, NewKey};
+use client::{Client, ClientError, NewKey, SessionNetwork};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -46,6 +46,14 @@ async fn sessions() {
     assert_eq!(last(&heard).0, "GET /sessions");
     client.delete_session("a/b ?#").await.unwrap();
     assert_eq!(last(&heard).0, "DELETE /session/a%2Fb%20%3F%23");
+
+    let answer = r#"{"mode":"none","whitelist":[],"blacklist":["a"]}"#;
+    let (client, heard, _server) = always(200, answer).await;
+    let change = SessionNetwork { blacklist: Some(vec!["a".into()]), ..SessionNetwork::default() };
+    let network = client.set_session_network("a/b", &change).await.unwrap();
+    assert_eq!((network.mode.as_deref(), network.whitelist), (Some("none"), Some(vec![])));
+    let sent = ("PATCH /v1/sessions/a%2Fb/network".to_owned(), json!({"blacklist": ["a"]}));
+    assert_eq!(last(&heard), sent);
 
     let (client, _, _server) = always(503, r#"{"error":"down"}"#).await;
     let error = client.list_sessions().await.unwrap_err();

@@ -1,15 +1,16 @@
 //! Sessions: isol8's own `/sessions` and `/session/:id`, and the same under `/v1/sessions`.
 
 use axum::Json;
-use axum::extract::{Extension, State as FromState};
+use axum::extract::{Extension, Request, State as FromState};
 use serde::{Deserialize, Serialize};
+use shared::execution::NetworkChange;
 use shared::redis::SessionInfo;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::routes::Done;
-use crate::service::files::session_not_found;
+use crate::service::files::{Place, session_not_found};
 use crate::service::sessions;
 use crate::state::State;
 use crate::timestamp::iso8601;
@@ -72,6 +73,19 @@ pub(crate) async fn show(
 ) -> Result<Json<Session>, ApiError> {
     let session = sessions::find(&state, &caller.tenant, &id).await?;
     session.map(|session| Json(session.into())).ok_or_else(|| session_not_found().into())
+}
+
+/// `PATCH /v1/sessions/{id}/network`: in turn with the session's other calls.
+pub(crate) async fn set_network(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Json<NetworkChange>, ApiError> {
+    let (head, body) = request.into_parts();
+    let change = state.intake.json(&caller.tenant, &head.headers, body).await?;
+    let place = Place::new(&state, &caller.tenant, &id)?;
+    Ok(Json(place.set_network(change).await?))
 }
 
 /// `DELETE /session/:id`: well done, too, if there was none.

@@ -2,7 +2,7 @@
 //! whatever runs there.
 
 use bytes::Bytes;
-use shared::execution::{Call, Content, Ending, FileContent, FileEntry, FileReply};
+use shared::execution::{Call, Content, Ending, FileContent, FileEntry, FileReply, NetworkChange};
 use shared::id::{JobId, SessionId, TenantId};
 use shared::redis::{Submission, ToSession};
 use shared::{Error, ErrorCode};
@@ -110,6 +110,22 @@ impl Place {
         }
     }
 
+    /// Changes what the session may reach; returns what it may reach then.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask); `INVALID_REQUEST` if it has no way out.
+    pub(crate) async fn set_network(&self, change: NetworkChange) -> Result<NetworkChange, Error> {
+        self.state.admission.admit_network(&self.tenant, &change)?;
+        match self.ask(Call::SetNetwork { change }).await?.reply().await? {
+            FileReply::Network { mode, whitelist, blacklist } => Ok(NetworkChange {
+                mode: Some(mode),
+                whitelist: Some(whitelist),
+                blacklist: Some(blacklist),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Puts a call into the session's queue.
     ///
     /// # Errors
@@ -188,6 +204,7 @@ pub(super) fn unexpected(reply: &FileReply) -> Error {
         FileReply::Read { .. } => "read",
         FileReply::Directory { .. } => "a directory",
         FileReply::Removed => "removed",
+        FileReply::Network { .. } => "a network",
     };
     Error::new(ErrorCode::Internal, format!("A call about a file was answered with \"{kind}\""))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::FileContent;
 use super::job::Job;
+use super::request::Network;
 use crate::id::TransferId;
 
 /// One call.
@@ -40,6 +41,11 @@ pub enum Call {
         /// Absolute path, or relative to `/sandbox`.
         path: String,
     },
+    /// Changes what the session may reach; answered by [`FileReply::Network`].
+    SetNetwork {
+        /// What of it.
+        change: NetworkChange,
+    },
     /// Removes a file or directory; answered by [`FileReply::Removed`].
     Remove {
         /// Absolute path, or relative to `/sandbox`.
@@ -58,6 +64,21 @@ impl Call {
     }
 }
 
+/// A change of what a session may reach over the filtered network. What is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NetworkChange {
+    /// `filtered` opens the way out, `none` seals it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Network>,
+    /// Hosts that may be reached; empty means all that the server allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whitelist: Option<Vec<String>>,
+    /// Hosts that may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blacklist: Option<Vec<String>>,
+}
+
 /// Where the bytes of a file come from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,7 +89,7 @@ pub enum Content {
     Transfer(TransferId),
 }
 
-/// The answer to a call about files.
+/// The answer to a call that runs no program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum FileReply {
@@ -94,6 +115,15 @@ pub enum FileReply {
     },
     /// Removed.
     Removed,
+    /// What the session may reach from now on.
+    Network {
+        /// `filtered`, or `none` if it is sealed.
+        mode: Network,
+        /// Hosts that may be reached.
+        whitelist: Vec<String>,
+        /// Hosts that may not.
+        blacklist: Vec<String>,
+    },
 }
 
 /// One entry of a directory, as clients see it.

@@ -11,7 +11,7 @@ mod request;
 mod result;
 mod validate;
 
-pub use call::{Call, Content, FileEntry, FileReply};
+pub use call::{Call, Content, FileEntry, FileReply, NetworkChange};
 pub use content::FileContent;
 pub use egress::{BoundSecret, Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use rules::Rules;
 
+use super::call::NetworkChange;
 use super::content::FileContent;
 use super::egress::BoundSecret;
 use super::job::{InputFile, Job, Limits, Source};
@@ -76,6 +77,14 @@ impl Admission {
     #[must_use]
     pub fn policy(&self, tenant: &TenantId) -> &Policy {
         &self.rules(tenant).policy
+    }
+
+    /// Checks a change of what a session of `tenant` may reach.
+    ///
+    /// # Errors
+    /// An invalid-request or policy error for the caller.
+    pub fn admit_network(&self, tenant: &TenantId, change: &NetworkChange) -> Result<(), Error> {
+        network::check_change(self.rules(tenant), change)
     }
 
     fn rules(&self, tenant: &TenantId) -> &Rules {

@@ -156,6 +156,27 @@ async fn sessions_outlive_commands() {
     let gone = "[OK] Session \"b\" destroyed.\n";
     desk.check(&mut findings, &["session", "stop", "b"], 0, gone, "");
 
+    // It was opened without a network.
+    desk.check(
+        &mut findings,
+        &["session", "network", "s", "--net", "filtered"],
+        1,
+        "",
+        "opened without the filtered network",
+    );
+    let open =
+        ["run", "-r", "bash", "--session-id", "n", "--net", "filtered", "--allow", "a", "-e", ":"];
+    desk.check(&mut findings, &open, 0, "", "[Run] Session ID: n");
+    for (change, mode, allow, deny) in [
+        (&["--deny", "b"][..], "filtered", json!(["a"]), json!(["b"])),
+        (&["--net", "none", "--clear"], "none", json!([]), json!([])),
+    ] {
+        let network = desk.json(&[&["session", "network", "n"], change].concat());
+        let expected = json!({"mode": mode, "whitelist": allow, "blacklist": deny});
+        findings.note("network", equal("answer", &network, &expected));
+    }
+    desk.check(&mut findings, &["session", "stop", "n"], 0, "[OK] Session \"n\" destroyed.\n", "");
+
     // A session of the run's own ends with it.
     desk.check(
         &mut findings,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use shared::Error;
+use shared::config::NetworkFilter;
 use shared::execution::{BoundSecret, Egress};
 use shared::net::{AddressRules, Host, HostFilter, Resolver};
 use tokio::sync::Semaphore;
@@ -116,6 +117,17 @@ impl Gate {
                 () = idle => tracing::debug!("a connection of a program was idle for too long"),
             }
         });
+    }
+
+    /// Puts other rules of the job's own in the place of those it has.
+    ///
+    /// # Errors
+    /// If they are not valid, which admission has seen to.
+    pub(crate) fn set_filter(&self, filter: &NetworkFilter) -> Result<(), Error> {
+        let filter = HostFilter::compile("networkFilter", filter)?;
+        let mut filters = self.access.filters.write().unwrap_or_else(PoisonError::into_inner);
+        filters[1] = filter;
+        Ok(())
     }
 
     /// Keeps the secrets of a job out here; those of the job before, if it was another call of the

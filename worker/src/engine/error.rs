@@ -76,7 +76,7 @@ impl From<EngineError> for Error {
                 | JobError::Exec { .. }
                 | JobError::Limits { .. }
                 | JobError::NotFetched => ErrorCode::StartFailed,
-                JobError::Network(_) => ErrorCode::InvalidRequest,
+                JobError::Network(_) | JobError::NoWayOut => ErrorCode::InvalidRequest,
                 JobError::TooLong { .. } => ErrorCode::PayloadTooLarge,
                 JobError::File { errno: NO_SUCH_FILE, .. } => ErrorCode::NotFound,
                 JobError::File { errno: FILE_TOO_LARGE, .. } => ErrorCode::PayloadTooLarge,

@@ -69,6 +69,12 @@ pub enum JobError {
     /// Its rules for the network are none.
     #[error("{0}")]
     Network(String),
+    /// The session's sandbox has no way out.
+    #[error(
+        "The session was opened without the filtered network and cannot get it now; open another one \
+         with network \"filtered\", sealed at first if need be"
+    )]
+    NoWayOut,
     /// A session's file cannot be read, written, listed or removed.
     #[error("{path}: {reason}")]
     File {

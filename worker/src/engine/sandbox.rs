@@ -207,6 +207,14 @@ impl Sandbox {
         }
     }
 
+    /// Opens or shuts the gate, if there is one, and breaks off what went through by other rules.
+    pub(super) fn renew_way_out(&mut self, is_open: bool) {
+        if let Some(tunnels) = &mut self.link.tunnels {
+            tunnels.set_open(false);
+            tunnels.set_open(is_open);
+        }
+    }
+
     /// The gate, if there is one.
     pub(super) fn gate(&self) -> Option<&Gate> {
         self.link.tunnels.as_ref()?.gate()

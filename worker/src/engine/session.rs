@@ -6,12 +6,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use runner::protocol::Kind;
+use shared::config::NetworkFilter;
 use shared::execution::{
-    EgressPhases, ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, SessionState,
+    EgressPhases, ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, Network, NetworkChange,
+    SessionState,
 };
 use shared::id::{JobId, SessionId, TenantId};
 use tokio_util::sync::CancellationToken;
 
+use super::fault::JobError;
 use super::mask::Masker;
 use super::pool::Lent;
 use super::program::Interpreter;
@@ -37,6 +40,8 @@ pub struct Session {
     is_broken: bool,
     /// Which parts of a call may reach the filtered network.
     way_out: EgressPhases,
+    /// The session's own rules for it.
+    filter: NetworkFilter,
     /// Until the first call has a result: how long its caller waited for the sandbox.
     opening_ms: Option<f64>,
 }
@@ -64,6 +69,7 @@ impl Engine {
             masker: Masker::of_values(std::iter::empty()),
             is_broken: false,
             way_out,
+            filter: job.egress.as_ref().map(|egress| egress.filter.clone()).unwrap_or_default(),
             opening_ms: Some(milliseconds(asked.elapsed())),
         })
     }
@@ -176,6 +182,32 @@ impl Session {
     pub async fn remove(&mut self, path: &str) -> Result<(), EngineError> {
         let removed = files::remove(self.lent.sandbox(), path).await;
         self.note(removed)
+    }
+
+    /// Changes what the session may reach, for programs that run on in it, too: their connections are
+    /// broken off. Returns what it may reach from now on.
+    ///
+    /// # Errors
+    /// If it was opened without a way out.
+    pub fn change_network(
+        &mut self,
+        change: NetworkChange,
+    ) -> Result<(EgressPhases, NetworkFilter), EngineError> {
+        let sandbox = self.lent.sandbox();
+        let gate = sandbox.gate().ok_or(JobError::NoWayOut)?;
+        let NetworkChange { mode, whitelist, blacklist } = change;
+        let filter = NetworkFilter {
+            whitelist: whitelist.unwrap_or_else(|| self.filter.whitelist.clone()),
+            blacklist: blacklist.unwrap_or_else(|| self.filter.blacklist.clone()),
+        };
+        gate.set_filter(&filter).map_err(|error| JobError::Network(error.to_string()))?;
+        if let Some(mode) = mode {
+            let is_open = mode == Network::Filtered;
+            self.way_out = EgressPhases { setup: is_open, run: is_open };
+        }
+        sandbox.renew_way_out(self.way_out.run);
+        self.filter = filter.clone();
+        Ok((self.way_out, filter))
     }
 
     /// Returns when the sandbox has died. To be awaited while nothing is done in it; dropping the

@@ -1,11 +1,14 @@
-//! A session's calls about files: between the queue and the sandbox, piece by piece. However a transfer
-//! ends, the sandbox is left ready for the next call.
+//! A session's calls that run no program, most of them about files: between the queue and the sandbox,
+//! piece by piece. However a transfer ends, the sandbox is left ready for the next call.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use runner::protocol::DATA_CHUNK_BYTES;
-use shared::execution::{Call, Content, Ending, Failure, FileContent, FileReply};
+use shared::config::NetworkFilter;
+use shared::execution::{
+    Call, Content, Ending, Failure, FileContent, FileReply, Network, NetworkChange,
+};
 use shared::id::TransferId;
 use shared::redis::{OwnedSession, TransferReceiver, TransferSender};
 use shared::{Error, ErrorCode};
@@ -54,6 +57,7 @@ impl FileCall<'_> {
             }
             Call::List { path } => self.list(&path).await,
             Call::Remove { path } => self.remove(&path).await,
+            Call::SetNetwork { change } => self.set_network(change),
             Call::Execute { .. } => {
                 Err(Error::new(ErrorCode::Internal, "A program was taken for a file."))
             }
@@ -62,6 +66,13 @@ impl FileCall<'_> {
             Ok(reply) => Ending::File(reply),
             Err(error) => Ending::Error(Failure::from(&error)),
         }
+    }
+
+    fn set_network(&mut self, change: NetworkChange) -> Result<FileReply, Error> {
+        let (way_out, filter) = self.session.change_network(change)?;
+        let NetworkFilter { whitelist, blacklist } = filter;
+        let mode = if way_out.run { Network::Filtered } else { Network::None };
+        Ok(FileReply::Network { mode, whitelist, blacklist })
     }
 
     async fn list(&mut self, path: &str) -> Result<FileReply, Error> {

@@ -5,11 +5,11 @@ mod copy;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use client::{Client, Session};
+use client::{Client, Session, SessionNetwork};
 
 use super::keys::local;
 use super::run::{Output, remote, until_interrupted};
-use crate::args::{ExecArgs, ListArgs, RemoteArgs, SessionCommand};
+use crate::args::{ExecArgs, ListArgs, NetworkArgs, RemoteArgs, SessionCommand};
 use crate::{credentials, printer, request};
 
 pub(crate) async fn run(command: SessionCommand) -> anyhow::Result<ExitCode> {
@@ -31,6 +31,7 @@ pub(crate) async fn run(command: SessionCommand) -> anyhow::Result<ExitCode> {
             credentials::client(&remote, None)?.remove_file(id, path).await?;
             printer::line(format!("[OK] Removed {path}"));
         }
+        SessionCommand::Network(args) => set_network(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -75,6 +76,15 @@ async fn runtime_of(client: &Client, id: &str) -> Option<String> {
     let sessions = client.list_sessions().await.ok()?;
     let session = sessions.into_iter().find(|session| session.id == id)?;
     session.more.get("runtime")?.as_str().map(String::from)
+}
+
+async fn set_network(args: NetworkArgs) -> anyhow::Result<()> {
+    let NetworkArgs { id, net, allow, deny, clear, remote } = args;
+    let list = |list: Vec<String>| Some(list).filter(|list| clear || !list.is_empty());
+    let change = SessionNetwork { mode: net, whitelist: list(allow), blacklist: list(deny) };
+    let found = credentials::client(&remote, None)?.set_session_network(&id, &change).await?;
+    printer::line(serde_json::to_string_pretty(&found)?);
+    Ok(())
 }
 
 async fn ls(directory: &str, json: bool, remote: &RemoteArgs) -> anyhow::Result<()> {

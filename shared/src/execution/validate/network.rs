@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Asked;
+use super::rules::Rules;
 use crate::config::NetworkFilter;
 use crate::error::Error;
+use crate::execution::call::NetworkChange;
 use crate::execution::egress::{BoundSecret, Egress, EgressLimits, EgressPhases};
 use crate::execution::request::{FilterOptions, Network, NetworkChoice};
 use crate::net::HostFilter;
@@ -64,6 +66,28 @@ impl Asked<'_> {
             secrets,
         })
     }
+}
+
+/// Refuses a change to a live session that no request could ask for.
+pub(super) fn check_change(rules: &Rules, change: &NetworkChange) -> Result<(), Error> {
+    if *change == NetworkChange::default() {
+        return Err(Error::invalid("Give at least one of mode, whitelist and blacklist"));
+    }
+    match change.mode {
+        Some(Network::Host) => {
+            return Err(Error::invalid("mode is filtered or none; a live session cannot be moved"));
+        }
+        // Sealing only takes away.
+        Some(Network::None) | None => {}
+        Some(mode @ Network::Filtered) if !rules.policy.networks.contains(&mode) => {
+            return Err(rules.forbids(&format!("network \"{}\"", mode.name()), "networks"));
+        }
+        Some(Network::Filtered) => {}
+    }
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let filter =
+        NetworkFilter { whitelist: list(&change.whitelist), blacklist: list(&change.blacklist) };
+    HostFilter::compile("network", &filter).map(drop)
 }
 
 /// Refuses secrets that could never be put into a request.
