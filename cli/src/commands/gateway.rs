@@ -19,7 +19,7 @@ pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let serving = async {
         let queue = Queue::open(&config.redis)?;
-        let listener = roles::bind(&config, &stop).await?;
+        let listener = roles::bind(&config).await?;
         roles::announce(&listener)?;
         let audit = Audit::start(&config.audit)?;
         let options = gateway::Options {

@@ -64,7 +64,7 @@ async fn serve(config: Config, master_key: String, stop: &CancellationToken) -> 
     let stop_worker = CancellationToken::new();
     build::missing_prebuilt(&config, stop).await?;
     let worker = roles::build_worker(&config, &stop_worker).await?;
-    let listener = roles::bind(&config, stop).await?;
+    let listener = roles::bind_or_free(&config, stop).await?;
     roles::announce(&listener)?;
     let (numbers, audit) = (worker.metrics(), worker.audit());
     let options = gateway::Options {

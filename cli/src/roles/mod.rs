@@ -66,27 +66,40 @@ pub(crate) async fn run_until_signalled(
     tokio::try_join!(running, signals::obey(stop, &ended)).map(|_| ())
 }
 
-/// Binds the configured address; a busy port is replaced by a free one (contract section 1.18), after
-/// a question if there is somebody to ask.
-pub(crate) async fn bind(config: &Config, stop: &CancellationToken) -> anyhow::Result<TcpListener> {
+/// Binds the configured address. Whoever sends requests to a fleet knows it by this one.
+pub(crate) async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
     let (host, port) = (config.gateway.host.as_str(), config.gateway.port);
-    match TcpListener::bind((host, port)).await {
-        Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            if printer::is_interactive() {
-                let question = format!("Port {port} is in use. Take a free one instead?");
-                // On a thread of its own, so that a signal is heard while nobody answers.
-                let asking = tokio::task::spawn_blocking(move || printer::confirm(&question));
-                let answer = stop.run_until_cancelled(asking).await;
-                let is_fine = answer.transpose()?.transpose()?.unwrap_or(false);
-                anyhow::ensure!(is_fine, "port {port} is in use");
-            } else {
-                printer::warning(format!("Port {port} is in use; taking a free one instead"));
-            }
-            TcpListener::bind((host, 0)).await.with_context(|| format!("cannot listen on {host}"))
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot listen on {host}:{port}")),
+    TcpListener::bind((host, port)).await.with_context(|| format!("cannot listen on {host}:{port}"))
+}
+
+/// Binds the configured address, or a free port where that one is taken: after a question if there
+/// is somebody to ask, with a warning if not.
+pub(crate) async fn bind_or_free(
+    config: &Config,
+    stop: &CancellationToken,
+) -> anyhow::Result<TcpListener> {
+    let error = match bind(config).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) => error,
+    };
+    let is_busy = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|cause| cause.kind() == std::io::ErrorKind::AddrInUse);
+    if !is_busy {
+        return Err(error);
     }
+    let (host, port) = (config.gateway.host.as_str(), config.gateway.port);
+    if printer::is_interactive() {
+        let question = format!("Port {port} is in use. Take a free one instead?");
+        // On a thread of its own, so that a signal is heard while nobody answers.
+        let asking = tokio::task::spawn_blocking(move || printer::confirm(&question));
+        let answer = stop.run_until_cancelled(asking).await;
+        let is_fine = answer.transpose()?.transpose()?.unwrap_or(false);
+        anyhow::ensure!(is_fine, "port {port} is in use");
+    } else {
+        printer::warning(format!("Port {port} is in use; taking a free one instead"));
+    }
+    TcpListener::bind((host, 0)).await.with_context(|| format!("cannot listen on {host}"))
 }
 
 /// Tells the user, and whoever started us, that requests are taken.

@@ -82,7 +82,14 @@ pub(super) fn check(config: &Config) -> Checked {
     policy("policy", &config.policy, config)?;
     defaults(&config.defaults, &config.policy)?;
     for name in config.policy.tenants.keys() {
-        let own = config.policy.of(&TenantId::new(name));
+        let tenant: TenantId = name.parse().map_err(|_| Contradiction {
+            keys: vec!["policy.tenants".into()],
+            message: format!(
+                "policy.tenants has {name:?}, which no key can belong to; a tenant's name is 1 to 64 \
+                 letters, digits, dots, underscores or hyphens"
+            ),
+        })?;
+        let own = config.policy.of(&tenant);
         policy(&format!("policy.tenants.{name}"), &own, config)?;
     }
     idle(config)?;
@@ -144,9 +151,6 @@ fn network(config: &Config) -> Checked {
 /// The ceilings in one section: enough to start a sandbox with.
 fn policy(section: &str, policy: &Policy, config: &Config) -> Checked {
     let key = |name: &str| format!("{section}.{name}");
-    require(section != "policy.tenants.", &["policy.tenants"], || {
-        "policy.tenants has a tenant without a name".into()
-    })?;
     size(&key("maxMemory"), &policy.max_memory, MIN_MEMORY_BYTES)?;
     size(&key("maxDisk"), &policy.max_disk, MIN_DISK_BYTES)?;
     let is_amount = policy.max_cpu.is_finite() && policy.max_cpu >= MIN_CORES;

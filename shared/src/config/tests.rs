@@ -224,7 +224,8 @@ fn contradictions_are_refused_by_name() {
             &["defaults.network", "policy.tenants.a.networks"],
         ),
         (r#"{"policy":{"tenants":{"a":{"maxPids":1}}}}"#, &["policy.tenants.a.maxPids"]),
-        (r#"{"policy":{"tenants":{"":{}}}}"#, &["without a name"]),
+        (r#"{"policy":{"tenants":{"":{}}}}"#, &["policy.tenants", "1 to 64"]),
+        (r#"{"policy":{"tenants":{"a b":{}}}}"#, &["policy.tenants", "\"a b\""]),
         (
             r#"{"defaults":{"readonlyRootFs":false},"policy":{"allowWritableRoot":false}}"#,
             &["defaults.readonlyRootFs", "policy.allowWritableRoot"],

@@ -124,6 +124,14 @@ async fn a_busy_port_and_a_shared_data_directory() {
     findings.note("same data directory", equal("exit code", &did.code, &Some(1)));
     findings.check("same data directory", did.stderr.contains("another `isol8 serve`"), did.stderr);
 
+    // Its clients and its load balancer know it by this port alone. The queue need not be there.
+    let mut command = stack.isol8();
+    command.args(["gateway", "--redis", "redis://127.0.0.1:1", "--key", KEY, "--port", &port]);
+    let did = run(command, "");
+    findings.note("a gateway's port", equal("exit code", &did.code, &Some(1)));
+    let told = format!("cannot listen on 127.0.0.1:{port}");
+    findings.check("a gateway's port", did.stderr.contains(&told), did.stderr);
+
     let mut command = stack.isol8();
     command.args(["serve", "--no-op", "--key", KEY, "--port", &port, "--data-dir", "other"]);
     command.args(["--update", "--auth-db", "postgres://user:hush@host/db"]);
