@@ -52,6 +52,18 @@ pub(crate) fn router(state: State) -> Router {
             needs(Scope::Jobs, get(routes::jobs::show).delete(routes::jobs::cancel)),
         )
         .route("/v1/jobs/{id}/output", needs(Scope::Jobs, get(routes::jobs::output)))
+        .route("/v1/dead-letters", needs(Scope::Jobs, get(routes::dead_letters::list)))
+        .route(
+            "/v1/dead-letters/{id}",
+            needs(
+                Scope::Jobs,
+                get(routes::dead_letters::show).delete(routes::dead_letters::forget),
+            ),
+        )
+        .route(
+            "/v1/dead-letters/{id}/redrive",
+            needs(Scope::Jobs, post(routes::dead_letters::redrive)),
+        )
         .route("/cleanup", needs(Scope::Sessions, post(routes::cleanup::clean_up)))
         .route("/auth/login", post(routes::keys::login))
         .route("/auth/keys", get(routes::keys::list).post(routes::keys::create))

@@ -140,6 +140,12 @@ impl Gateway {
     /// How much a tenant may have and ask; the queue holds it to that.
     pub(crate) fn quota(&self, tenant: &TenantId) -> Quota {
         let policy = self.admission.policy(tenant);
-        Quota { max_active: policy.max_concurrent_jobs, per_second: policy.max_requests_per_second }
+        Quota {
+            max_active: policy.max_concurrent_jobs,
+            per_second: policy.max_requests_per_second,
+            weight: policy.weight,
+            max_open: policy.max_queued_jobs,
+            max_open_bytes: policy.max_queued_bytes,
+        }
     }
 }

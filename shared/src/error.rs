@@ -52,6 +52,8 @@ pub enum ErrorCode {
     WorkerLost,
     /// The job was cancelled.
     Cancelled,
+    /// The job did not begin in the time it was given.
+    Expired,
     /// The job is unknown, or its result has expired.
     JobUnknown,
     /// The session's worker is gone, and all that was in the session with it.
@@ -97,6 +99,7 @@ impl ErrorCode {
             Self::CodeHashMismatch => "CODE_HASH_MISMATCH",
             Self::WorkerLost => "WORKER_LOST",
             Self::Cancelled => "CANCELLED",
+            Self::Expired => "EXPIRED",
             Self::JobUnknown => "JOB_UNKNOWN",
             Self::SessionLost => "SESSION_LOST",
             Self::SessionNotFound => "SESSION_NOT_FOUND",

@@ -165,15 +165,23 @@ impl Queue {
             let lives_ms: i64 = self.run(&["PTTL", &key])?;
             // Gone meanwhile, temporary, or one of those that are there for good: API keys are
             // purged when they are dead, and listed jobs taken off their lists, not by Redis.
-            let is_kept = ["v1:fleet", "v1:{keys}:", "v1:{s0}:listed:", "v1:{s0}:retained"];
+            let is_kept = [
+                "v1:fleet",
+                "v1:{keys}:",
+                "v1:{s0}:listed:",
+                "v1:{s0}:retained",
+                "v1:{s0}:workers",
+                "v1:{s0}:slots",
+                "v1:{s0}:usage",
+            ];
             if lives_ms != -1 || is_kept.iter().any(|start| key.starts_with(start)) {
                 continue;
             }
-            if key != JOBS {
+            if !key.starts_with(JOBS) {
                 found.push(format!("key {key} never expires"));
                 continue;
             }
-            let length: u64 = self.run(&["XLEN", JOBS])?;
+            let length: u64 = self.run(&["XLEN", &key])?;
             if length > 0 || self.pending() > 0 {
                 found.push(format!("{length} jobs in the queue, {} pending", self.pending()));
             }

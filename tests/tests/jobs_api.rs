@@ -1,5 +1,6 @@
 //! Jobs that outlive their request, through real gateways, workers and sandboxes.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -24,6 +25,15 @@ async fn ended(api: &Api, id: &str) -> Value {
     let (status, job) = call(api, Method::GET, &format!("/v1/jobs/{id}?wait=60000"), None).await;
     assert_eq!((status, &job["state"]), (200, &json!("finished")), "{job}");
     job
+}
+
+/// Waits until so many events of a job are there to be read.
+async fn await_events(stack: &Stack, id: &str, count: u64) {
+    let begun = Instant::now();
+    while stack.queue().run::<u64>(&["XLEN", &format!("v1:{{s0}}:out:{id}")]).unwrap_or(0) < count {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not {count} events of {id}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,5 +69,53 @@ async fn jobs_run_are_followed_and_cancelled_on_a_fleet() {
     assert_eq!((status, &job["outcome"]), (200, &json!("cancelled")), "{job}");
     let running = docker::processes(&stack.worker_id(2));
     assert!(!running.iter().any(|line| line.contains("sleep 300")), "{running:?}");
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_tried_again_by_their_terms_and_outlive_their_workers() {
+    let mut stack = Stack::fleet(&json!({}));
+    let api = stack.gateway();
+    let first = stack.worker();
+
+    let mut body = code("bash", "echo told; exit 7");
+    body["queue"] = json!({"maxAttempts": 3, "backoffMs": 10, "delayMs": 200, "priority": "high"});
+    let id = submit(&api, &body).await;
+    let job = ended(&api, &id).await;
+    assert_eq!((&job["attempts"], &job["exitCode"]), (&json!(3), &json!(7)), "{job}");
+    let earlier = job["earlierAttempts"].as_array().expect("there were some");
+    let told: Vec<_> = earlier.iter().map(|it| (&it["exitCode"], &it["stdout"])).collect();
+    assert_eq!(told, [(&json!(7), &json!("told")); 2]);
+
+    // It ends in the second worker's sandbox alone, where the file appears.
+    let text = "echo begun; until [ -e /tmp/go ]; do sleep 0.05; done; echo ended";
+    let mut body = code("bash", text);
+    body["options"] = json!({"timeoutMs": 300_000});
+    let id = submit(&api, &body).await;
+    let path = format!("/v1/jobs/{id}/output");
+    let authorization = format!("Bearer {KEY}");
+    let follow = api.send(Method::GET, &path, Some(&authorization), "");
+    let kill = async {
+        await_events(&stack, &id, 1).await;
+        stack.node(first).kill();
+        let second = stack.worker();
+        await_events(&stack, &id, 3).await;
+        let label = format!("isol8.worker={}", stack.worker_id(second));
+        // Those that are being made or removed meanwhile are not the job's.
+        for sandbox in docker::containers(&label) {
+            let touch = ["exec", "--user", "sandbox", &sandbox, "touch", "/tmp/go"];
+            Command::new("docker").args(touch).output().expect("docker can be started");
+        }
+    };
+    let (seen, ()) = tokio::join!(follow, kill);
+    let seen = seen.expect("there is an answer").text;
+    let types: Vec<&str> = seen
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: {\"type\":\"")?.split('"').next())
+        .collect();
+    assert_eq!(types, ["stdout", "restarted", "stdout", "stdout", "end"], "{seen}");
+    let job = ended(&api, &id).await;
+    assert_eq!((&job["attempts"], &job["result"]["stdout"]), (&json!(2), &json!("begun\nended")));
+    assert_eq!(job["earlierAttempts"][0]["outcome"], "worker_lost");
     stack.finish();
 }

@@ -1,10 +1,11 @@
 //! Telling the queue how a job ended, exactly once and however long it takes.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use shared::execution::{Ending, ExecutionResult, Failure, Outcome};
 use shared::id::JobId;
-use shared::redis::{Commit, GiveBack, Lease};
+use shared::redis::{Claimed, Commit, GiveBack, Lease};
 use shared::{Error, ErrorCode};
 
 use crate::Context;
@@ -16,10 +17,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be told to the queue.
-#[expect(clippy::large_enum_variant, reason = "one per job, never stored in bulk")]
 pub(crate) enum Verdict {
     Finish(Ending),
     GiveBack(GiveBack),
+    /// It ended so, and is to begin anew after a pause, by its own terms.
+    Retry(Ending, Duration),
     /// The lease was lost: another worker has the job, and this result counts for nothing.
     Drop,
 }
@@ -77,6 +79,9 @@ pub(crate) async fn commit(context: &Context, lease: &Lease, verdict: &Verdict) 
             Verdict::GiveBack(why) => {
                 context.queue.give_back(context.worker, lease, why.clone()).await
             }
+            Verdict::Retry(ending, pause) => {
+                context.queue.retry(context.worker, lease, *pause, ending).await
+            }
             Verdict::Drop => Ok(Commit::Fenced),
         }
     })
@@ -112,6 +117,21 @@ where
 }
 
 impl Verdict {
+    /// Has a program that did not end well begin anew, if that is what its terms say.
+    pub(crate) fn by_terms(self, claimed: &Claimed) -> Self {
+        let retry = claimed.terms.as_ref().and_then(|terms| terms.retry.as_ref());
+        match (self, retry) {
+            (Self::Finish(ending), Some(retry)) => {
+                let chance = RandomState::new().hash_one(claimed.lease.job);
+                match retry.pause_after(&ending, claimed.tries, chance) {
+                    Some(pause) => Self::Retry(ending, pause),
+                    None => Self::Finish(ending),
+                }
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
     /// The ending to be committed.
     pub(crate) fn ending(&self) -> Option<&Ending> {
         match self {
@@ -141,6 +161,7 @@ impl Verdict {
             (Told::Fenced, _) | (_, Self::Drop) => "fenced",
             (Told::Never, _) => "uncommitted",
             (Told::Done, Self::GiveBack(_)) => "given_back",
+            (Told::Done, Self::Retry(..)) => "retried",
             (Told::Done, Self::Finish(Ending::Error(_))) => "error",
             (Told::Done, Self::Finish(Ending::Result(_) | Ending::File(_))) => "result",
         }

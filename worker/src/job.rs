@@ -39,7 +39,7 @@ pub(crate) async fn run(
     };
     let (id, tenant, job) = (claimed.lease.job, &claimed.tenant, &claimed.job);
     let (mut wires, attendants) = attend(&context, id, job, |timeout_ms| {
-        context.queue.publication(context.worker, &claimed.lease, timeout_ms)
+        context.queue.publication_from(context.worker, &claimed, timeout_ms)
     });
     let running = async {
         let console = &mut wires.console();
@@ -68,12 +68,14 @@ pub(crate) async fn run(
     } else if context.abort.is_cancelled() && was_cut_short(&outcome) {
         Verdict::GiveBack(GiveBack::Shutdown)
     } else {
-        judge(outcome, claimed.queued_ms, events)
+        judge(outcome, claimed.queued_ms, events).by_terms(&claimed)
     };
+    // Output of a listed job may be followed by that of another attempt.
+    let shown = if claimed.terms.is_some() { 0 } else { events };
     pause_before(&context, &verdict, claimed.attempt).await;
     let told = commit(&context, &claimed.lease, &verdict).await;
     if told == Told::Done {
-        let given_up = verdict.end_by_giving_back(context.is_last(claimed.attempt), events);
+        let given_up = verdict.end_by_giving_back(context.is_last(claimed.attempt), shown);
         if let Some(ending) = verdict.ending().or(given_up.as_ref()) {
             context.record(id, job, tenant, None, started_at, ending);
         }

@@ -173,7 +173,11 @@ pub async fn run(
         consumer::reclaim_period(&options),
         renewal.clone(),
     ));
-    background.spawn(housekeeping::keep(Arc::clone(&context), renewal.clone()));
+    background.spawn(housekeeping::keep(
+        Arc::clone(&context),
+        options.max_concurrent,
+        renewal.clone(),
+    ));
     background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
     background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
     if let Some(listener) = options.listener.take() {

@@ -54,8 +54,14 @@ struct Pending {
 }
 
 enum Piece {
-    Output { phase: Phase, stream: Stream, data: BytesMut },
+    Output {
+        phase: Phase,
+        stream: Stream,
+        data: BytesMut,
+    },
     SetupEnded,
+    /// What was published before was an earlier attempt's.
+    Restarted,
 }
 
 /// Both ends of a new stream.
@@ -97,7 +103,10 @@ impl Publisher {
         publication: &Publication,
         run: &CancellationToken,
     ) -> u64 {
-        let mut told = 0;
+        let mut told = publication.first();
+        if told > 0 {
+            self.0.lock().pieces.push_front(Piece::Restarted);
+        }
         loop {
             let (events, is_ended) = {
                 let mut pending = self.0.lock();
@@ -191,10 +200,17 @@ impl Pending {
         let mut events = Vec::new();
         let mut room = MAX_CALL_BYTES;
         while let Some(piece) = self.pieces.front_mut() {
-            let Piece::Output { phase, stream, data } = piece else {
-                self.pieces.pop_front();
-                events.push((Phase::Setup, EventKind::SetupEnded));
-                continue;
+            let (phase, stream, data) = match piece {
+                Piece::Output { phase, stream, data } => (phase, stream, data),
+                Piece::SetupEnded | Piece::Restarted => {
+                    let kind = match piece {
+                        Piece::Restarted => EventKind::Restarted,
+                        _ => EventKind::SetupEnded,
+                    };
+                    self.pieces.pop_front();
+                    events.push((Phase::Setup, kind));
+                    continue;
+                }
             };
             let (phase, stream) = (*phase, *stream);
             if events.len() >= MAX_CALL_EVENTS || (room < MAX_PIECE_BYTES && data.len() > room) {
@@ -227,7 +243,7 @@ mod tests {
             EventKind::Output { stream, offset, data } => {
                 Some((*phase, *stream, *offset, String::from_utf8(data.to_vec()).unwrap()))
             }
-            EventKind::SetupEnded => None,
+            EventKind::SetupEnded | EventKind::Restarted => None,
         };
         events.iter().filter_map(output).collect()
     }

@@ -92,6 +92,7 @@ const SECTIONS: [Section; 15] = [
             ("Max queued", "redis.maxQueued"),
             ("Result TTL", "redis.resultTtlMs"),
             ("Job retention", "redis.jobRetentionMs"),
+            ("Dead letters", "redis.deadLetterTtlMs"),
         ],
     ),
     (
@@ -147,6 +148,9 @@ const SECTIONS: [Section; 15] = [
             ("Max jobs", "policy.maxConcurrentJobs"),
             ("Max requests/s", "policy.maxRequestsPerSecond"),
             ("Max retention", "policy.maxRetentionMs"),
+            ("Max queued jobs", "policy.maxQueuedJobs"),
+            ("Max queued bytes", "policy.maxQueuedBytes"),
+            ("Weight", "policy.weight"),
             ("With their own", "policy.tenants"),
         ],
     ),

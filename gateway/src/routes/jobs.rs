@@ -9,8 +9,9 @@ use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use shared::execution::{Attempt, Priority};
 use shared::id::JobId;
-use shared::redis::{JobFilter, JobRecord, JobState, Once};
+use shared::redis::{JobFilter, JobRecord, JobState, Once, Page, Standing, WaitsFor};
 use shared::{Error, ErrorCode};
 
 use crate::auth::Caller;
@@ -51,6 +52,19 @@ pub(crate) struct JobView {
     started_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<String>,
+    priority: Priority,
+    /// Why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<WaitingView>,
+    /// Whether it was given up and can be driven again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dead_letter: bool,
+    /// Before when it does not begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_until: Option<String>,
+    /// Attempts that came to nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    earlier_attempts: Vec<AttemptView>,
     /// When it is forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
     kept_until: Option<String>,
@@ -64,6 +78,65 @@ pub(crate) struct JobView {
     error: Option<Trouble>,
 }
 
+/// Why a job waits.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WaitingView {
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimated_ms: Option<u64>,
+}
+
+impl std::convert::From<Standing> for WaitingView {
+    fn from(standing: Standing) -> Self {
+        let reason = match standing.waits_for {
+            WaitsFor::Time => "time",
+            WaitsFor::Tenant => "tenant_limit",
+            WaitsFor::Worker if standing.slots == 0 => "no_worker",
+            WaitsFor::Worker => "in_line",
+        };
+        let estimated_ms = standing.estimate.and_then(|wait| u64::try_from(wait.as_millis()).ok());
+        Self { reason, position: Some(standing.position).filter(|it| *it > 0), estimated_ms }
+    }
+}
+
+/// An attempt that came to nothing.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AttemptView {
+    worker: String,
+    started_at: String,
+    ended_at: String,
+    outcome: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<ErrorCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    /// The ends of what it wrote.
+    stdout: String,
+    stderr: String,
+}
+
+impl std::convert::From<Attempt> for AttemptView {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            worker: attempt.worker,
+            started_at: iso8601(attempt.started_ms),
+            ended_at: iso8601(attempt.ended_ms),
+            outcome: attempt.outcome,
+            exit_code: attempt.exit_code,
+            code: attempt.code,
+            message: attempt.message,
+            stdout: attempt.stdout,
+            stderr: attempt.stderr,
+        }
+    }
+}
+
 /// Why a job could not be run.
 #[derive(Serialize)]
 struct Trouble {
@@ -73,13 +146,19 @@ struct Trouble {
 }
 
 impl JobView {
-    /// A job with its ending.
-    fn whole(record: JobRecord) -> Result<Self, Error> {
+    /// A job with its attempts and its ending.
+    fn whole(
+        record: JobRecord,
+        attempts: Vec<Attempt>,
+        standing: Option<Standing>,
+    ) -> Result<Self, Error> {
         let ending = match &record.state {
             JobState::Finished(ending) => Some(ending.get().to_owned()),
             _ => None,
         };
         let mut view = Self::brief(record);
+        view.waiting = standing.map(WaitingView::from);
+        view.earlier_attempts = attempts.into_iter().map(AttemptView::from).collect();
         let Some(ending) = ending else { return Ok(view) };
         match read::<Box<RawValue>>(&ending, view.id)? {
             Ending::Result(result) => view.result = Some(result),
@@ -95,8 +174,8 @@ impl JobView {
     fn brief(record: JobRecord) -> Self {
         let terms = record.terms.unwrap_or_default();
         let summary = record.summary;
-        let kept_until =
-            record.finished_ms.map(|ms| iso8601(ms.saturating_add(terms.retention_ms)));
+        let kept = |ended: u64| ended.saturating_add(record.keep_ms.unwrap_or_default());
+        let kept_until = record.finished_ms.map(kept).map(iso8601);
         let is_running = matches!(record.state, JobState::Running);
         let code = summary.as_ref().and_then(|it| it.code);
         Self {
@@ -113,6 +192,11 @@ impl JobView {
                 .map(iso8601),
             finished_at: record.finished_ms.map(iso8601),
             kept_until,
+            priority: terms.priority,
+            waiting: None,
+            dead_letter: record.is_dead,
+            waits_until: record.due_ms.map(iso8601),
+            earlier_attempts: Vec::new(),
             exit_code: summary.as_ref().and_then(|it| it.exit_code),
             outcome: summary.map(|it| it.outcome),
             result: None,
@@ -182,7 +266,7 @@ pub(crate) async fn show(
 ) -> Result<Json<JobView>, ApiError> {
     let wait = Duration::from_millis(patience.wait).min(MAX_WAIT);
     let record = jobs::find(&state, &caller.tenant, job_id(&id)?, wait).await?;
-    Ok(Json(JobView::whole(record)?))
+    view(&state, record).await
 }
 
 /// `DELETE /v1/jobs/{id}`: answered once nothing of the job runs any more.
@@ -192,7 +276,22 @@ pub(crate) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, ApiError> {
     let record = jobs::cancel(&state, &caller.tenant, job_id(&id)?).await?;
-    Ok(Json(JobView::whole(record)?))
+    view(&state, record).await
+}
+
+/// A job with all there is to say of it.
+pub(super) async fn view(state: &State, record: JobRecord) -> Result<Json<JobView>, ApiError> {
+    // Nearly no job has any, and then its record says so.
+    let attempts = if record.has_attempts {
+        state.queue.attempts(&record.tenant, record.id).await?
+    } else {
+        Vec::new()
+    };
+    let standing = match record.state {
+        JobState::Queued => state.queue.standing(&record.tenant, record.id).await?,
+        _ => None,
+    };
+    Ok(Json(JobView::whole(record, attempts, standing)?))
 }
 
 /// Which jobs to list.
@@ -248,8 +347,14 @@ pub(crate) async fn list(
     let cursor = cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
     let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let page = state.queue.jobs(&caller.tenant, &filter, cursor, limit).await?;
-    let jobs = page.jobs.into_iter().map(JobView::brief).collect();
-    Ok(Json(List { jobs, next_cursor: page.next }))
+    Ok(Json(page.into()))
+}
+
+impl std::convert::From<Page> for List {
+    fn from(page: Page) -> Self {
+        let jobs = page.jobs.into_iter().map(JobView::brief).collect();
+        Self { jobs, next_cursor: page.next }
+    }
 }
 
 /// Where a reader wants to begin.
@@ -282,6 +387,6 @@ fn write(line: &Line) -> String {
 }
 
 /// A name that no job can have names none.
-fn job_id(text: &str) -> Result<JobId, Error> {
+pub(super) fn job_id(text: &str) -> Result<JobId, Error> {
     text.parse().map_err(|_| Error::new(ErrorCode::NotFound, "Job not found"))
 }

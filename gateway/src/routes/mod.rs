@@ -1,6 +1,7 @@
 //! One file per resource: parse the request, call the service, shape the reply.
 
 pub(crate) mod cleanup;
+pub(crate) mod dead_letters;
 pub(crate) mod execute;
 pub(crate) mod fallback;
 pub(crate) mod files;

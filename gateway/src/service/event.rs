@@ -81,6 +81,7 @@ impl From<Event> for StreamEvent {
                 (kind, String::from_utf8_lossy(&data).into_owned())
             }
             EventKind::SetupEnded => (Kind::Exit, "0".to_owned()),
+            EventKind::Restarted => return Self::notice("the job begins anew"),
         };
         Self::new(kind, data, Some(event.phase))
     }

@@ -55,6 +55,12 @@ pub(crate) async fn submit(
         ExecuteEnvelope { request, options: options.unwrap_or_default(), ..Default::default() };
     let queue = queue.unwrap_or_default();
     let durability = queue.durability;
+    if session.is_some() && !queue.suits_sessions() {
+        return Err(Error::invalid(
+            "queue: the calls of a session run one at a time and in order. Of a job with a sessionId, \
+             only tags and retentionMs can be chosen",
+        ));
+    }
     let admitted = queue
         .into_terms(policy, state.job_retention_ms)
         .and_then(|terms| Ok((terms, state.admission.admit(tenant, envelope)?)));
@@ -165,6 +171,36 @@ pub(crate) async fn cancel(
             ),
         ));
     }
+    state.queue.job(tenant, id).await?.ok_or_else(|| not_found(id))
+}
+
+/// A dead letter, with its ending.
+///
+/// # Errors
+/// `NOT_FOUND`, `QUEUE_UNAVAILABLE`.
+pub(crate) async fn find_dead(
+    state: &State,
+    tenant: &TenantId,
+    id: JobId,
+) -> Result<JobRecord, Error> {
+    let record = state.queue.job(tenant, id).await?.filter(|record| record.is_dead);
+    record.ok_or_else(|| not_found(id))
+}
+
+/// Drives a dead letter again, with the limits changed that `options` names, within what the tenant may
+/// ask for now.
+///
+/// # Errors
+/// `NOT_FOUND`, admission errors, `QUEUE_UNAVAILABLE`.
+pub(crate) async fn redrive(
+    state: &State,
+    tenant: &TenantId,
+    id: JobId,
+    options: &ExecutionOptions,
+) -> Result<JobRecord, Error> {
+    let (mut job, terms) = state.queue.dead_job(tenant, id).await?;
+    state.admission.change_limits(tenant, &mut job, options)?;
+    state.queue.redrive(tenant, id, &job, &terms).await?;
     state.queue.job(tenant, id).await?.ok_or_else(|| not_found(id))
 }
 

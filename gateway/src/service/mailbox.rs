@@ -82,7 +82,7 @@ impl Mailbox {
 fn size(event: &Event) -> usize {
     match &event.kind {
         EventKind::Output { data, .. } => data.len(),
-        EventKind::SetupEnded => 0,
+        EventKind::SetupEnded | EventKind::Restarted => 0,
     }
 }
 

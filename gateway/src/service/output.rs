@@ -38,6 +38,8 @@ enum Told<'a> {
         offset: u64,
     },
     SetupEnded,
+    /// The job begins anew: what came before was written by an attempt that came to nothing.
+    Restarted,
     /// Events that are not kept any more.
     Gap {
         from: u64,
@@ -60,7 +62,7 @@ enum Told<'a> {
     },
 }
 
-/// How much the program wrote, as far as this reader has come.
+/// How much the last attempt wrote, as far as this reader has come; `events` are those of all.
 #[derive(Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Totals {
@@ -115,8 +117,13 @@ impl Narrator for Account {
     fn event(&mut self, event: Event) -> Line {
         let Event { number, phase, kind } = event;
         self.totals.events = number + 1;
-        let EventKind::Output { stream, offset, data } = kind else {
-            return line(Some(number), &Told::SetupEnded);
+        let (stream, offset, data) = match kind {
+            EventKind::Output { stream, offset, data } => (stream, offset, data),
+            EventKind::SetupEnded => return line(Some(number), &Told::SetupEnded),
+            EventKind::Restarted => {
+                (self.totals.stdout_bytes, self.totals.stderr_bytes) = (0, 0);
+                return line(Some(number), &Told::Restarted);
+            }
         };
         let end = offset + data.len() as u64;
         let data = &*String::from_utf8_lossy(&data);

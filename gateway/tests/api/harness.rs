@@ -56,6 +56,11 @@ impl Harness {
         self
     }
 
+    /// How to reach its queue.
+    pub(crate) fn queue_config(&self) -> shared::config::Redis {
+        self.config.redis.clone()
+    }
+
     pub(crate) async fn add_worker(&mut self) {
         self.workers.spawn(worker::run(Queue::connect(&self.config.redis).await.unwrap()));
     }

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use shared::ErrorCode;
+use shared::execution::Failure;
+use shared::id::WorkerId;
+use shared::redis::{Commit, GiveBack};
 use tokio::time::sleep;
 
 use crate::harness::{Answer, Harness, KEY, send};
@@ -74,6 +78,13 @@ async fn what_is_wrong_is_said_before_anything_is_queued() {
     for (queue, code, words) in [
         (json!({"tag": ["x"]}), "INVALID_REQUEST", "queue.tag: unknown field"),
         (json!({"tags": [""]}), "INVALID_REQUEST", "queue.tags"),
+        (json!({"priority": "urgent"}), "INVALID_REQUEST", "queue.priority"),
+        (json!({"delayMs": 1, "runAt": "2026-01-01T00:00:00Z"}), "INVALID_REQUEST", "give one"),
+        (json!({"runAt": "9999-01-01T00:00:00Z"}), "INVALID_REQUEST", "queue.runAt"),
+        (json!({"runAt": "soon"}), "INVALID_REQUEST", "queue.runAt"),
+        (json!({"expiresMs": 0}), "INVALID_REQUEST", "queue.expiresMs"),
+        (json!({"maxAttempts": 101}), "INVALID_REQUEST", "queue.maxAttempts"),
+        (json!({"retryOn": ["rain"]}), "INVALID_REQUEST", "queue.retryOn"),
         (json!({"retentionMs": 0}), "INVALID_REQUEST", "queue.retentionMs"),
         (json!({"retentionMs": 1001}), "POLICY_VIOLATION", "policy.maxRetentionMs"),
     ] {
@@ -81,6 +92,9 @@ async fn what_is_wrong_is_said_before_anything_is_queued() {
         let message = answer.error(400, code);
         assert!(message.contains(words), "{message}");
     }
+    let body_text = json!({"request": {"runtime": "bash", "code": "out x"}, "sessionId": "s", "queue": {"delayMs": 1}});
+    let message = post(&harness, &body_text.to_string(), None).await.error(400, "INVALID_REQUEST");
+    assert!(message.contains("one at a time"), "{message}");
     let answer = post(&harness, &body("out x", &json!({})), Some(&"k".repeat(257))).await;
     answer.error(400, "INVALID_REQUEST");
     assert_eq!(get(&harness, "/v1/jobs").await.json(), json!({"jobs": []}));
@@ -206,4 +220,99 @@ async fn output_that_is_gone_is_announced_and_a_reader_that_leaves_ends_nothing(
     let told = events(&get(&harness, &path).await.text);
     assert_eq!(told[1], json!({"type": "gap", "from": 1, "count": 3}), "{told:?}");
     assert_eq!(told.last().unwrap()["outcome"], "exited");
+}
+
+#[tokio::test]
+async fn a_delayed_job_says_until_when_it_waits_and_one_that_expired_how_it_ended() {
+    let harness = Harness::without_worker(|_| {}).await;
+    let queue = json!({"delayMs": 60_000, "priority": "low"});
+    let id = post(&harness, &body("out x", &queue), None).await.json()["id"].clone();
+    let path = format!("/v1/jobs/{}", id.as_str().unwrap());
+    let job = get(&harness, &path).await.json();
+    assert_eq!((&job["state"], &job["priority"]), (&json!("queued"), &json!("low")));
+    assert!(job["waitsUntil"].as_str() > job["createdAt"].as_str(), "{job}");
+    assert_eq!(job["waiting"], json!({"reason": "time"}));
+
+    let queue = json!({"expiresMs": 1});
+    let id = post(&harness, &body("out x", &queue), None).await.json()["id"].clone();
+    sleep(Duration::from_millis(20)).await;
+    shared::redis::Queue::connect(&harness.queue_config())
+        .await
+        .unwrap()
+        .housekeep(None)
+        .await
+        .unwrap();
+    let job = get(&harness, &format!("/v1/jobs/{}?wait=5000", id.as_str().unwrap())).await.json();
+    assert_eq!((&job["outcome"], &job["error"]["code"]), (&json!("expired"), &json!("EXPIRED")));
+}
+
+#[tokio::test]
+async fn a_tenant_past_its_cap_waits_apart_and_is_told_why() {
+    let harness = Harness::without_worker(|config| {
+        config.policy.max_concurrent_jobs = 1;
+        config.policy.max_queued_jobs = 2;
+    })
+    .await;
+    let first = submit(&harness, "out x").await;
+    let second = submit(&harness, "out x").await;
+    let refused = post(&harness, &body("out x", &json!({})), None).await;
+    assert!(refused.error(429, "TOO_MANY_JOBS").contains("policy.maxQueuedJobs"));
+    assert_eq!(refused.header("retry-after"), "1");
+    let waiting =
+        async |id: &str| get(&harness, &format!("/v1/jobs/{id}")).await.json()["waiting"].clone();
+    assert_eq!(waiting(&first).await, json!({"reason": "no_worker", "position": 1}));
+    assert_eq!(waiting(&second).await, json!({"reason": "tenant_limit", "position": 1}));
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_driven_again_and_forgotten() {
+    let harness = Harness::without_worker(|config| {
+        config.redis.max_deliveries = 1;
+        config.policy.max_memory = "1g".into();
+    })
+    .await;
+    let queue = shared::redis::Queue::connect(&harness.queue_config()).await.unwrap();
+    let worker = WorkerId::generate();
+    let mut consumer = queue.consumer(worker).await.unwrap();
+    let mut give_up = async || {
+        let claimed =
+            queue.claim(&mut consumer, 1, Duration::from_secs(5)).await.unwrap().remove(0);
+        let why = GiveBack::Failed(Failure::new(ErrorCode::SandboxFailed, "no sandbox"));
+        let done = queue.give_back(worker, &claimed.lease, why).await.unwrap();
+        assert_eq!(done, Commit::Done);
+        claimed.job.limits.memory_bytes
+    };
+    let id = submit(&harness, "out x").await;
+    let path = format!("/v1/dead-letters/{id}");
+    get(&harness, &path).await.error(404, "NOT_FOUND");
+    let before = give_up().await;
+
+    let listed = get(&harness, "/v1/dead-letters").await.json();
+    assert_eq!(
+        (&listed["jobs"][0]["id"], &listed["jobs"][0]["deadLetter"]),
+        (&json!(id), &json!(true))
+    );
+    let letter = get(&harness, &path).await.json();
+    assert_eq!(
+        (&letter["outcome"], &letter["error"]["code"]),
+        (&json!("failed"), &json!("SANDBOX_FAILED"))
+    );
+    let evidence = &letter["earlierAttempts"][0];
+    assert_eq!(
+        (&evidence["worker"], &evidence["message"]),
+        (&json!(worker.to_string()), &json!("no sandbox"))
+    );
+    assert!(!letter.to_string().contains("out x"), "what it would run is nobody's to read");
+
+    let redrive = async |body: Value| {
+        send(harness.request(Method::POST, &format!("{path}/redrive")).body(body.to_string())).await
+    };
+    redrive(json!({"options": {"memoryLimit": "2g"}})).await.error(400, "POLICY_VIOLATION");
+    let again = redrive(json!({"options": {"memoryLimit": "1g"}})).await;
+    assert_eq!((again.status, &again.json()["state"]), (202, &json!("queued")));
+    redrive(json!({})).await.error(404, "NOT_FOUND");
+    assert_eq!([before, give_up().await], [512 << 20, 1 << 30]);
+    assert_eq!(send(harness.request(Method::DELETE, &path)).await.json(), json!({"ok": true}));
+    get(&harness, &format!("/v1/jobs/{id}")).await.error(404, "NOT_FOUND");
+    assert_eq!(get(&harness, "/v1/dead-letters").await.json(), json!({"jobs": []}));
 }

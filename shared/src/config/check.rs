@@ -259,6 +259,7 @@ fn queue(config: &Config) -> Checked {
     at_least("redis.maxQueued", redis.max_queued, 1)?;
     at_least("redis.resultTtlMs", redis.result_ttl_ms, 1)?;
     at_least("redis.jobRetentionMs", redis.job_retention_ms, 1)?;
+    at_least("redis.deadLetterTtlMs", redis.dead_letter_ttl_ms, 1)?;
     at_least("redis.renewMs", redis.renew_ms, 1)?;
     let keeps = redis.renew_ms.saturating_mul(3) <= redis.lease_ms;
     require(keeps, &["redis.renewMs", "redis.leaseMs"], || {

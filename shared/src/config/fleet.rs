@@ -41,6 +41,9 @@ pub struct Redis {
     /// How long a job of `/v1/jobs` is kept once it has ended, unless it asks otherwise, in
     /// milliseconds.
     pub job_retention_ms: u64,
+    /// How long a job is kept that was given up because workers or sandboxes failed under it, at least,
+    /// in milliseconds.
+    pub dead_letter_ttl_ms: u64,
 }
 
 impl Default for Redis {
@@ -58,6 +61,7 @@ impl Default for Redis {
             max_queued: 100_000,
             result_ttl_ms: 60_000,
             job_retention_ms: 3_600_000,
+            dead_letter_ttl_ms: 604_800_000,
         }
     }
 }

@@ -52,6 +52,12 @@ pub struct Policy {
     pub max_requests_per_second: u32,
     /// How long a tenant may have a job kept once it has ended, in milliseconds.
     pub max_retention_ms: u64,
+    /// Jobs of `/v1/jobs` of a tenant that have not ended.
+    pub max_queued_jobs: u64,
+    /// What they may take in the queue, in bytes.
+    pub max_queued_bytes: u64,
+    /// A tenant's share of the fleet beside others', where its number of jobs is not set.
+    pub weight: f64,
     /// What holds for one tenant instead, by its name; tighter or looser.
     pub tenants: BTreeMap<String, TenantPolicy>,
 }
@@ -78,6 +84,9 @@ impl Default for Policy {
             max_concurrent_jobs: 0,
             max_requests_per_second: 0,
             max_retention_ms: 86_400_000,
+            max_queued_jobs: 100_000,
+            max_queued_bytes: 1 << 30,
+            weight: 1.0,
             tenants: BTreeMap::new(),
         }
     }
@@ -144,6 +153,15 @@ pub struct TenantPolicy {
     /// How long a job may be kept once it has ended, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retention_ms: Option<u64>,
+    /// Jobs of `/v1/jobs` that have not ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queued_jobs: Option<u64>,
+    /// What they may take in the queue, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queued_bytes: Option<u64>,
+    /// Its share of the fleet beside others'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
 }
 
 impl Policy {
@@ -171,6 +189,9 @@ impl Policy {
             max_concurrent_jobs: 0,
             max_requests_per_second: 0,
             max_retention_ms: u64::MAX / 2,
+            max_queued_jobs: u64::MAX / 2,
+            max_queued_bytes: u64::MAX / 2,
+            weight: 1.0,
             tenants: BTreeMap::new(),
         }
     }
@@ -211,6 +232,9 @@ impl Policy {
                 .max_requests_per_second
                 .unwrap_or(general.max_requests_per_second),
             max_retention_ms: own.max_retention_ms.unwrap_or(general.max_retention_ms),
+            max_queued_jobs: own.max_queued_jobs.unwrap_or(general.max_queued_jobs),
+            max_queued_bytes: own.max_queued_bytes.unwrap_or(general.max_queued_bytes),
+            weight: own.weight.unwrap_or(general.weight),
             tenants: BTreeMap::new(),
         }
     }

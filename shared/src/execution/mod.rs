@@ -9,6 +9,7 @@ mod output;
 mod queue;
 mod request;
 mod result;
+mod retry;
 mod validate;
 
 pub use call::{Call, Content, FileEntry, FileReply, NetworkChange};
@@ -16,7 +17,7 @@ pub use content::FileContent;
 pub use egress::{BoundSecret, Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};
-pub use queue::{Durability, QueueOptions, Terms, Wish};
+pub use queue::{Durability, Priority, QueueOptions, Terms, Wish};
 pub use request::{
     ExecuteEnvelope, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
     PoolStrategy, SecretOption,
@@ -25,6 +26,7 @@ pub(crate) use result::with_milliseconds;
 pub use result::{
     Ending, EndingSummary, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings,
 };
+pub use retry::{Attempt, RetryOn, RetryPolicy};
 pub use validate::{Admission, MAX_SECRET_BYTES};
 pub(crate) use validate::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,

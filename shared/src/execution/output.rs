@@ -48,6 +48,8 @@ pub enum EventKind {
     },
     /// The setup script ended well.
     SetupEnded,
+    /// The job begins anew: what came before was written by an attempt that came to nothing.
+    Restarted,
 }
 
 impl EventKind {
@@ -69,6 +71,7 @@ impl EventKind {
                 wire
             }
             Self::SetupEnded => format!("{phase}x 0\n").into_bytes(),
+            Self::Restarted => format!("{phase}r 0\n").into_bytes(),
         }
     }
 }
@@ -88,6 +91,7 @@ impl Event {
         let stream = match labels.get(1..)? {
             "o" => Stream::Stdout,
             "e" => Stream::Stderr,
+            "r" => return Some(Self { number, phase, kind: EventKind::Restarted }),
             "x" => return Some(Self { number, phase, kind: EventKind::SetupEnded }),
             _ => return None,
         };
@@ -143,6 +147,7 @@ mod tests {
             EventKind::Output { stream: Stream::Stdout, offset: 0, data: data.clone() },
             EventKind::Output { stream: Stream::Stderr, offset: u64::MAX, data },
             EventKind::SetupEnded,
+            EventKind::Restarted,
         ];
         for kind in kinds {
             for phase in [Phase::Setup, Phase::Code] {

@@ -1,7 +1,9 @@
 //! How a job is to be queued: what a client asks for, and the terms that come of it.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::retry::{RetryOn, RetryPolicy};
 use crate::config::Policy;
 use crate::error::{Error, ErrorCode};
 
@@ -9,6 +11,45 @@ use crate::error::{Error, ErrorCode};
 const MAX_TAGS: usize = 16;
 /// Longest tag, in bytes.
 const MAX_TAG_BYTES: usize = 128;
+/// Longest that a job may have to wait, or may take to begin: 30 days.
+const MAX_WAIT_MS: u64 = 30 * 86_400_000;
+/// Most times that a job is tried.
+const MAX_ATTEMPTS: u32 = 100;
+/// Longest pause between two tries.
+const MAX_BACKOFF_MS: u64 = 86_400_000;
+/// First pause and longest one, unless asked otherwise.
+const DEFAULT_BACKOFF_MS: u64 = 1000;
+const DEFAULT_MAX_BACKOFF_MS: u64 = 300_000;
+
+/// Which jobs begin first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before others.
+    High,
+    /// Like everything else.
+    #[default]
+    Normal,
+    /// When there is nothing else, and now and then all the same.
+    Low,
+}
+
+impl Priority {
+    /// All there are, most urgent first.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// Its word on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+}
 
 /// The `queue` part of a submission. A field nobody knows is refused: a misspelt one would be a wish
 /// that nobody hears.
@@ -21,6 +62,30 @@ pub struct QueueOptions {
     /// How long it is kept once it has ended, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<u64>,
+    /// Which jobs begin first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// How long it is to wait at least, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// The moment before which it is not to begin; instead of `delay_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<DateTime<Utc>>,
+    /// How long after its submission it may still begin, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// How often the program is tried in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Pause before the second try, in milliseconds; doubled for each further one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_ms: Option<u64>,
+    /// Longest pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_backoff_ms: Option<u64>,
+    /// After which endings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_on: Option<Vec<RetryOn>>,
     /// How safe it is to be before its submission is answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
@@ -56,6 +121,20 @@ pub struct Terms {
     pub tags: Vec<String>,
     /// How long it is kept once it has ended, in milliseconds.
     pub retention_ms: u64,
+    /// Which jobs begin first.
+    pub priority: Priority,
+    /// How long it is to wait at least, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// The moment before which it is not to begin, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_at_ms: Option<u64>,
+    /// How long after its submission it may still begin, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// Whether and when a program that does not end well is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
 }
 
 impl QueueOptions {
@@ -64,11 +143,64 @@ impl QueueOptions {
     /// # Errors
     /// [`ErrorCode::InvalidRequest`] and [`ErrorCode::PolicyViolation`], naming the field.
     pub fn into_terms(self, policy: &Policy, retention_ms: u64) -> Result<Terms, Error> {
+        if self.delay_ms.is_some() && self.run_at.is_some() {
+            return Err(Error::invalid("queue.delayMs and queue.runAt: give one of them"));
+        }
         Ok(Terms {
+            retry: self.retry()?,
             tags: tags(self.tags.unwrap_or_default())?,
             retention_ms: retention(self.retention_ms, policy, retention_ms)?,
+            priority: self.priority.unwrap_or_default(),
+            delay_ms: within("queue.delayMs", self.delay_ms, 0, MAX_WAIT_MS)?,
+            run_at_ms: self.run_at.map(run_at).transpose()?,
+            expires_ms: within("queue.expiresMs", self.expires_ms, 1, MAX_WAIT_MS)?,
         })
     }
+
+    /// Whether it asks for what the calls of a session, one at a time and in order, cannot have.
+    #[must_use]
+    pub const fn suits_sessions(&self) -> bool {
+        self.priority.is_none()
+            && self.delay_ms.is_none()
+            && self.run_at.is_none()
+            && self.expires_ms.is_none()
+            && self.max_attempts.is_none()
+    }
+
+    fn retry(&self) -> Result<Option<RetryPolicy>, Error> {
+        let max_attempts =
+            within("queue.maxAttempts", self.max_attempts.map(u64::from), 1, MAX_ATTEMPTS.into())?;
+        let backoff_ms = within("queue.backoffMs", self.backoff_ms, 0, MAX_BACKOFF_MS)?;
+        let max_backoff_ms = within("queue.maxBackoffMs", self.max_backoff_ms, 0, MAX_BACKOFF_MS)?;
+        let Some(max_attempts) = max_attempts.filter(|attempts| *attempts > 1) else {
+            return Ok(None);
+        };
+        Ok(Some(RetryPolicy {
+            max_attempts: u32::try_from(max_attempts).unwrap_or(MAX_ATTEMPTS),
+            backoff_ms: backoff_ms.unwrap_or(DEFAULT_BACKOFF_MS),
+            max_backoff_ms: max_backoff_ms
+                .unwrap_or_else(|| DEFAULT_MAX_BACKOFF_MS.max(backoff_ms.unwrap_or_default())),
+            retry_on: self.retry_on.clone().unwrap_or_else(|| RetryOn::ALL.to_vec()),
+        }))
+    }
+}
+
+fn within(name: &str, asked: Option<u64>, least: u64, most: u64) -> Result<Option<u64>, Error> {
+    match asked {
+        Some(asked) if !(least..=most).contains(&asked) => {
+            Err(Error::invalid(format!("{name} must be {least} to {most}")))
+        }
+        asked => Ok(asked),
+    }
+}
+
+fn run_at(time: DateTime<Utc>) -> Result<u64, Error> {
+    let ms = u64::try_from(time.timestamp_millis()).unwrap_or_default();
+    let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default();
+    if ms > now_ms.saturating_add(MAX_WAIT_MS) {
+        return Err(Error::invalid("queue.runAt must be within 30 days"));
+    }
+    Ok(ms)
 }
 
 fn tags(tags: Vec<String>) -> Result<Vec<String>, Error> {

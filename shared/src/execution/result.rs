@@ -185,6 +185,7 @@ impl Failure {
     pub const fn outcome(&self) -> &'static str {
         match self.code {
             ErrorCode::Cancelled => Outcome::Cancelled.name(),
+            ErrorCode::Expired => "expired",
             _ => "failed",
         }
     }

@@ -132,6 +132,48 @@ impl Admission {
 }
 
 impl Admission {
+    /// Changes the limits of an admitted job that `options` names; others stay as they are.
+    ///
+    /// # Errors
+    /// An invalid-request or policy error for the caller.
+    pub fn change_limits(
+        &self,
+        tenant: &TenantId,
+        job: &mut Job,
+        options: &ExecutionOptions,
+    ) -> Result<(), Error> {
+        let asked = Asked { rules: self.rules(tenant), defaults: &self.defaults, options };
+        let (new, old) = (asked.limits()?, job.limits);
+        if options.timeout_ms.is_some() {
+            job.timeout_ms = asked.timeout_ms(&ExecutionRequest::default())?;
+        }
+        fn pick<T>(is_named: bool, new: T, old: T) -> T {
+            if is_named { new } else { old }
+        }
+        job.limits = Limits {
+            memory_bytes: pick(options.memory_limit.is_some(), new.memory_bytes, old.memory_bytes),
+            cpu_millis: pick(options.cpu_limit.is_some(), new.cpu_millis, old.cpu_millis),
+            pids: pick(options.pids_limit.is_some(), new.pids, old.pids),
+            sandbox_bytes: pick(
+                options.sandbox_size.is_some(),
+                new.sandbox_bytes,
+                old.sandbox_bytes,
+            ),
+            tmp_bytes: pick(options.tmp_size.is_some(), new.tmp_bytes, old.tmp_bytes),
+            readonly_root: pick(
+                options.readonly_root_fs.is_some(),
+                new.readonly_root,
+                old.readonly_root,
+            ),
+            max_output_bytes: pick(
+                options.max_output_size.is_some(),
+                new.max_output_bytes,
+                old.max_output_bytes,
+            ),
+        };
+        Ok(())
+    }
+
     /// Picks the one program source; a blank one counts as absent (contract section 3.1).
     fn source(
         &self,

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 
+use crate::execution::Priority;
 use crate::id::{GatewayId, RequestId, SessionId, TenantId, TransferId, WorkerId};
 
 /// Consumer group of every work stream; its consumers are workers, named by their `WorkerId`.
@@ -28,12 +29,16 @@ pub(super) fn replies(gateway: GatewayId) -> String {
     format!("{REPLY_PREFIX}{gateway}")
 }
 
-/// Jobs of a shard that wait or run, oldest first; an entry holds the job's identifier alone.
+/// Jobs of a shard and priority that wait or run, oldest first; an entry holds the job's identifier
+/// alone.
 ///
 /// Type: stream with group [`GROUP`]. Owner: the queue's scripts. Lifetime: permanent; an entry
 /// goes when its job ends. Never trimmed by length: that would lose jobs.
-pub(super) fn jobs(shard: u16) -> String {
-    format!("v1:{{s{shard}}}:jobs")
+pub(super) fn jobs(shard: u16, priority: Priority) -> String {
+    match priority {
+        Priority::Normal => format!("v1:{{s{shard}}}:jobs"),
+        Priority::High | Priority::Low => format!("v1:{{s{shard}}}:jobs-{}", priority.name()),
+    }
 }
 
 /// The truth about one job.
@@ -43,7 +48,9 @@ pub(super) fn jobs(shard: u16) -> String {
 /// `entry` if it is in the stream; `session` and `may_open` of a session's call; where they
 /// apply `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
 /// to be started again), `cancel` (its worker is to stop it), `input` (the last one given); of a listed
-/// job `keep_ms`, `terms`, `once` (its idempotency key) and, when it has ended, `finished_us` and
+/// job `keep_ms`, `terms`, `priority` unless it is normal, `due_ms` while it is delayed, `expires_ms`,
+/// `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
+/// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key) and, when it has ended, `finished_us` and
 /// `summary`). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
 /// scripts. Lifetime: until the job ends, then `redis.resultTtlMs`, or its own `keep_ms`.
 pub(super) fn record(shard: u16, job: impl Display) -> String {
@@ -57,6 +64,58 @@ pub(super) fn record(shard: u16, job: impl Display) -> String {
 /// queue's scripts. Lifetime: permanent; a job goes when its record has gone.
 pub(super) fn listed(shard: u16, tenant: &TenantId) -> String {
     format!("v1:{{s{shard}}}:listed:{tenant}")
+}
+
+/// Jobs that are not to begin yet, by when they are, in ms since the epoch.
+///
+/// Type: sorted set of jobs. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn delayed(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:delayed")
+}
+
+/// Jobs that have never begun, by when they are not to any more, in ms since the epoch.
+///
+/// Type: sorted set of jobs. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn expiring(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:expiring")
+}
+
+/// How the attempts at a job ended that came to nothing, oldest first.
+///
+/// Type: list of `Attempt` as JSON. Owner: the queue's scripts. Lifetime: until a listed job ends, then
+/// its `keep_ms`; 45 days if it is forgotten.
+pub(super) fn attempts(shard: u16, job: impl Display) -> String {
+    format!("v1:{{s{shard}}}:attempts:{job}")
+}
+
+/// Jobs of a tenant that were given up because workers or sandboxes failed under them.
+///
+/// Type: sorted set of jobs, all with score 0. Owner: the queue's scripts. Lifetime: permanent; a job
+/// goes with its record, or when it is driven again.
+pub(super) fn dead(shard: u16, tenant: &TenantId) -> String {
+    format!("v1:{{s{shard}}}:dead:{tenant}")
+}
+
+/// Tenants that have more listed jobs than may stand in line.
+///
+/// Type: set of tenants. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn backlogs(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:backlogs")
+}
+
+/// Workers that keep house, by until when they are taken to live, in ms since the epoch.
+///
+/// Type: sorted set of workers. Owner: the queue's scripts. Lifetime: permanent; a worker goes a lease
+/// time after its last sign.
+pub(super) fn workers(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:workers")
+}
+
+/// How many jobs these workers can run at once.
+///
+/// Type: hash of workers to numbers, and `total`. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn slots(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:slots")
 }
 
 /// Listed jobs that have ended, by when their records go, in ms since the epoch.
@@ -177,7 +236,10 @@ pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
 }
 
 // Named by scripts alone (`scripts/functions`), as they depend on what a record says:
-// `active:<tenant>`, set of the tenant's jobs that wait or run, if they are counted;
+// `active:<tenant>`, set of the tenant's jobs that stand in line or run, if they are counted;
+// `backlog:<tenant>`, sorted set of its listed jobs that may not yet, by when they came, in seconds;
+// `usage:<tenant>` and `usage`, hashes (`jobs`, `bytes`) of listed jobs that have not ended, of a tenant
+// with its `cap` and `weight`, of the shard with `mean_us`, how long a job takes;
 // `once:<tenant>:<key>`, hash (`job`, `request`), what an idempotency key stands for, with the lifetime
 // of its job's record; `rate:<tenant>`, string, when the tenant will have used up its rate, in us since the epoch.
 
@@ -214,7 +276,8 @@ mod tests {
 
     #[test]
     fn keys_of_a_shard_share_its_hash_tag() {
-        assert_eq!(jobs(3), "v1:{s3}:jobs");
+        assert_eq!(jobs(3, Priority::Normal), "v1:{s3}:jobs");
+        assert_eq!(jobs(3, Priority::Low), "v1:{s3}:jobs-low");
         assert_eq!(record(3, "x"), "v1:{s3}:job:x");
     }
 }

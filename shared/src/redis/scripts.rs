@@ -11,6 +11,7 @@ pub(super) use session::{NewCall, SessionKeys};
 use super::client::Client;
 use super::keys;
 use super::queue::Quota;
+use crate::execution::{Priority, Terms};
 use crate::id::TenantId;
 
 /// Functions in front of the scripts; each gets those that it uses.
@@ -19,6 +20,8 @@ const JOBS: &str = include_str!("scripts/functions/jobs.lua");
 const SESSIONS: &str = include_str!("scripts/functions/sessions.lua");
 const STREAM: &str = include_str!("scripts/functions/stream.lua");
 const LISTING: &str = include_str!("scripts/functions/listing.lua");
+const PLACING: &str = include_str!("scripts/functions/placing.lua");
+const ATTEMPTS: &str = include_str!("scripts/functions/attempts.lua");
 const ADMISSION: &str = include_str!("scripts/functions/admission.lua");
 
 /// All scripts.
@@ -26,14 +29,19 @@ pub(super) struct Scripts {
     client: Client,
     enqueue: Script,
     submit: Script,
+    pick: Script,
     take: Script,
     finish: Script,
     give_back: Script,
+    retry: Script,
     renew: Script,
     leave: Script,
     cancel: Script,
     watch: Script,
     housekeep: Script,
+    standing: Script,
+    redrive: Script,
+    forget: Script,
     publish: Script,
     input: Script,
     take_input: Script,
@@ -71,8 +79,9 @@ impl NewJob<'_> {
 
 /// What a new job that outlives its request comes with.
 pub(super) struct NewListing<'a> {
-    pub(super) keep_ms: u64,
-    pub(super) terms: String,
+    pub(super) terms: &'a Terms,
+    /// The same as JSON.
+    pub(super) terms_text: String,
     /// Its idempotency key and what tells its request from others; '' if there is none.
     pub(super) once: &'a str,
     pub(super) request: &'a str,
@@ -80,7 +89,7 @@ pub(super) struct NewListing<'a> {
 
 impl NewListing<'_> {
     fn add_to(&self, call: &mut Cmd) {
-        call.arg(self.keep_ms).arg(&self.terms).arg(self.once).arg(self.request);
+        call.arg(self.terms.retention_ms).arg(&self.terms_text).arg(self.once).arg(self.request);
     }
 }
 
@@ -97,6 +106,7 @@ pub(super) struct Entry {
 /// Entries of one shard to start.
 pub(super) struct Take<'a> {
     pub(super) shard: u16,
+    pub(super) priority: Priority,
     pub(super) worker: &'a str,
     pub(super) entries: &'a [Entry],
     /// Most jobs to start; the rest goes back.
@@ -107,12 +117,13 @@ pub(super) struct Take<'a> {
 }
 
 /// What became of one entry: outcome, attempt, microseconds waited and since it was submitted, tenant,
-/// payload, session.
-pub(super) type Taken = (String, u32, u64, u64, String, Vec<u8>, String);
+/// payload, session, terms, earlier tries, number of its first event.
+pub(super) type Taken = (String, u32, u64, u64, String, Vec<u8>, String, String, u32, u64);
 
 /// One delivery of one job, as the scripts name it.
 pub(super) struct Held<'a> {
     pub(super) shard: u16,
+    pub(super) priority: Priority,
     pub(super) worker: &'a str,
     pub(super) entry: &'a str,
     pub(super) attempt: u32,
@@ -121,7 +132,8 @@ pub(super) struct Held<'a> {
 
 impl Held<'_> {
     fn call(&self, script: &Script) -> Cmd {
-        let mut call = script.call(&[keys::jobs(self.shard), keys::record(self.shard, &self.job)]);
+        let stream = keys::jobs(self.shard, self.priority);
+        let mut call = script.call(&[stream, keys::record(self.shard, &self.job)]);
         call.arg(self.worker).arg(self.entry).arg(self.attempt).arg(&self.job);
         call
     }
@@ -159,9 +171,10 @@ impl Scripts {
         let constants = constants.as_str();
         let plain = [constants, COMMON, JOBS];
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
-        let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM];
+        let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM, ATTEMPTS];
+        let placing = [constants, COMMON, JOBS, PLACING, ATTEMPTS];
         let new_job = [constants, COMMON, ADMISSION];
-        let listed_job = [constants, COMMON, ADMISSION, LISTING];
+        let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING];
         let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION, LISTING];
         let adding = |parts: &[&str], body| Script::behind("", parts, body);
         let script = |parts: &[&str], body| Script::behind(ALLOW_OOM, parts, body);
@@ -169,14 +182,19 @@ impl Scripts {
             client,
             enqueue: adding(&new_job, include_str!("scripts/enqueue.lua")),
             submit: adding(&listed_job, include_str!("scripts/submit.lua")),
+            pick: script(&[constants], include_str!("scripts/pick.lua")),
             take: script(&from_stream, include_str!("scripts/take.lua")),
             finish: script(&plain, include_str!("scripts/finish.lua")),
             give_back: script(&from_stream, include_str!("scripts/give_back.lua")),
+            retry: script(&placing, include_str!("scripts/retry.lua")),
             renew: script(&plain, include_str!("scripts/renew.lua")),
             leave: script(&plain, include_str!("scripts/leave.lua")),
             cancel: script(&about_sessions, include_str!("scripts/cancel.lua")),
             watch: script(&plain, include_str!("scripts/watch.lua")),
-            housekeep: script(&plain, include_str!("scripts/housekeep.lua")),
+            housekeep: script(&placing, include_str!("scripts/housekeep.lua")),
+            standing: script(&plain, include_str!("scripts/standing.lua")),
+            redrive: adding(&placing, include_str!("scripts/redrive.lua")),
+            forget: script(&plain, include_str!("scripts/forget.lua")),
             publish: script(&plain, include_str!("scripts/publish.lua")),
             input: adding(&plain, include_str!("scripts/input.lua")),
             take_input: script(&plain, include_str!("scripts/take_input.lua")),
@@ -195,14 +213,19 @@ impl Scripts {
         let scripts = [
             &self.enqueue,
             &self.submit,
+            &self.pick,
             &self.take,
             &self.finish,
             &self.give_back,
+            &self.retry,
             &self.renew,
             &self.leave,
             &self.cancel,
             &self.watch,
             &self.housekeep,
+            &self.standing,
+            &self.redrive,
+            &self.forget,
             &self.publish,
             &self.input,
             &self.take_input,
@@ -223,8 +246,9 @@ impl Scripts {
 
     /// Queues a job, or says why not.
     pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<Refusal> {
-        let mut call =
-            self.enqueue.call(&[keys::jobs(job.shard), keys::record(job.shard, &job.id)]);
+        let mut call = self
+            .enqueue
+            .call(&[keys::jobs(job.shard, Priority::Normal), keys::record(job.shard, &job.id)]);
         job.add_to(&mut call);
         call.arg(max_queued);
         self.enqueue.run(&self.client, &call).await
@@ -237,16 +261,39 @@ impl Scripts {
         listing: &NewListing<'_>,
         max_queued: u64,
     ) -> RedisResult<Refusal> {
-        let mut call = self.submit.call(&[keys::jobs(job.shard), keys::record(job.shard, &job.id)]);
+        let terms = listing.terms;
+        let stream = keys::jobs(job.shard, terms.priority);
+        let mut call = self.submit.call(&[stream, keys::record(job.shard, &job.id)]);
         job.add_to(&mut call);
         listing.add_to(&mut call);
-        call.arg(max_queued);
+        call.arg(max_queued)
+            .arg(if terms.priority == Priority::Normal { "" } else { terms.priority.name() })
+            .arg(terms.delay_ms.unwrap_or_default())
+            .arg(terms.run_at_ms.unwrap_or_default())
+            .arg(terms.expires_ms.unwrap_or_default())
+            .arg(job.quota.weight)
+            .arg(job.quota.max_open)
+            .arg(job.quota.max_open_bytes);
         self.submit.run(&self.client, &call).await
+    }
+
+    /// Reads a shard's entries by the shares of their priorities; as XREADGROUP does. `read` is how many
+    /// were read before.
+    pub(super) async fn pick<T: FromRedisValue>(
+        &self,
+        shard: u16,
+        worker: &str,
+        max: usize,
+        read: u64,
+    ) -> RedisResult<T> {
+        let mut call = self.pick.call(&Priority::ALL.map(|priority| keys::jobs(shard, priority)));
+        call.arg(worker).arg(max).arg(read);
+        self.pick.run(&self.client, &call).await
     }
 
     /// Starts the jobs of entries just read; one answer per entry, in order.
     pub(super) async fn take(&self, take: &Take<'_>) -> RedisResult<Vec<Taken>> {
-        let mut keys = vec![keys::jobs(take.shard)];
+        let mut keys = vec![keys::jobs(take.shard, take.priority)];
         keys.extend(take.entries.iter().map(|entry| keys::record(take.shard, &entry.job)));
         let mut call = self.take.call(&keys);
         call.arg(take.worker).arg(take.room).arg(take.theft.as_deref().unwrap_or_default());
@@ -268,29 +315,44 @@ impl Scripts {
         self.finish.run(&self.client, &call).await
     }
 
-    /// Puts a job back, or ends it if it may not come again: with `ending`, or as lost. False if
-    /// fenced.
+    /// Puts a job back, or ends it if it may not come again: with `ending`, or as lost. The delivery
+    /// counts if there is an attempt to be told of. False if fenced.
     pub(super) async fn give_back(
         &self,
         held: &Held<'_>,
         ending: Option<&str>,
-        counts: bool,
+        attempt: Option<&str>,
     ) -> RedisResult<bool> {
         let mut call = held.call(&self.give_back);
-        call.arg(ending.unwrap_or_default()).arg(u8::from(counts));
+        call.arg(ending.unwrap_or_default())
+            .arg(u8::from(attempt.is_some()))
+            .arg(attempt.unwrap_or_default());
         let outcome: u8 = self.give_back.run(&self.client, &call).await?;
         Ok(outcome != 0)
     }
 
-    /// Renews leases of one shard; returns the places, from 1, of those not held any more, and,
+    /// Has a job begin anew after a pause; false if fenced.
+    pub(super) async fn retry(
+        &self,
+        held: &Held<'_>,
+        pause_ms: u64,
+        attempt: &str,
+    ) -> RedisResult<bool> {
+        let mut call = held.call(&self.retry);
+        call.arg(pause_ms).arg(attempt);
+        let outcome: u8 = self.retry.run(&self.client, &call).await?;
+        Ok(outcome != 0)
+    }
+
+    /// Renews leases of one stream; returns the places, from 1, of those not held any more, and,
     /// negative, of those whose jobs are to be cancelled.
     pub(super) async fn renew(
         &self,
-        shard: u16,
+        (shard, priority): (u16, Priority),
         worker: &str,
         leases: &[(String, &str, u32)],
     ) -> RedisResult<Vec<i64>> {
-        let mut keys = vec![keys::jobs(shard)];
+        let mut keys = vec![keys::jobs(shard, priority)];
         keys.extend(leases.iter().map(|(job, ..)| keys::record(shard, job)));
         let mut call = self.renew.call(&keys);
         call.arg(worker);
@@ -301,8 +363,8 @@ impl Scripts {
     }
 
     /// Removes a consumer; false if it still holds jobs.
-    pub(super) async fn leave(&self, shard: u16, consumer: &str) -> RedisResult<bool> {
-        let mut call = self.leave.call(&[keys::jobs(shard)]);
+    pub(super) async fn leave(&self, stream: String, consumer: &str) -> RedisResult<bool> {
+        let mut call = self.leave.call(&[stream]);
         call.arg(consumer);
         self.leave.run(&self.client, &call).await
     }
@@ -314,7 +376,8 @@ impl Scripts {
         job: &str,
         tenant: &TenantId,
     ) -> RedisResult<String> {
-        let mut call = self.cancel.call(&[keys::jobs(shard), keys::record(shard, job)]);
+        let mut call =
+            self.cancel.call(&[keys::jobs(shard, Priority::Normal), keys::record(shard, job)]);
         call.arg(job).arg(tenant.as_str());
         self.cancel.run(&self.client, &call).await
     }
@@ -333,11 +396,68 @@ impl Scripts {
         self.watch.run(&self.client, &call).await
     }
 
-    /// Does what is due in a shard; how many jobs were forgotten.
-    pub(super) async fn housekeep(&self, shard: u16, max: usize) -> RedisResult<usize> {
-        let mut call = self.housekeep.call(&[keys::retained(shard)]);
-        call.arg(max);
+    /// Does what is due in a shard; the most that was done of one kind.
+    pub(super) async fn housekeep(
+        &self,
+        shard: u16,
+        max: usize,
+        worker: &str,
+        slots: usize,
+    ) -> RedisResult<usize> {
+        let mut call = self.housekeep.call(&[
+            keys::delayed(shard),
+            keys::expiring(shard),
+            keys::retained(shard),
+            keys::backlogs(shard),
+            keys::workers(shard),
+            keys::slots(shard),
+        ]);
+        call.arg(max).arg(worker).arg(slots);
         self.housekeep.run(&self.client, &call).await
+    }
+
+    /// Why a job waits, its place, the fleet's slots, and how long a job takes in microseconds; nothing if
+    /// it does not wait.
+    pub(super) async fn standing(
+        &self,
+        shard: u16,
+        tenant: &TenantId,
+        job: &str,
+        max_counted: usize,
+    ) -> RedisResult<Option<(String, u64, u64, u64)>> {
+        let mut call = self.standing.call(&[keys::record(shard, job)]);
+        call.arg(tenant.as_str()).arg(max_counted);
+        let standing: redis::Value = self.standing.run(&self.client, &call).await?;
+        match &standing {
+            redis::Value::Array(fields) if fields.is_empty() => Ok(None),
+            _ => Ok(Some(redis::from_redis_value(standing)?)),
+        }
+    }
+
+    /// Puts a dead letter back into the queue: 'queued', 'alive' or 'unknown'.
+    pub(super) async fn redrive(
+        &self,
+        shard: u16,
+        tenant: &TenantId,
+        job: &str,
+        payload: &str,
+        keep_ms: u64,
+    ) -> RedisResult<String> {
+        let mut call = self.redrive.call(&[keys::record(shard, job)]);
+        call.arg(tenant.as_str()).arg(job).arg(payload).arg(keep_ms);
+        self.redrive.run(&self.client, &call).await
+    }
+
+    /// Forgets a dead letter: 'forgotten', 'alive' or 'unknown'.
+    pub(super) async fn forget(
+        &self,
+        shard: u16,
+        tenant: &TenantId,
+        job: &str,
+    ) -> RedisResult<String> {
+        let mut call = self.forget.call(&[keys::record(shard, job)]);
+        call.arg(tenant.as_str()).arg(job);
+        self.forget.run(&self.client, &call).await
     }
 
     /// Publishes events of a running job; false if fenced.

@@ -15,6 +15,9 @@ use shared::redis::{
 use shared::runtime::Runtime;
 use tempfile::TempDir;
 
+/// Keys that are there for good once a queue was opened.
+pub(crate) const PERMANENT: [&str; 4] =
+    ["v1:fleet", "v1:{s0}:jobs", "v1:{s0}:jobs-high", "v1:{s0}:jobs-low"];
 /// Long enough for anything that is going to happen at all.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 pub(crate) const BLOCK: Duration = Duration::from_secs(1);
@@ -93,13 +96,13 @@ impl Redis {
     /// Asserts that nothing is left but what is permanent and empty, and what expires by itself.
     pub(crate) fn assert_nothing_left(&self) {
         for key in self.keys() {
-            if key.ends_with(":jobs") {
+            if key.contains(":jobs") {
                 assert_eq!(self.run::<u64>(&["XLEN", &key]), 0, "{key}");
                 let pending: (u64, redis::Value, redis::Value, redis::Value) =
                     self.run(&["XPENDING", &key, "workers"]);
                 assert_eq!(pending.0, 0, "{key}");
             } else if key != "v1:fleet" {
-                let expires = ["job", "once", "out", "rate", "session", "transfer"];
+                let expires = ["attempts", "job", "once", "out", "rate", "session", "transfer"];
                 let kind = key.split(':').nth(2).unwrap();
                 assert!(expires.contains(&kind), "{key} is left");
                 assert!(self.run::<i64>(&["PTTL", &key]) > 0, "{key} never expires");

@@ -8,7 +8,7 @@ use shared::error::ErrorCode;
 use shared::id::{GatewayId, JobId, TenantId};
 use shared::redis::{Commit, Depth, JobState, Queue, Reply};
 
-use crate::harness::{Fleet, Redis, SECRET, ending, job, submission};
+use crate::harness::{Fleet, PERMANENT, Redis, SECRET, ending, job, submission};
 
 #[tokio::test]
 async fn a_job_is_queued_claimed_finished_and_answered() {
@@ -99,7 +99,7 @@ async fn nothing_is_left_but_the_permanent_keys() {
     let config = config::Redis { result_ttl_ms: 50, ..redis.config() };
     let mut fleet = Fleet::new(&config).await;
     let permanent = redis.keys();
-    assert_eq!(permanent, ["v1:fleet", "v1:{s0}:jobs"]);
+    assert_eq!(permanent, PERMANENT);
 
     for _ in 0..20 {
         fleet.enqueue().await;

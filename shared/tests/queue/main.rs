@@ -3,7 +3,9 @@
 
 mod claiming;
 mod control;
+mod dead_letters;
 mod failover;
+mod fairness;
 mod fitness;
 mod harness;
 mod leases;
@@ -20,3 +22,4 @@ mod roles;
 mod secured;
 mod sessions;
 mod transfers;
+mod waiting;

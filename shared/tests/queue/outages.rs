@@ -6,7 +6,7 @@ use shared::error::ErrorCode;
 use shared::id::JobId;
 use shared::redis::{Commit, JobState, Reply};
 
-use crate::harness::{Fleet, LEASE, Redis, SOON, ending, job, lost, submission};
+use crate::harness::{Fleet, LEASE, PERMANENT, Redis, SOON, ending, job, lost, submission};
 
 #[tokio::test]
 async fn everything_resumes_after_a_restart() {
@@ -101,7 +101,7 @@ async fn a_redis_emptied_under_the_fleet_is_set_up_again() {
     assert!(fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap().is_empty());
     redis.run::<()>(&["FLUSHALL"]);
     assert_eq!(fleet.queue.depth().await.unwrap(), shared::redis::Depth::default());
-    assert_eq!(redis.keys(), ["v1:fleet", "v1:{s0}:jobs"]);
+    assert_eq!(redis.keys(), PERMANENT);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ async fn enqueue(fleet: &Fleet, tenant: &TenantId, quota: Quota) -> Result<JobId
 }
 
 fn at_most(max_active: u32) -> Quota {
-    Quota { max_active, per_second: 0 }
+    Quota { max_active, ..Quota::default() }
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn queueing_the_same_job_twice_counts_it_once() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
     let tenant = fleet.tenant.clone();
-    let quota = Quota { max_active: 1, per_second: 1 };
+    let quota = Quota { max_active: 1, per_second: 1, ..Quota::default() };
     let id = JobId::generate();
     for _ in 0..3 {
         let submission = Submission { tenant: &tenant, id, reply_to: Some(fleet.gateway), quota };
@@ -101,7 +101,7 @@ async fn queueing_the_same_job_twice_counts_it_once() {
 async fn one_seconds_worth_may_come_at_once_and_the_rest_is_told_when() {
     let redis = Redis::start();
     let fleet = Fleet::new(&redis.config()).await;
-    let quota = Quota { max_active: 0, per_second: 6 };
+    let quota = Quota { max_active: 0, per_second: 6, ..Quota::default() };
     let tenant = &fleet.tenant;
     let started = Instant::now();
     let asked = join_all((0..30).map(|_| enqueue(&fleet, tenant, quota))).await;
@@ -122,7 +122,7 @@ async fn a_job_refused_for_one_limit_does_not_use_up_the_other() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
     let tenant = fleet.tenant.clone();
-    let quota = Quota { max_active: 1, per_second: 2 };
+    let quota = Quota { max_active: 1, per_second: 2, ..Quota::default() };
     enqueue(&fleet, &tenant, quota).await.unwrap();
     for _ in 0..5 {
         let refused = enqueue(&fleet, &tenant, quota).await.unwrap_err();

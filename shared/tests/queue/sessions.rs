@@ -243,7 +243,7 @@ async fn an_idle_session_is_retired_unless_a_call_came() {
 async fn calls_count_against_their_tenants_quota_until_they_end() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
-    let quota = Quota { max_active: 2, per_second: 0 };
+    let quota = Quota { max_active: 2, per_second: 0, ..Quota::default() };
     let (tenant, queue, session) = (fleet.tenant.clone(), fleet.queue.clone(), name("s"));
     let call = async || {
         let id = JobId::generate();

@@ -10,7 +10,7 @@ use shared::id::{TenantId, TransferId};
 use shared::redis::{Queue, Transfer, TransferReceiver, TransferSender};
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Redis, SOON};
+use crate::harness::{PERMANENT, Redis, SOON};
 
 const CHUNK: usize = 512 << 10;
 const WINDOW: usize = 4 << 20;
@@ -109,7 +109,7 @@ async fn a_large_file_arrives_whole_and_little_of_it_is_in_redis() {
     eprintln!("{:.1} MiB more than before", (most - before) as f64 / f64::from(1 << 20));
     assert!(most - before < 16 << 20, "{} bytes", most - before);
     assert!(receiver.next().await.unwrap().is_none(), "the end stays the end");
-    assert_eq!(redis.keys(), ["v1:fleet", "v1:{s0}:jobs"]);
+    assert_eq!(redis.keys(), PERMANENT);
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn an_empty_file_arrives() {
     let (finished, received) = tokio::join!(sender.finish(), receive(&mut receiver));
     finished.unwrap();
     assert_eq!(received.unwrap().0, 0);
-    assert_eq!(redis.keys(), ["v1:fleet", "v1:{s0}:jobs"]);
+    assert_eq!(redis.keys(), PERMANENT);
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn nothing_lies_in_redis_before_somebody_takes_it_and_a_window_at_most_whi
     let mut sender = one.sender(SOON).await.unwrap();
     let early = timeout(Duration::from_millis(200), sender.send(zeros(2 * CHUNK))).await;
     assert!(early.is_err(), "it waits for the receiver");
-    assert_eq!(redis.keys(), ["v1:fleet", "v1:{s0}:jobs"]);
+    assert_eq!(redis.keys(), PERMANENT);
     drop(sender);
 
     let mut receiver = other.receiver(SOON).await.unwrap();

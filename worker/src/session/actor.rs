@@ -202,7 +202,9 @@ impl Actor<'_> {
                     Verdict::Finish(ending) => ending,
                     // There is no other place to run it.
                     Verdict::GiveBack(GiveBack::Failed(failure)) => Ending::Error(failure),
-                    Verdict::GiveBack(GiveBack::Shutdown | GiveBack::NoRoom) | Verdict::Drop => {
+                    Verdict::GiveBack(GiveBack::Shutdown | GiveBack::NoRoom)
+                    | Verdict::Retry(..)
+                    | Verdict::Drop => {
                         return Err(End::Lost);
                     }
                 };

@@ -339,8 +339,9 @@ impl Fleet {
         for key in self.redis::<Vec<String>>(&["KEYS", "*"]) {
             let ttl_ms: i64 = self.redis(&["PTTL", &key]);
             let stays = match key.as_str() {
-                "v1:fleet" => false,
-                stream if stream.ends_with(":jobs") => self.redis::<u64>(&["XLEN", stream]) > 0,
+                // Who lives, and how much the fleet can run: the dead are taken off by others.
+                "v1:fleet" | "v1:{s0}:workers" | "v1:{s0}:slots" => false,
+                stream if stream.contains(":jobs") => self.redis::<u64>(&["XLEN", stream]) > 0,
                 _ => ttl_ms == -1,
             };
             if stays {

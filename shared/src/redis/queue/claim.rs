@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, try_join_all};
-use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamAutoClaimReply, StreamId, StreamInfoConsumersReply, StreamReadReply};
-use redis::{RedisResult, cmd};
-use tokio::time::{Instant, sleep, timeout_at};
+use futures_util::future::try_join_all;
+use redis::cmd;
+use redis::streams::{StreamAutoClaimReply, StreamInfoConsumersReply};
+use tokio::time::{Instant, sleep};
 
-use super::{Claimed, Lease, OwnedSession, Queue, serialize};
+use super::consumer::{Consumer, Delivered, Place, entry_of};
+use super::{Claimed, Lease, OwnedSession, Queue, now_ms, serialize};
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Call, Ending, Failure, Job};
 use crate::id::{JobId, SessionId, TenantId, WorkerId};
-use crate::redis::client::{COMMAND_TIMEOUT, failure, is_group_missing};
+use crate::redis::client::{failure, is_group_missing};
 use crate::redis::keys;
 use crate::redis::scripts::{Entry, Take, Taken};
 
@@ -25,55 +25,7 @@ const SCANS_PER_RECLAIM: usize = 64;
 /// Leases without a sign of life after which an empty consumer is removed.
 const SILENT_LEASES: u64 = 4;
 
-/// One worker's place in the queue: its blocking connection and how far it has looked.
-pub struct Consumer {
-    worker: WorkerId,
-    name: String,
-    streams: Vec<String>,
-    connection: Option<MultiplexedConnection>,
-    /// A read that was started and not yet answered: dropping `claim` leaves it here, so that
-    /// what Redis delivers meanwhile is handed out by the next call.
-    read: Option<Read>,
-    /// Entries delivered and not yet started, by shard; kept for the same reason.
-    delivered: Vec<Delivered>,
-    /// Shard that is served first; moves on, so that none is always last.
-    first: usize,
-    /// Per shard, where the next scan for dead workers' jobs begins.
-    cursors: Vec<String>,
-    swept: Instant,
-}
-
-struct Read {
-    reply: BoxFuture<'static, RedisResult<Option<StreamReadReply>>>,
-    /// When a connection without an answer counts as broken.
-    overdue: Instant,
-}
-
-struct Delivered {
-    shard: u16,
-    entries: Vec<Entry>,
-}
-
 impl Queue {
-    /// Opens a worker's place in the queue.
-    ///
-    /// # Errors
-    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
-    pub async fn consumer(&self, worker: WorkerId) -> Result<Consumer, Error> {
-        let connection = self.inner.client.blocking().await.map_err(failure)?;
-        Ok(Consumer {
-            worker,
-            name: worker.to_string(),
-            streams: self.shards().map(keys::jobs).collect(),
-            connection: Some(connection),
-            read: None,
-            delivered: Vec::new(),
-            first: 0,
-            cursors: vec!["0-0".to_owned(); usize::from(self.inner.config.shards)],
-            swept: Instant::now(),
-        })
-    }
-
     /// Waits up to `block` for new jobs and starts at most `max` of them; the caller has that many
     /// free places. Returns as soon as there is one. None if `max` is 0.
     ///
@@ -135,9 +87,9 @@ impl Queue {
         max: usize,
     ) -> Result<Vec<Claimed>, Error> {
         let mut claimed = Vec::new();
-        let shards = consumer.streams.len();
-        for step in 0..shards {
-            let place = (consumer.first + step) % shards;
+        let places = consumer.places.len();
+        for step in 0..places {
+            let place = (consumer.first + step) % places;
             for _ in 0..SCANS_PER_RECLAIM {
                 if claimed.len() >= max {
                     return Ok(claimed);
@@ -145,8 +97,9 @@ impl Queue {
                 let entries = self.take_over(consumer, place, max - claimed.len()).await?;
                 if !entries.is_empty() {
                     let room = max - claimed.len();
-                    let shard = shard_at(place);
-                    claimed.extend(self.start(consumer.worker, shard, &entries, room, true).await?);
+                    let Place { shard, priority, .. } = consumer.places[place];
+                    let delivered = Delivered { shard, priority, entries };
+                    claimed.extend(self.start(consumer.worker, &delivered, room, true).await?);
                 }
                 if consumer.cursors[place] == "0-0" {
                     break;
@@ -165,7 +118,7 @@ impl Queue {
         count: usize,
     ) -> Result<Vec<Entry>, Error> {
         let mut scan = cmd("XAUTOCLAIM");
-        scan.arg(&consumer.streams[place])
+        scan.arg(&consumer.places[place].stream)
             .arg(keys::GROUP)
             .arg(&consumer.name)
             .arg(self.inner.config.lease_ms)
@@ -194,13 +147,7 @@ impl Queue {
         for delivered in &consumer.delivered {
             let share = room.min(delivered.entries.len());
             room -= share;
-            steps.push(self.start(
-                consumer.worker,
-                delivered.shard,
-                &delivered.entries,
-                share,
-                false,
-            ));
+            steps.push(self.start(consumer.worker, delivered, share, false));
         }
         let started = try_join_all(steps).await?;
         consumer.delivered.clear();
@@ -211,14 +158,15 @@ impl Queue {
     async fn start(
         &self,
         worker: WorkerId,
-        shard: u16,
-        entries: &[Entry],
+        delivered: &Delivered,
         room: usize,
         stolen: bool,
     ) -> Result<Vec<Claimed>, Error> {
         let name = worker.to_string();
+        let Delivered { shard, priority, entries } = delivered;
         let take = Take {
-            shard,
+            shard: *shard,
+            priority: *priority,
             worker: &name,
             entries,
             room,
@@ -229,9 +177,20 @@ impl Queue {
         for (entry, answer) in entries.iter().zip(answers) {
             let job = entry.job.as_str();
             match answer.0.as_str() {
-                "taken" => claimed.extend(self.unpack(worker, shard, entry, answer).await?),
+                "taken" => {
+                    let (shard, priority, entry) = (*shard, *priority, entry.entry.clone());
+                    let Ok(job) = job.parse() else {
+                        tracing::warn!(job, "a queued job has an identifier that is none");
+                        continue;
+                    };
+                    let taken_ms = now_ms();
+                    let lease = Lease { job, shard, priority, entry, attempt: answer.1, taken_ms };
+                    claimed.extend(self.unpack(worker, lease, answer).await?);
+                }
                 "missing" => tracing::warn!(job, "a queued job had no record; dropped its entry"),
-                "ended" => tracing::warn!(job, "a job was given up: its worker was lost"),
+                "ended" => {
+                    tracing::warn!(job, "a job was given up: it was not to be begun (again)")
+                }
                 outcome => tracing::debug!(job, outcome, "a delivered job was not started"),
             }
         }
@@ -242,15 +201,11 @@ impl Queue {
     async fn unpack(
         &self,
         worker: WorkerId,
-        shard: u16,
-        entry: &Entry,
-        (_, attempt, waited_us, age_us, tenant, payload, session): Taken,
+        lease: Lease,
+        taken: Taken,
     ) -> Result<Option<Claimed>, Error> {
-        let Ok(job) = entry.job.parse() else {
-            tracing::warn!(job = entry.job, "a queued job has an identifier that is none");
-            return Ok(None);
-        };
-        let lease = Lease { job, shard, entry: entry.entry.clone(), attempt };
+        let (_, attempt, waited_us, age_us, tenant, payload, session, terms, tries, first_event) =
+            taken;
         let tenant = TenantId::new(tenant);
         match parse(&payload, &lease, &tenant, &session) {
             Ok((job, opens)) => Ok(Some(Claimed {
@@ -260,10 +215,13 @@ impl Queue {
                 attempt,
                 queued_ms: Duration::from_micros(waited_us).as_secs_f64() * 1000.0,
                 age: Duration::from_micros(age_us),
+                terms: serde_json::from_str(&terms).ok(),
+                tries,
+                first_event,
                 opens,
             })),
             Err(error) => {
-                tracing::warn!(%job, %error, "a queued job is not readable by this version");
+                tracing::warn!(job = %lease.job, %error, "a queued job is not readable here");
                 let ending = Ending::Error(Failure::new(
                     ErrorCode::Internal,
                     "The job cannot be read by the worker's version of isol8.",
@@ -284,96 +242,20 @@ impl Queue {
             return Ok(());
         }
         consumer.swept = Instant::now();
-        for place in 0..consumer.streams.len() {
+        for place in &consumer.places {
             let mut list = cmd("XINFO");
-            list.arg("CONSUMERS").arg(&consumer.streams[place]).arg(keys::GROUP);
+            list.arg("CONSUMERS").arg(&place.stream).arg(keys::GROUP);
             let found: StreamInfoConsumersReply =
                 self.inner.client.run(&list).await.map_err(failure)?;
             for other in found.consumers {
                 let silent = u64::try_from(other.idle).unwrap_or(u64::MAX) > silent_ms;
                 if silent && other.pending == 0 && other.name != consumer.name {
-                    let shard = shard_at(place);
-                    self.inner.scripts.leave(shard, &other.name).await.map_err(failure)?;
+                    let stream = place.stream.clone();
+                    self.inner.scripts.leave(stream, &other.name).await.map_err(failure)?;
                 }
             }
         }
         Ok(())
-    }
-}
-
-impl Consumer {
-    /// Fills `delivered`, unless something is left there; leaves it empty at the deadline.
-    async fn read(&mut self, queue: &Queue, max: usize, deadline: Instant) -> RedisResult<()> {
-        if !self.delivered.is_empty() {
-            return Ok(());
-        }
-        if self.read.is_none() {
-            self.read = Some(self.start_read(queue, max, deadline).await?);
-        }
-        let read = self.read.as_mut().expect("a read was started above");
-        let overdue = read.overdue;
-        // Redis answers a read at the read's own deadline. Where that comes in time, wait for it:
-        // a read left open may swallow a job that nobody then picks up.
-        let until = if overdue <= deadline + COMMAND_TIMEOUT { overdue } else { deadline };
-        match timeout_at(until, &mut read.reply).await {
-            Ok(reply) => {
-                self.read = None;
-                let reply = reply.inspect_err(|error| {
-                    if !is_group_missing(error) {
-                        self.connection = None;
-                    }
-                })?;
-                self.deliver(reply.unwrap_or_default());
-                Ok(())
-            }
-            Err(_) if Instant::now() >= overdue => {
-                self.read = None;
-                self.connection = None;
-                let late = "the blocking read was not answered in time";
-                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into())
-            }
-            Err(_) => Ok(()),
-        }
-    }
-
-    async fn start_read(
-        &mut self,
-        queue: &Queue,
-        max: usize,
-        deadline: Instant,
-    ) -> RedisResult<Read> {
-        let mut connection = match &self.connection {
-            Some(connection) => connection.clone(),
-            None => self.connection.insert(queue.inner.client.blocking().await?).clone(),
-        };
-        self.first = (self.first + 1) % self.streams.len();
-        let mut read = cmd("XREADGROUP");
-        // COUNT is per stream; what exceeds `max` over all of them goes straight back.
-        read.arg("GROUP").arg(keys::GROUP).arg(&self.name);
-        read.arg("COUNT").arg(max.div_ceil(self.streams.len()));
-        // 0 would mean for ever.
-        let block = deadline.saturating_duration_since(Instant::now());
-        read.arg("BLOCK").arg(block.as_millis().max(1));
-        read.arg("STREAMS").arg(&self.streams);
-        for _ in &self.streams {
-            read.arg(">");
-        }
-        let reply = Box::pin(async move { read.query_async(&mut connection).await });
-        Ok(Read { reply, overdue: deadline + COMMAND_TIMEOUT })
-    }
-
-    fn deliver(&mut self, reply: StreamReadReply) {
-        for stream in reply.keys {
-            let Some(place) = self.streams.iter().position(|name| *name == stream.key) else {
-                continue;
-            };
-            let entries: Vec<_> = stream.ids.into_iter().map(entry_of).collect();
-            if !entries.is_empty() {
-                self.delivered.push(Delivered { shard: shard_at(place), entries });
-            }
-        }
-        let (first, shards) = (self.first, self.streams.len());
-        self.delivered.sort_by_key(|it| (usize::from(it.shard) + shards - first) % shards);
     }
 }
 
@@ -400,14 +282,4 @@ fn parse(
         Call::Execute { job } => Ok((job, Some(opens))),
         _ => Err(Error::new(ErrorCode::Internal, "a session cannot be opened by a file")),
     }
-}
-
-fn entry_of(id: StreamId) -> Entry {
-    // An entry that names no job gets a name without a record, and is dropped as such.
-    let job = id.get(keys::ENTRY_JOB).unwrap_or_default();
-    Entry { entry: id.id, job }
-}
-
-fn shard_at(place: usize) -> u16 {
-    u16::try_from(place).expect("there is one place per shard, and shards are counted in u16")
 }

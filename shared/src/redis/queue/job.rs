@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::execution::{Call, Failure, Job};
+use crate::execution::{Call, Failure, Job, Priority, Terms};
 use crate::id::{JobId, SessionId, TenantId};
 
 /// A job that this worker runs now.
@@ -22,6 +22,12 @@ pub struct Claimed {
     pub queued_ms: f64,
     /// How long ago it was submitted, however often it was put back since.
     pub age: Duration,
+    /// What holds for it, if it outlives its request.
+    pub terms: Option<Terms>,
+    /// How often its program ended before and began anew.
+    pub tries: u32,
+    /// Number of its first event: those before were an earlier attempt's.
+    pub first_event: u64,
     /// The session that it opens: this worker owns it now.
     pub opens: Option<OwnedSession>,
 }
@@ -96,12 +102,52 @@ pub struct SessionInfo {
 }
 
 /// What a tenant may have at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quota {
-    /// Jobs that wait or run; 0: any number.
+    /// Jobs that wait or run; 0: any number. Listed jobs beyond it wait in the tenant's backlog; 0: beyond
+    /// what the fleet can run.
     pub max_active: u32,
     /// Jobs per second, one second's worth at once; 0: any number.
     pub per_second: u32,
+    /// Its share of the fleet, where `max_active` does not say it: 1 is everybody's.
+    pub weight: f64,
+    /// Listed jobs that have not ended.
+    pub max_open: u64,
+    /// Bytes of their payloads.
+    pub max_open_bytes: u64,
+}
+
+impl Default for Quota {
+    /// No limits.
+    fn default() -> Self {
+        let any = u64::MAX / 2;
+        Self { max_active: 0, per_second: 0, weight: 1.0, max_open: any, max_open_bytes: any }
+    }
+}
+
+/// Why a job waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// For its time, or for its next try.
+    Time,
+    /// For other jobs of its tenant: as many stand in line as may.
+    Tenant,
+    /// For a worker, as many jobs of its priority do before it.
+    Worker,
+}
+
+/// How a job that waits stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Why it waits.
+    pub waits_for: WaitsFor,
+    /// Its place among those that wait for the same, from 1; of many it is the place up to which they were
+    /// counted. 0 if there is none.
+    pub position: u64,
+    /// Jobs that the fleet's workers can run at once; 0: there is none.
+    pub slots: u64,
+    /// How long it will wait, if that can be told.
+    pub estimate: Option<Duration>,
 }
 
 /// What became of a cancel request.
@@ -123,12 +169,15 @@ pub enum Cancelled {
 pub struct Lease {
     /// The job.
     pub job: JobId,
-    /// Shard whose stream holds the entry.
+    /// Shard and priority whose stream holds the entry.
     pub(super) shard: u16,
+    pub(super) priority: Priority,
     /// The stream entry.
     pub(super) entry: String,
     /// Which delivery of it.
     pub(super) attempt: u32,
+    /// When it was taken, in milliseconds since the epoch by the worker's clock.
+    pub(super) taken_ms: u64,
 }
 
 /// What a renewal says about a lease.
@@ -158,7 +207,7 @@ pub enum GiveBack {
     /// The worker has no room for what it asks for, another may; the delivery does not count.
     NoRoom,
     /// The platform failed under the job. The delivery counts; if it was the last one allowed, the
-    /// job ends with this failure.
+    /// job ends with this failure. It is noted among the job's attempts.
     Failed(Failure),
 }
 

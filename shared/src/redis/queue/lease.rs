@@ -1,14 +1,16 @@
 //! What a worker does with the jobs it holds: renew, finish, give back, and leave.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
-use super::{Commit, GiveBack, Lease, LeaseNews, Queue, serialize};
+use super::{Commit, GiveBack, Lease, LeaseNews, Queue, now_ms, serialize};
 use crate::error::Error;
-use crate::execution::Ending;
+use crate::execution::{Attempt, Ending, Priority};
 use crate::id::WorkerId;
 use crate::redis::client::failure;
+use crate::redis::keys;
 use crate::redis::scripts::Held;
 
 /// Most leases that one script call renews: keeps each call far below a millisecond.
@@ -18,11 +20,17 @@ impl Lease {
     pub(super) fn held<'a>(&'a self, worker: &'a str) -> Held<'a> {
         Held {
             shard: self.shard,
+            priority: self.priority,
             worker,
             entry: &self.entry,
             attempt: self.attempt,
             job: self.job.to_string(),
         }
+    }
+
+    /// The attempt that ends now and so.
+    fn attempt(&self, worker: &str, ending: &Ending) -> Attempt {
+        Attempt::ended(worker.to_owned(), self.taken_ms, now_ms(), ending)
     }
 }
 
@@ -38,21 +46,21 @@ impl Queue {
         leases: &[Lease],
     ) -> Result<Vec<(Lease, LeaseNews)>, Error> {
         let name = worker.to_string();
-        let mut shards: BTreeMap<u16, Vec<&Lease>> = BTreeMap::new();
+        let mut streams: BTreeMap<(u16, Priority), Vec<&Lease>> = BTreeMap::new();
         for lease in leases {
-            shards.entry(lease.shard).or_default().push(lease);
+            streams.entry((lease.shard, lease.priority)).or_default().push(lease);
         }
-        let batches = shards
+        let batches = streams
             .iter()
-            .flat_map(|(shard, leases)| leases.chunks(RENEW_BATCH).map(move |it| (*shard, it)));
+            .flat_map(|(stream, leases)| leases.chunks(RENEW_BATCH).map(move |it| (*stream, it)));
         let news =
-            try_join_all(batches.map(|(shard, batch)| self.renew_batch(shard, &name, batch)));
+            try_join_all(batches.map(|(stream, batch)| self.renew_batch(stream, &name, batch)));
         Ok(news.await?.into_iter().flatten().collect())
     }
 
     async fn renew_batch(
         &self,
-        shard: u16,
+        stream: (u16, Priority),
         worker: &str,
         batch: &[&Lease],
     ) -> Result<Vec<(Lease, LeaseNews)>, Error> {
@@ -60,7 +68,7 @@ impl Queue {
             .iter()
             .map(|lease| (lease.job.to_string(), lease.entry.as_str(), lease.attempt))
             .collect();
-        let answers = self.inner.scripts.renew(shard, worker, &named).await.map_err(failure)?;
+        let answers = self.inner.scripts.renew(stream, worker, &named).await.map_err(failure)?;
         let news = answers.into_iter().filter_map(|place| {
             let lease = batch.get(usize::try_from(place.unsigned_abs()).ok()?.checked_sub(1)?)?;
             let news = if place > 0 { LeaseNews::Lost } else { LeaseNews::Cancelled };
@@ -99,13 +107,35 @@ impl Queue {
         lease: &Lease,
         why: GiveBack,
     ) -> Result<Commit, Error> {
-        let (ending, counts) = match why {
-            GiveBack::Shutdown | GiveBack::NoRoom => (None, false),
-            GiveBack::Failed(cause) => (Some(serialize(&Ending::Error(cause))?), true),
-        };
         let worker = worker.to_string();
+        let (ending, attempt) = match why {
+            GiveBack::Shutdown | GiveBack::NoRoom => (None, None),
+            GiveBack::Failed(cause) => {
+                let ending = Ending::Error(cause);
+                (Some(serialize(&ending)?), Some(serialize(&lease.attempt(&worker, &ending))?))
+            }
+        };
         let held = lease.held(&worker);
-        let done = self.inner.scripts.give_back(&held, ending.as_deref(), counts).await;
+        let done = self.inner.scripts.give_back(&held, ending.as_deref(), attempt.as_deref()).await;
+        done.map(commit).map_err(failure)
+    }
+
+    /// Has a job whose program ended so begin anew after a pause, by its own terms, if `worker` still holds this lease. One
+    /// that was cancelled meanwhile ends instead.
+    ///
+    /// # Errors
+    /// As [`give_back`](Self::give_back).
+    pub async fn retry(
+        &self,
+        worker: WorkerId,
+        lease: &Lease,
+        pause: Duration,
+        ending: &Ending,
+    ) -> Result<Commit, Error> {
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let worker = worker.to_string();
+        let attempt = serialize(&lease.attempt(&worker, ending))?;
+        let done = self.inner.scripts.retry(&lease.held(&worker), pause_ms, &attempt).await;
         done.map(commit).map_err(failure)
     }
 
@@ -118,7 +148,10 @@ impl Queue {
     pub async fn leave(&self, worker: WorkerId) -> Result<(), Error> {
         let name = worker.to_string();
         for shard in self.shards() {
-            self.inner.scripts.leave(shard, &name).await.map_err(failure)?;
+            for priority in Priority::ALL {
+                let stream = keys::jobs(shard, priority);
+                self.inner.scripts.leave(stream, &name).await.map_err(failure)?;
+            }
         }
         Ok(())
     }

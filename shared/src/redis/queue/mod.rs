@@ -3,7 +3,9 @@
 
 mod claim;
 mod cleanup;
+mod consumer;
 mod control;
+mod dead_letter;
 mod durability;
 mod job;
 mod lease;
@@ -15,17 +17,18 @@ mod submit;
 
 use std::sync::Arc;
 
+use chrono::Utc;
 use redis::{RedisResult, cmd, pipe};
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
-pub use claim::Consumer;
 pub use cleanup::{Cleaned, CleanupOrder, Removal};
+pub use consumer::Consumer;
 pub use control::{Orders, WorkerOrder};
 pub use job::{
     Cancelled, Claimed, ClaimedCall, Commit, Depth, GiveBack, JobState, Lease, LeaseNews, NextCall,
-    OwnedSession, Quota, SessionInfo, SessionNews,
+    OwnedSession, Quota, SessionInfo, SessionNews, Standing, WaitsFor,
 };
 pub use output::{Publication, Taking};
 pub use record::{JobFilter, JobRecord, Page};
@@ -39,7 +42,7 @@ use super::keys;
 use super::scripts::{Constants, Scripts};
 use crate::config;
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Ending, Failure};
+use crate::execution::{Ending, Failure, Priority};
 use crate::id::TenantId;
 
 /// What the callers of a lost session are told.
@@ -76,6 +79,7 @@ impl Queue {
         let ending = |code, words: &str| serialize(&Ending::Error(Failure::new(code, words)));
         let constants = Constants {
             result_ttl_ms: config.result_ttl_ms,
+            dead_letter_ttl_ms: config.dead_letter_ttl_ms,
             max_deliveries: config.max_deliveries,
             lease_ms: config.lease_ms,
             worker_lost: ending(
@@ -85,6 +89,10 @@ impl Queue {
             )?,
             session_lost: ending(ErrorCode::SessionLost, SESSION_LOST)?,
             cancelled: ending(ErrorCode::Cancelled, "The job was cancelled")?,
+            expired: ending(
+                ErrorCode::Expired,
+                "The job did not begin within queue.expiresMs of its submission",
+            )?,
         };
         let scripts = Scripts::new(client.clone(), &constants);
         let inner = Inner {
@@ -163,9 +171,11 @@ impl Queue {
     async fn measure(&self) -> RedisResult<Depth> {
         let mut pipeline = pipe();
         for shard in self.shards() {
-            let stream = keys::jobs(shard);
-            pipeline.cmd("XLEN").arg(&stream);
-            pipeline.cmd("XPENDING").arg(&stream).arg(keys::GROUP);
+            for priority in Priority::ALL {
+                let stream = keys::jobs(shard, priority);
+                pipeline.cmd("XLEN").arg(&stream);
+                pipeline.cmd("XPENDING").arg(&stream).arg(keys::GROUP);
+            }
         }
         // XPENDING's summary: count, first, last, count per consumer.
         type Pending = (u64, Option<String>, Option<String>, Option<Vec<(String, String)>>);
@@ -207,15 +217,18 @@ impl Queue {
             )));
         }
         for shard in self.shards() {
-            self.create_group(shard).await.map_err(failure)?;
+            for priority in Priority::ALL {
+                self.create_group(shard, priority).await.map_err(failure)?;
+            }
         }
         Ok(())
     }
 
     /// Creates the group from the start of the stream: what was queued before it counts too.
-    async fn create_group(&self, shard: u16) -> RedisResult<()> {
+    async fn create_group(&self, shard: u16, priority: Priority) -> RedisResult<()> {
         let mut create = cmd("XGROUP");
-        create.arg("CREATE").arg(keys::jobs(shard)).arg(keys::GROUP).arg("0").arg("MKSTREAM");
+        let stream = keys::jobs(shard, priority);
+        create.arg("CREATE").arg(stream).arg(keys::GROUP).arg("0").arg("MKSTREAM");
         match self.inner.client.run::<()>(&create).await {
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
             outcome => outcome,
@@ -255,6 +268,11 @@ impl Queue {
     fn shards(&self) -> std::ops::Range<u16> {
         0..self.inner.config.shards
     }
+}
+
+/// Now by this machine's clock, in milliseconds since the epoch.
+fn now_ms() -> u64 {
+    u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default()
 }
 
 /// An ending, or its summary, as it is stored and published.

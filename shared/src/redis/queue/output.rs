@@ -4,7 +4,7 @@
 use redis::streams::StreamRangeReply;
 use redis::{cmd, pipe};
 
-use super::{Lease, OwnedSession, Queue};
+use super::{Claimed, Lease, OwnedSession, Queue};
 use crate::error::Error;
 use crate::execution::{Event, EventKind, Input, Phase};
 use crate::id::{JobId, TenantId, WorkerId};
@@ -31,6 +31,8 @@ pub struct Publication {
     attempt: u32,
     job: JobId,
     ttl_ms: u64,
+    /// Number of the first event.
+    first: u64,
 }
 
 /// What became of an input.
@@ -44,11 +46,31 @@ pub enum Taking {
     Over,
 }
 
+impl Publication {
+    /// Number of the first event.
+    #[must_use]
+    pub const fn first(&self) -> u64 {
+        self.first
+    }
+}
+
 impl Queue {
     /// Publishing for a claimed job. `timeout_ms` bounds how long it may run.
     #[must_use]
     pub fn publication(&self, worker: WorkerId, lease: &Lease, timeout_ms: u64) -> Publication {
         self.publication_of(worker, lease.shard, lease.job, lease.attempt, timeout_ms)
+    }
+
+    /// The same for a job of which an earlier attempt has published already.
+    #[must_use]
+    pub fn publication_from(
+        &self,
+        worker: WorkerId,
+        claimed: &Claimed,
+        timeout_ms: u64,
+    ) -> Publication {
+        let publication = self.publication(worker, &claimed.lease, timeout_ms);
+        Publication { first: claimed.first_event, ..publication }
     }
 
     /// Publishing for a call of an owned session.
@@ -72,7 +94,7 @@ impl Queue {
         timeout_ms: u64,
     ) -> Publication {
         let ttl_ms = self.inner.config.result_ttl_ms.saturating_add(timeout_ms);
-        Publication { shard, worker: worker.to_string(), attempt, job, ttl_ms }
+        Publication { shard, worker: worker.to_string(), attempt, job, ttl_ms, first: 0 }
     }
 
     /// Publishes events numbered from `first` on and keeps them for readers that miss the message.

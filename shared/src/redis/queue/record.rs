@@ -1,12 +1,14 @@
 //! Jobs as their tenants see them: one, or a page of the list; and following one to its end.
 
+use std::time::Duration;
+
 use redis::{Cmd, cmd, pipe};
 use serde_json::value::RawValue;
 
-use super::{JobState, Queue};
+use super::{JobState, Queue, Standing, WaitsFor};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Ending, EndingSummary, Terms};
-use crate::id::{GatewayId, JobId, TenantId};
+use crate::execution::{Attempt, Ending, EndingSummary, Terms};
+use crate::id::{GatewayId, JobId, TenantId, WorkerId};
 use crate::redis::client::failure;
 use crate::redis::keys;
 
@@ -17,11 +19,13 @@ const READ_BATCH: usize = 100;
 /// Most records that are looked at for one page: a filter that lets little pass must not hold up
 /// Redis.
 const MAX_LOOKED_AT: usize = 2000;
+/// Most jobs in line that are counted to tell one's place.
+const MAX_COUNTED: usize = 1000;
 /// Most of what is due in a shard that is done in one go.
 const HOUSEKEEPING_BATCH: usize = 100;
 
 /// The fields of a record that are read for one job.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 15] = [
     "tenant",
     "state",
     "enqueued_us",
@@ -33,6 +37,10 @@ const FIELDS: [&str; 11] = [
     "terms",
     "keep_ms",
     "summary",
+    "due_ms",
+    "tries",
+    "noted",
+    "dead",
 ];
 
 /// A job as its record has it.
@@ -52,10 +60,18 @@ pub struct JobRecord {
     pub finished_ms: Option<u64>,
     /// How often it was begun.
     pub attempts: u32,
+    /// Whether some of them came to nothing; see [`Queue::attempts`].
+    pub has_attempts: bool,
+    /// When it may begin, if it is not to begin yet, in milliseconds since the epoch.
+    pub due_ms: Option<u64>,
     /// The worker that has it, or had it last.
     pub worker: Option<String>,
     /// The session it is a call of.
     pub session: Option<String>,
+    /// How long it is kept once it has ended, in milliseconds; only of listed jobs.
+    pub keep_ms: Option<u64>,
+    /// Whether it is a dead letter.
+    pub is_dead: bool,
     /// What holds for it; `None` if it does not outlive its request.
     pub terms: Option<Terms>,
     /// How it ended, in a few words.
@@ -100,8 +116,27 @@ impl Queue {
         if let (JobState::Finished(ending), Some(result)) = (&mut record.state, result) {
             *ending =
                 RawValue::from_string(result).map_err(|error| unreadable(id).with_source(error))?;
+            // The queue's own endings are short, and have no summary beside them.
+            record.summary = record.summary.take().or_else(|| summary_of(ending.get()));
         }
         Ok(Some(record))
+    }
+
+    /// The attempts at a job of this tenant that came to nothing, oldest first; the last twenty of them.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn attempts(&self, tenant: &TenantId, id: JobId) -> Result<Vec<Attempt>, Error> {
+        let shard = self.shard_of(tenant);
+        let mut read = pipe();
+        read.cmd("HGET").arg(keys::record(shard, id)).arg("tenant");
+        read.cmd("LRANGE").arg(keys::attempts(shard, id)).arg(0).arg(-1);
+        let (owner, attempts): (Option<String>, Vec<String>) =
+            self.inner.client.run_all(&read).await.map_err(failure)?;
+        if owner.as_deref() != Some(tenant.as_str()) {
+            return Ok(Vec::new());
+        }
+        Ok(attempts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
     /// A page of this tenant's listed jobs, at most `limit`, from behind `cursor` on.
@@ -115,10 +150,23 @@ impl Queue {
         cursor: Option<JobId>,
         limit: usize,
     ) -> Result<Page, Error> {
+        let list = keys::listed(self.shard_of(tenant), tenant);
+        self.page(list, tenant, filter, cursor, limit).await
+    }
+
+    /// The same of any list of jobs.
+    pub(super) async fn page(
+        &self,
+        list: String,
+        tenant: &TenantId,
+        filter: &JobFilter,
+        cursor: Option<JobId>,
+        limit: usize,
+    ) -> Result<Page, Error> {
         let mut page = Page { jobs: Vec::new(), next: cursor };
         let mut looked_at = 0;
         while looked_at < MAX_LOOKED_AT {
-            let ids = self.listed(tenant, filter, page.next).await?;
+            let ids = self.names(&list, filter, page.next).await?;
             looked_at += ids.len();
             let is_last = ids.len() < READ_BATCH;
             for record in self.records(tenant, &ids).await? {
@@ -140,9 +188,9 @@ impl Queue {
     }
 
     /// The next names of the list.
-    async fn listed(
+    async fn names(
         &self,
-        tenant: &TenantId,
+        list: &str,
         filter: &JobFilter,
         behind: Option<JobId>,
     ) -> Result<Vec<JobId>, Error> {
@@ -150,10 +198,9 @@ impl Queue {
             filter.since_ms.map_or_else(|| "-".into(), |ms| format!("[{}", JobId::first_of_ms(ms)));
         let newest = filter.before_ms.map(JobId::first_of_ms).into_iter().chain(behind).min();
         let newest = newest.map_or_else(|| "+".into(), |id| format!("({id}"));
-        let mut list = cmd("ZREVRANGEBYLEX");
-        list.arg(keys::listed(self.shard_of(tenant), tenant));
-        list.arg(newest).arg(oldest).arg("LIMIT").arg(0).arg(READ_BATCH);
-        let names: Vec<String> = self.inner.client.run(&list).await.map_err(failure)?;
+        let mut read = cmd("ZREVRANGEBYLEX");
+        read.arg(list).arg(newest).arg(oldest).arg("LIMIT").arg(0).arg(READ_BATCH);
+        let names: Vec<String> = self.inner.client.run(&read).await.map_err(failure)?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
@@ -193,8 +240,7 @@ impl Queue {
         let endings: Vec<Option<String>> =
             self.inner.client.run_all(&read).await.map_err(failure)?;
         for (record, ending) in open.iter_mut().zip(endings) {
-            let ending = ending.and_then(|text| serde_json::from_str::<Ending>(&text).ok());
-            record.summary = ending.map(|ending| ending.summary());
+            record.summary = ending.and_then(|text| summary_of(&text));
         }
         Ok(())
     }
@@ -221,18 +267,50 @@ impl Queue {
         })
     }
 
-    /// Does what is due by now, some at a time. For one worker at a time or all of them.
+    /// Does what is due by now, some at a time. A worker that does it says how many jobs it can run at
+    /// once, and counts as one of the fleet for a lease time.
     ///
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
-    pub async fn housekeep(&self) -> Result<(), Error> {
+    pub async fn housekeep(&self, worker: Option<(WorkerId, usize)>) -> Result<(), Error> {
         self.ready().await?;
+        let (worker, slots) = worker.unzip();
+        let (worker, slots) = (worker.map(|it| it.to_string()).unwrap_or_default(), slots);
         for shard in self.shards() {
-            while self.inner.scripts.housekeep(shard, HOUSEKEEPING_BATCH).await.map_err(failure)?
-                == HOUSEKEEPING_BATCH
-            {}
+            loop {
+                let done = self.inner.scripts.housekeep(
+                    shard,
+                    HOUSEKEEPING_BATCH,
+                    &worker,
+                    slots.unwrap_or_default(),
+                );
+                if done.await.map_err(failure)? < HOUSEKEEPING_BATCH {
+                    break;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// How a job of this tenant stands; `None` if it does not wait.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn standing(&self, tenant: &TenantId, id: JobId) -> Result<Option<Standing>, Error> {
+        let (shard, id) = (self.shard_of(tenant), id.to_string());
+        let found = self.inner.scripts.standing(shard, tenant, &id, MAX_COUNTED).await;
+        let Some((why, position, slots, mean_us)) = found.map_err(failure)? else {
+            return Ok(None);
+        };
+        let waits_for = match why.as_str() {
+            "time" => WaitsFor::Time,
+            "tenant" => WaitsFor::Tenant,
+            _ => WaitsFor::Worker,
+        };
+        let can_be_told = waits_for != WaitsFor::Time && slots > 0 && mean_us > 0;
+        let estimate = can_be_told
+            .then(|| Duration::from_micros(position.saturating_mul(mean_us) / slots.max(1)));
+        Ok(Some(Standing { waits_for, position, slots, estimate }))
     }
 }
 
@@ -270,6 +348,10 @@ fn record(
         terms,
         keep,
         summary,
+        due,
+        tries,
+        noted,
+        dead,
     ] = fields;
     if owner.as_deref() != Some(tenant.as_str()) {
         return Ok(None);
@@ -280,6 +362,7 @@ fn record(
         Some("finished") => JobState::Finished(RawValue::NULL.to_owned()),
         _ => return Err(unreadable(id)),
     };
+    let number = |text: Option<String>| text.and_then(|it| it.parse().ok()).unwrap_or(0_u32);
     let ms = |us: Option<String>| Some(us?.parse::<u64>().ok()? / 1000);
     let terms = terms.and_then(|terms| serde_json::from_str(&terms).ok()).unwrap_or_default();
     Ok(Some(JobRecord {
@@ -289,12 +372,20 @@ fn record(
         submitted_ms: ms(submitted).unwrap_or_default(),
         started_ms: ms(started),
         finished_ms: ms(finished),
-        attempts: attempt.and_then(|attempt| attempt.parse().ok()).unwrap_or_default(),
+        attempts: number(attempt).saturating_add(number(tries)),
+        has_attempts: noted.is_some(),
+        due_ms: due.and_then(|ms| ms.parse().ok()),
         worker: worker.filter(|worker| !worker.is_empty()),
         session: session.and_then(|name| Some(name.split_once(':')?.1.to_owned())),
+        keep_ms: keep.as_ref().and_then(|keep| keep.parse().ok()),
+        is_dead: dead.is_some(),
         terms: keep.map(|_| terms),
         summary: summary.and_then(|summary| serde_json::from_str(&summary).ok()),
     }))
+}
+
+fn summary_of(ending: &str) -> Option<EndingSummary> {
+    Some(serde_json::from_str::<Ending>(ending).ok()?.summary())
 }
 
 fn unreadable(id: JobId) -> Error {

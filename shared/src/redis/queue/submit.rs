@@ -285,8 +285,8 @@ impl Queue {
 
 fn new_listing(listing: Listing<'_>) -> Result<NewListing<'_>, Error> {
     Ok(NewListing {
-        keep_ms: listing.terms.retention_ms,
-        terms: serialize(listing.terms)?,
+        terms: listing.terms,
+        terms_text: serialize(listing.terms)?,
         once: listing.once.map(|once| once.key.as_str()).unwrap_or_default(),
         request: listing.once.map(|once| once.request.as_str()).unwrap_or_default(),
     })
@@ -332,6 +332,16 @@ fn refused((word, detail): Refusal) -> Result<(), Error> {
             ErrorCode::IdempotencyMismatch,
             "This Idempotency-Key came before, with another request. Use a new key for a new \
              request.",
+        ),
+        "jobs" => error(
+            ErrorCode::TooManyJobs,
+            "This tenant has as many jobs that have not ended as it may (policy.maxQueuedJobs). Try \
+             again when some have.",
+        ),
+        "bytes" => error(
+            ErrorCode::TooManyJobs,
+            "The jobs of this tenant that have not ended take as much room as they may \
+             (policy.maxQueuedBytes). Try again when some have.",
         ),
         "absent" => Error::new(ErrorCode::SessionNotFound, "Session not found"),
         "lost" => Error::new(ErrorCode::SessionLost, SESSION_LOST),

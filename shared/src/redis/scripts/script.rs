@@ -18,6 +18,8 @@ pub(in crate::redis) const PUBLISH_LIMIT_BYTES: usize = 64 << 10;
 /// What the scripts are told once, when they are loaded, rather than with every call.
 pub(in crate::redis) struct Constants {
     pub(in crate::redis) result_ttl_ms: u64,
+    /// How long a dead letter is kept, at least.
+    pub(in crate::redis) dead_letter_ttl_ms: u64,
     pub(in crate::redis) max_deliveries: u32,
     /// How long a session is its owner's without renewal.
     pub(in crate::redis) lease_ms: u64,
@@ -27,6 +29,8 @@ pub(in crate::redis) struct Constants {
     pub(in crate::redis) session_lost: String,
     /// Of a job that was cancelled before it ran.
     pub(in crate::redis) cancelled: String,
+    /// Of a job that did not begin in time.
+    pub(in crate::redis) expired: String,
 }
 
 impl Constants {
@@ -34,6 +38,7 @@ impl Constants {
         let numbers = [
             ("PUBLISH_LIMIT_BYTES", PUBLISH_LIMIT_BYTES as u64),
             ("RESULT_TTL_MS", self.result_ttl_ms),
+            ("DEAD_LETTER_TTL_MS", self.dead_letter_ttl_ms),
             ("MAX_DELIVERIES", self.max_deliveries.into()),
             ("LEASE_MS", self.lease_ms),
         ];
@@ -44,6 +49,7 @@ impl Constants {
             ("WORKER_LOST", &self.worker_lost),
             ("SESSION_LOST", &self.session_lost),
             ("CANCELLED", &self.cancelled),
+            ("EXPIRED", &self.expired),
         ];
         let mut lua = String::new();
         for (name, number) in numbers {

@@ -3,6 +3,7 @@
 use redis::RedisResult;
 
 use super::{NewJob, NewListing, Refusal, Scripts};
+use crate::execution::Priority;
 use crate::id::SessionId;
 use crate::redis::keys;
 
@@ -43,7 +44,7 @@ impl Scripts {
         let job = &new.job;
         let name = keys::session_name(job.tenant, new.session);
         let mut call = self.enqueue_call.call(&[
-            keys::jobs(job.shard),
+            keys::jobs(job.shard, Priority::Normal),
             keys::record(job.shard, &job.id),
             keys::session(job.shard, &name),
             keys::calls(job.shard, &name),

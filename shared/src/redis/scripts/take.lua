@@ -4,11 +4,11 @@
 -- KEYS[1] stream, KEYS[2..] record of each entry's job
 -- ARGV    1 worker, 2 most jobs to start, 3 a name for this call if the entries were taken from a
 --         silent worker, '' if they are new ones; then for each entry: entry id, job id
--- returns for each entry {outcome, attempt, waited in us, age in us, tenant, payload, session};
---         outcome is
+-- returns for each entry {outcome, attempt, waited in us, age in us, tenant, payload, session, terms,
+--         earlier tries, number of its first event}; outcome is
 --         'taken'     runs now,
 --         'released'  over the number asked for: back in the stream as it was,
---         'ended'     delivered too often, or not to be started a second time: ended,
+--         'ended'     delivered too often, too late, or not to be started a second time: ended,
 --         'missing'   has no record, or not one that expects this entry: entry removed,
 --         'lost'      belongs to another worker by now: untouched
 -- atomic  between reading an entry and starting its job the entry may change hands
@@ -21,16 +21,26 @@ local answers = {}
 for index = 1, #KEYS - 1 do
   local record, entry, id = KEYS[index + 1], ARGV[2 + 2 * index], ARGV[3 + 2 * index]
   local outcome, attempt, waited, age, tenant, payload, session = 'taken', 0, 0, 0, '', '', ''
+  local terms, tries, first_event = '', 0, 0
   if not owns(stream, worker, entry) then
     outcome = 'lost'
   else
     local job = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'queued_us', 'worker', 'tenant', 'payload',
-      'session', 'shown', 'cancel', 'theft', 'enqueued_us')
+      'session', 'shown', 'cancel', 'theft', 'enqueued_us', 'keep_ms', 'terms',
+      'tries', 'expires_ms', 'started_us')
     attempt = tonumber(job[3] or '0')
     local is_running, of_session = job[1] == 'running', job[8]
     -- A repeated call: the former answer was lost on its way.
     local again = is_running and job[5] == worker and (not is_stolen or job[11] == theft)
     local is_loss = is_stolen and is_running and not again
+    local is_listed = job[13]
+    local may_expire = job[16] and attempt == 0 and not job[15]
+    if is_loss and job[2] == entry then
+      -- In ms: a longer number would be rounded.
+      local started_ms = math.floor(tonumber(job[17]) / 1000)
+      note_attempt(record, id, cjson.encode({attempt = attempt, worker = job[5], startedMs = started_ms,
+        endedMs = math.floor(now / 1000), outcome = 'worker_lost'}))
+    end
     if not job[1] or job[1] == 'finished' or job[2] ~= entry or not job[7] then
       outcome = 'missing'
       drop(stream, entry)
@@ -42,15 +52,21 @@ for index = 1, #KEYS - 1 do
     elseif is_loss and of_session then
       outcome = 'ended'
       give_up(record, id, SESSION_LOST)
-    elseif not again and (attempt >= MAX_DELIVERIES or (is_loss and job[9])) then
+    elseif may_expire and now / 1000 > tonumber(job[16]) then
       outcome = 'ended'
-      give_up(record, id, WORKER_LOST)
+      give_up(record, id, EXPIRED)
+    elseif not again and (attempt >= MAX_DELIVERIES or (is_loss and job[9] and not is_listed)) then
+      outcome = 'ended'
+      give_up(record, id, WORKER_LOST, true)
     elseif room < 1 then
       outcome = 'released'
       requeue(stream, record, id, again and attempt - 1 or attempt)
     else
       room = room - 1
       attempt = attempt + 1
+      if may_expire then
+        redis.call('ZREM', sibling(record, 'expiring'), id)
+      end
       redis.call('HSET', record, 'state', 'running', 'attempt', attempt, 'worker', worker, 'started_us', text(now), 'theft', theft)
       if of_session then
         local opened = sibling(record, 'session:' .. of_session)
@@ -61,8 +77,13 @@ for index = 1, #KEYS - 1 do
     if outcome == 'taken' then
       waited, age = now - tonumber(job[4]), now - tonumber(job[12])
       tenant, payload, session = job[6], job[7], of_session or ''
+      if is_listed then
+        terms, tries = job[14], tonumber(job[15] or '0')
+        local last = job[9] and redis.call('XREVRANGE', sibling(record, 'out:' .. id), '+', '-', 'COUNT', 1)[1]
+        first_event = last and tonumber(string.match(last[1], '^%d+')) or 0
+      end
     end
   end
-  answers[index] = {outcome, attempt, waited, age, tenant, payload, session}
+  answers[index] = {outcome, attempt, waited, age, tenant, payload, session, terms, tries, first_event}
 end
 return answers

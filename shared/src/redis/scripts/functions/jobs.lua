@@ -12,13 +12,19 @@ local function drop(stream, entry)
   redis.call('XDEL', stream, entry)
 end
 
+-- The stream of a priority; false is the normal one.
+local function stream_of(record, priority)
+  return sibling(record, priority and 'jobs-' .. priority or 'jobs')
+end
+
 -- What the record of a job says, but for its payload; what it does not say is false.
 local function read_job(record)
   local it = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'worker', 'tenant', 'reply_to', 'ended_by',
-    'session', 'counted', 'interactive', 'shown', 'cancel', 'keep_ms')
+    'session', 'counted', 'interactive', 'shown', 'cancel', 'keep_ms',
+    'priority')
   return {state = it[1], entry = it[2], attempt = it[3], worker = it[4], tenant = it[5], reply_to = it[6],
     ended_by = it[7], session = it[8], counted = it[9], interactive = it[10], shown = it[11], cancel = it[12],
-    keep_ms = it[13]}
+    keep_ms = it[13], priority = it[14]}
 end
 
 -- Tells all gateways that follow a job; returns how many heard of it.
@@ -30,33 +36,112 @@ local function tell(reply_to, message)
   return heard
 end
 
--- Notes when a listed job ended, and until when it is kept; its idempotency key lasts as long.
+-- Puts a job at the end of its stream.
+local function place(record, id, priority)
+  local entry = redis.call('XADD', stream_of(record, priority), '*', 'job', id)
+  redis.call('HSET', record, 'entry', entry, 'queued_us', text(now_us()))
+end
+
+-- How many listed jobs of a tenant may be in line or running at once: its cap, or else, by its weight,
+-- what the fleet can run and a quarter more, so that no worker waits for the next one.
+local function window(record, tenant)
+  local it = redis.call('HMGET', sibling(record, 'usage:' .. tenant), 'cap', 'weight')
+  local cap, weight = tonumber(it[1] or '0'), tonumber(it[2] or '1')
+  if cap > 0 then
+    return cap
+  end
+  local slots = tonumber(redis.call('HGET', sibling(record, 'slots'), 'total') or '0')
+  return slots > 0 and math.max(1, math.ceil(slots * 1.25 * weight)) or 16
+end
+
+-- Lets jobs of a tenant's backlog into line while it may have more there, some at a time.
+local function promote(record, tenant)
+  local backlog, active = sibling(record, 'backlog:' .. tenant), sibling(record, 'active:' .. tenant)
+  if redis.call('EXISTS', backlog) == 0 then
+    return
+  end
+  local room = math.min(16, window(record, tenant) - redis.call('SCARD', active))
+  while room > 0 do
+    local id = redis.call('ZPOPMIN', backlog)[1]
+    if not id then
+      return
+    end
+    local next = sibling(record, 'job:' .. id)
+    local job = redis.call('HMGET', next, 'state', 'backlogged', 'priority')
+    if job[1] == 'queued' and job[2] then
+      redis.call('SADD', active, id)
+      redis.call('HDEL', next, 'backlogged')
+      redis.call('HSET', next, 'counted', '1')
+      place(next, id, job[3])
+      room = room - 1
+    end
+  end
+end
+
+-- Notes when a listed job ended, and until when it is kept; its idempotency key and its attempts last
+-- as long. It does not wait any more, wherever it did, nor count as one of its tenant's open jobs.
 local function retain(record, id, job, summary)
-  local now, once = now_us(), redis.call('HGET', record, 'once')
+  local now = now_us()
+  local it = redis.call('HMGET', record, 'once', 'due_ms', 'expires_ms', 'noted', 'backlogged', 'bytes', 'started_us')
   redis.call('HSET', record, 'finished_us', text(now), 'summary', summary or '')
   redis.call('ZADD', sibling(record, 'retained'), text(now / 1000 + job.keep_ms), job.tenant .. ':' .. id)
-  if once then
-    redis.call('PEXPIRE', sibling(record, 'once:' .. job.tenant .. ':' .. once), job.keep_ms)
+  if it[1] then
+    redis.call('PEXPIRE', sibling(record, 'once:' .. job.tenant .. ':' .. it[1]), job.keep_ms)
+  end
+  if it[2] then
+    redis.call('ZREM', sibling(record, 'delayed'), id)
+  end
+  if it[3] then
+    redis.call('ZREM', sibling(record, 'expiring'), id)
+  end
+  if it[4] then
+    redis.call('PEXPIRE', sibling(record, 'attempts:' .. id), job.keep_ms)
+  end
+  if it[5] then
+    redis.call('ZREM', sibling(record, 'backlog:' .. job.tenant), id)
+  end
+  if it[6] then
+    local usage, all = sibling(record, 'usage:' .. job.tenant), sibling(record, 'usage')
+    redis.call('HINCRBY', usage, 'bytes', -it[6])
+    redis.call('HINCRBY', all, 'bytes', -it[6])
+    redis.call('HINCRBY', all, 'jobs', -1)
+    if redis.call('HINCRBY', usage, 'jobs', -1) <= 0 then
+      redis.call('DEL', usage)
+    end
+    if it[7] then
+      -- How long jobs take, the latest counting most; for estimates.
+      local mean, took = tonumber(redis.call('HGET', all, 'mean_us')), now - tonumber(it[7])
+      redis.call('HSET', all, 'mean_us', text(mean and mean * 0.9 + took * 0.1 or took))
+    end
   end
 end
 
 -- Ends a job that has not ended: stores the ending, wipes the payload (secrets must not outlive the
--- job), frees its entry and wakes the gateways. An ending over the limit is announced by the id
+-- job, unless it `is_dead`), frees its entry and its place, and wakes the gateways. An ending over the limit is announced by the id
 -- alone. `ended_by` is the worker whose ending it is, '' if it is the queue's own; `summary` is what
 -- a worker says of it in short. Returns how many gateways heard of it.
 local function settle(record, id, job, ended_by, ending, summary)
   local keep_ms = job.keep_ms or RESULT_TTL_MS
   redis.call('HSET', record, 'state', 'finished', 'result', ending, 'ended_by', ended_by)
-  redis.call('HDEL', record, 'payload')
+  if job.is_dead then
+    -- A dead letter keeps its payload, to be driven again.
+    keep_ms = math.max(tonumber(keep_ms), DEAD_LETTER_TTL_MS)
+    job.keep_ms = text(keep_ms)
+    redis.call('HSET', record, 'dead', '1', 'keep_ms', job.keep_ms)
+    redis.call('ZADD', sibling(record, 'dead:' .. job.tenant), 0, id)
+  else
+    redis.call('HDEL', record, 'payload')
+  end
   redis.call('PEXPIRE', record, keep_ms)
   if job.keep_ms then
     retain(record, id, job, summary)
   end
   if job.entry then
-    drop(sibling(record, 'jobs'), job.entry)
+    drop(stream_of(record, job.priority), job.entry)
   end
   if job.counted then
     redis.call('SREM', sibling(record, 'active:' .. job.tenant), id)
+    promote(record, job.tenant)
   end
   if job.interactive then
     redis.call('DEL', sibling(record, 'in:' .. id))

@@ -1,8 +1,10 @@
 -- Functions for jobs that a worker took from the stream and does not end.
 
--- Ends a job that is in the stream. A session that it should have opened ends with it.
-local function give_up(record, id, ending)
+-- Ends a job that is in the stream. A session that it should have opened ends with it. With `is_dead`,
+-- a listed job becomes a dead letter.
+local function give_up(record, id, ending, is_dead)
   local job = read_job(record)
+  job.is_dead = is_dead and job.keep_ms and not job.session
   settle(record, id, job, '', ending)
   if job.session then
     local session = sibling(record, 'session:' .. job.session)

@@ -1,0 +1,236 @@
+//! One worker's place in the queue: its blocking connection, and how it reads the streams. Where only
+//! one priority is in use that is one read; where several are, each gets its share.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamId, StreamReadReply};
+use redis::{RedisResult, cmd};
+use tokio::time::{Instant, timeout_at};
+
+use super::Queue;
+use crate::error::Error;
+use crate::execution::Priority;
+use crate::id::WorkerId;
+use crate::redis::client::{COMMAND_TIMEOUT, failure, is_group_missing};
+use crate::redis::keys;
+use crate::redis::scripts::Entry;
+
+/// How long priorities get their shares after one other than normal was seen.
+const MIXED_FOR: Duration = Duration::from_secs(10);
+/// Turns after which the shares begin anew, or a multiple of it.
+const PICK_CYCLE: u64 = 1 << 20;
+
+/// One worker's place in the queue: its blocking connection and how far it has looked.
+pub struct Consumer {
+    pub(super) worker: WorkerId,
+    pub(super) name: String,
+    /// The streams, all shards of the most urgent priority first.
+    pub(super) places: Vec<Place>,
+    connection: Option<MultiplexedConnection>,
+    /// A read that was started and not yet answered: dropping `claim` leaves it here, so that
+    /// what Redis delivers meanwhile is handed out by the next call.
+    read: Option<Read>,
+    /// Until when priorities are to get their shares: other than normal ones were seen not long ago.
+    mixed_until: Option<Instant>,
+    /// Whether the shares of all priorities were empty when last looked at.
+    has_looked: bool,
+    /// Entries that were read by shares.
+    picked: u64,
+    /// Entries delivered and not yet started, by shard; kept for the same reason.
+    pub(super) delivered: Vec<Delivered>,
+    /// Shard that is served first; moves on, so that none is always last.
+    pub(super) first: usize,
+    /// Per shard, where the next scan for dead workers' jobs begins.
+    pub(super) cursors: Vec<String>,
+    pub(super) swept: Instant,
+}
+
+struct Read {
+    reply: BoxFuture<'static, RedisResult<Option<StreamReadReply>>>,
+    /// When a connection without an answer counts as broken.
+    overdue: Instant,
+}
+
+/// One stream.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) shard: u16,
+    pub(super) priority: Priority,
+    pub(super) stream: String,
+}
+
+pub(super) struct Delivered {
+    pub(super) shard: u16,
+    pub(super) priority: Priority,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Queue {
+    /// Opens a worker's place in the queue.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn consumer(&self, worker: WorkerId) -> Result<Consumer, Error> {
+        let connection = self.inner.client.blocking().await.map_err(failure)?;
+        let place =
+            |priority| move |shard| Place { shard, priority, stream: keys::jobs(shard, priority) };
+        let places: Vec<Place> =
+            Priority::ALL.iter().flat_map(|it| self.shards().map(place(*it))).collect();
+        Ok(Consumer {
+            worker,
+            name: worker.to_string(),
+            cursors: vec!["0-0".to_owned(); places.len()],
+            places,
+            connection: Some(connection),
+            read: None,
+            mixed_until: None,
+            has_looked: false,
+            picked: 0,
+            delivered: Vec::new(),
+            first: 0,
+            swept: Instant::now(),
+        })
+    }
+}
+
+impl Consumer {
+    /// Fills `delivered`, unless something is left there; leaves it empty at the deadline.
+    pub(super) async fn read(
+        &mut self,
+        queue: &Queue,
+        max: usize,
+        deadline: Instant,
+    ) -> RedisResult<()> {
+        if !self.delivered.is_empty() {
+            return Ok(());
+        }
+        if self.read.is_none() {
+            // What there is, by shares; only when there is nothing, wait for what comes.
+            let is_mixed = self.mixed_until.is_some_and(|until| Instant::now() < until);
+            self.read = Some(if is_mixed && !self.has_looked {
+                self.start_pick(queue, max)
+            } else {
+                self.start_read(queue, max, deadline).await?
+            });
+        }
+        let read = self.read.as_mut().expect("a read was started above");
+        let overdue = read.overdue;
+        // Redis answers a read at the read's own deadline. Where that comes in time, wait for it:
+        // a read left open may swallow a job that nobody then picks up.
+        let until = if overdue <= deadline + COMMAND_TIMEOUT { overdue } else { deadline };
+        match timeout_at(until, &mut read.reply).await {
+            Ok(reply) => {
+                self.read = None;
+                let reply = reply.inspect_err(|error| {
+                    if !is_group_missing(error) {
+                        self.connection = None;
+                    }
+                })?;
+                self.deliver(reply.unwrap_or_default());
+                // Nothing by shares is not the end yet.
+                let is_looking = self.delivered.is_empty() && !self.has_looked;
+                self.has_looked = self.delivered.is_empty();
+                if is_looking && self.mixed_until.is_some_and(|until| Instant::now() < until) {
+                    return Box::pin(self.read(queue, max, deadline)).await;
+                }
+                Ok(())
+            }
+            Err(_) if Instant::now() >= overdue => {
+                self.read = None;
+                self.connection = None;
+                let late = "the blocking read was not answered in time";
+                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into())
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads what is there, each priority getting its share.
+    fn start_pick(&mut self, queue: &Queue, max: usize) -> Read {
+        let shards = self.places.len() / Priority::ALL.len();
+        self.first = (self.first + 1) % self.places.len();
+        let (queue, name, read) = (queue.clone(), self.name.clone(), self.picked);
+        let first = self.first % shards;
+        let reply = Box::pin(async move {
+            let mut whole = StreamReadReply { keys: Vec::new() };
+            let mut left = max;
+            for step in 0..shards {
+                let shard = shard_at((first + step) % shards);
+                let some: Option<StreamReadReply> =
+                    queue.inner.scripts.pick(shard, &name, left, read).await?;
+                let keys = some.unwrap_or_default().keys;
+                left = left.saturating_sub(keys.iter().map(|it| it.ids.len()).sum());
+                whole.keys.extend(keys);
+                if left == 0 {
+                    break;
+                }
+            }
+            Ok(Some(whole))
+        });
+        Read { reply, overdue: Instant::now() + COMMAND_TIMEOUT * u32::from(shard_at(shards)) }
+    }
+
+    async fn start_read(
+        &mut self,
+        queue: &Queue,
+        max: usize,
+        deadline: Instant,
+    ) -> RedisResult<Read> {
+        let mut connection = match &self.connection {
+            Some(connection) => connection.clone(),
+            None => self.connection.insert(queue.inner.client.blocking().await?).clone(),
+        };
+        self.first = (self.first + 1) % self.places.len();
+        let mut read = cmd("XREADGROUP");
+        // COUNT is per stream; what exceeds `max` over all of them goes straight back. That other
+        // priorities than one are in use is rare, and soon noticed: then they are read by shares.
+        let shards = self.places.len() / Priority::ALL.len();
+        read.arg("GROUP").arg(keys::GROUP).arg(&self.name);
+        read.arg("COUNT").arg(max.div_ceil(shards));
+        // 0 would mean for ever.
+        let block = deadline.saturating_duration_since(Instant::now());
+        read.arg("BLOCK").arg(block.as_millis().max(1));
+        read.arg("STREAMS");
+        for place in &self.places {
+            read.arg(&place.stream);
+        }
+        for _ in &self.places {
+            read.arg(">");
+        }
+        let reply = Box::pin(async move { read.query_async(&mut connection).await });
+        Ok(Read { reply, overdue: deadline + COMMAND_TIMEOUT })
+    }
+
+    fn deliver(&mut self, reply: StreamReadReply) {
+        for stream in reply.keys {
+            let Some(place) = self.places.iter().find(|place| place.stream == stream.key) else {
+                continue;
+            };
+            let (shard, priority) = (place.shard, place.priority);
+            let entries: Vec<_> = stream.ids.into_iter().map(entry_of).collect();
+            if entries.is_empty() {
+                continue;
+            }
+            if priority != Priority::Normal {
+                self.mixed_until = Some(Instant::now() + MIXED_FOR);
+            }
+            self.picked = self.picked.wrapping_add(entries.len() as u64) % PICK_CYCLE;
+            self.delivered.push(Delivered { shard, priority, entries });
+        }
+        let shards = self.places.len() / Priority::ALL.len();
+        let turn = |shard: u16| (usize::from(shard) + shards - self.first % shards) % shards;
+        self.delivered.sort_by_key(|it| (it.priority, turn(it.shard)));
+    }
+}
+
+pub(super) fn entry_of(id: StreamId) -> Entry {
+    // An entry that names no job gets a name without a record, and is dropped as such.
+    let job = id.get(keys::ENTRY_JOB).unwrap_or_default();
+    Entry { entry: id.id, job }
+}
+
+fn shard_at(place: usize) -> u16 {
+    u16::try_from(place).expect("there is one place per shard, and shards are counted in u16")
+}

@@ -1,0 +1,41 @@
+-- Functions for listed jobs that wait, or that are tried again.
+
+-- How much earlier, in seconds, a job of a priority is taken to have come, within its tenant's backlog:
+-- so urgent jobs go first, and none waits for ever.
+local HEAD_STARTS_S = {high = 300, low = -300}
+
+-- Has a job stand in line, or, if its tenant has as many there as it may, wait in the tenant's backlog.
+local function enter(record, id, tenant, priority)
+  local active, backlog = sibling(record, 'active:' .. tenant), sibling(record, 'backlog:' .. tenant)
+  if redis.call('EXISTS', backlog) == 0 and redis.call('SCARD', active) < window(record, tenant) then
+    redis.call('SADD', active, id)
+    redis.call('HSET', record, 'counted', '1')
+    place(record, id, priority)
+    return
+  end
+  local came_s = now_us() / 1000000 - (HEAD_STARTS_S[priority or ''] or 0)
+  redis.call('ZADD', backlog, came_s, id)
+  redis.call('HSET', record, 'backlogged', '1')
+  redis.call('SADD', sibling(record, 'backlogs'), tenant)
+  promote(record, tenant)
+end
+
+-- Has a job wait until a moment, in ms since the epoch. Meanwhile it is in nobody's way.
+local function delay(record, id, tenant, due_ms)
+  redis.call('ZADD', sibling(record, 'delayed'), text(due_ms), id)
+  redis.call('HSET', record, 'due_ms', text(due_ms))
+  if redis.call('HDEL', record, 'counted') == 1 then
+    redis.call('SREM', sibling(record, 'active:' .. tenant), id)
+    promote(record, tenant)
+  end
+end
+
+-- Counts one more open job of a tenant, and what its payload takes.
+local function count_open(record, tenant, bytes)
+  for _, usage in ipairs({sibling(record, 'usage:' .. tenant), sibling(record, 'usage')}) do
+    redis.call('HINCRBY', usage, 'jobs', 1)
+    redis.call('HINCRBY', usage, 'bytes', bytes)
+  end
+  redis.call('HSET', record, 'bytes', bytes)
+end
+

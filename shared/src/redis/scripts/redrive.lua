@@ -1,0 +1,27 @@
+-- Puts a dead letter back into the queue.
+--
+-- KEYS[1] record of the job
+-- ARGV    1 tenant, 2 job id, 3 payload, 4 how long to keep it once it has ended, in ms
+-- returns 'queued', 'alive' it is no dead letter, 'unknown' there is no such job of the tenant
+-- atomic  it must begin once, however often this is asked for
+
+local record, id, tenant = KEYS[1], ARGV[2], ARGV[1]
+local job = redis.call('HMGET', record, 'tenant', 'dead', 'priority', 'once')
+if job[1] ~= tenant then
+  return 'unknown'
+end
+if not job[2] then
+  return 'alive'
+end
+redis.call('PERSIST', record)
+redis.call('HDEL', record, 'dead', 'result', 'summary', 'finished_us', 'ended_by', 'entry', 'worker',
+  'started_us', 'counted', 'expires_ms', 'tries')
+redis.call('HSET', record, 'state', 'queued', 'attempt', 0, 'payload', ARGV[3], 'keep_ms', ARGV[4])
+redis.call('ZREM', sibling(record, 'dead:' .. tenant), id)
+redis.call('ZREM', sibling(record, 'retained'), tenant .. ':' .. id)
+for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'once:' .. tenant .. ':' .. (job[4] or '')}) do
+  redis.call('PEXPIRE', sibling(record, name), 3888000000)
+end
+count_open(record, tenant, #ARGV[3])
+enter(record, id, tenant, job[3])
+return 'queued'

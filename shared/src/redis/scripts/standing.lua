@@ -1,0 +1,36 @@
+-- Why a job waits, and how many are before it.
+--
+-- KEYS[1] record of the job
+-- ARGV    1 tenant, 2 most jobs to count
+-- returns {'time', 0}, {'tenant', place in the tenant's backlog}, {'line', place in its stream, as far as
+--         was counted}, each followed by the fleet's slots and how long a job takes, in us; {} if it does
+--         not wait
+-- atomic  it must not move between the looks
+
+local job = redis.call('HMGET', KEYS[1], 'state', 'due_ms', 'backlogged', 'entry', 'priority', 'tenant')
+if job[1] ~= 'queued' or job[6] ~= ARGV[1] then
+  return {}
+end
+local slots = tonumber(redis.call('HGET', sibling(KEYS[1], 'slots'), 'total') or '0')
+local mean_us = math.floor(tonumber(redis.call('HGET', sibling(KEYS[1], 'usage'), 'mean_us') or '0'))
+if job[2] then
+  return {'time', 0, slots, mean_us}
+end
+if job[3] then
+  local id = string.match(KEYS[1], '[^:]*$')
+  local rank = redis.call('ZRANK', sibling(KEYS[1], 'backlog:' .. job[6]), id) or 0
+  return {'tenant', rank + 1, slots, mean_us}
+end
+if not job[4] then
+  return {}
+end
+local stream = stream_of(KEYS[1], job[5])
+local groups = redis.pcall('XINFO', 'GROUPS', stream)
+local last = '0-0'
+for index = 1, groups.err == nil and groups[1] and #groups[1] or 0, 2 do
+  if groups[1][index] == 'last-delivered-id' then
+    last = groups[1][index + 1]
+  end
+end
+local before = redis.call('XRANGE', stream, '(' .. last, job[4], 'COUNT', ARGV[2])
+return {'line', math.max(1, #before), slots, mean_us}

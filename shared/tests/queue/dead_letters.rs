@@ -1,0 +1,120 @@
+//! Jobs that were given up: kept with payload and evidence, driven again, or forgotten.
+
+use shared::config;
+use shared::error::ErrorCode;
+use shared::execution::{Limits, Terms};
+use shared::id::{JobId, TenantId};
+use shared::redis::{Commit, GiveBack, JobState, Listing, Once, Quota, Submission};
+
+use crate::harness::{Fleet, Redis, failure, job, outlive_lease};
+
+async fn submit(fleet: &Fleet, once: Option<&Once>) -> JobId {
+    let terms = Terms { retention_ms: 60_000, ..Terms::default() };
+    let (id, quota) = (JobId::generate(), Quota::default());
+    let submission = Submission { tenant: &fleet.tenant, id, reply_to: None, quota };
+    fleet.queue.submit(submission, Listing { terms: &terms, once }, &job()).await.unwrap();
+    id
+}
+
+/// Names of the tenant's dead letters.
+async fn dead(fleet: &Fleet) -> Vec<JobId> {
+    let page = fleet.queue.dead_letters(&fleet.tenant, None, 10).await.unwrap();
+    page.jobs.iter().map(|job| job.id).collect()
+}
+
+async fn fail(fleet: &mut Fleet, id: JobId) {
+    let claimed = fleet.claim_one().await;
+    assert_eq!(claimed.lease.job, id);
+    let why = GiveBack::Failed(failure("no sandbox"));
+    let back = fleet.queue.give_back(fleet.worker, &claimed.lease, why).await.unwrap();
+    assert_eq!(back, Commit::Done);
+}
+
+#[tokio::test]
+async fn a_job_whose_workers_die_is_quarantined_with_the_evidence() {
+    let redis = Redis::start();
+    let config = config::Redis { max_deliveries: 2, ..redis.short_lease() };
+    let mut fleet = Fleet::new(&config).await;
+    let id = submit(&fleet, None).await;
+    fleet.claim_one().await;
+    outlive_lease().await;
+    let (thief, mut consumer) = fleet.second_worker().await;
+    assert_eq!(fleet.queue.reclaim(&mut consumer, 1).await.unwrap().len(), 1);
+    outlive_lease().await;
+    assert!(fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap().is_empty());
+
+    assert_eq!(fleet.failure(id).await.code, ErrorCode::WorkerLost);
+    assert_eq!(dead(&fleet).await, [id]);
+    let record = fleet.queue.job(&fleet.tenant, id).await.unwrap().unwrap();
+    assert!(record.is_dead && record.keep_ms > Some(60_000));
+    let attempts = fleet.queue.attempts(&fleet.tenant, id).await.unwrap();
+    let workers: Vec<&str> = attempts.iter().map(|it| it.worker.as_str()).collect();
+    assert_eq!(workers, [fleet.worker.to_string(), thief.to_string()]);
+    assert!(attempts.iter().all(|it| it.outcome == "worker_lost"));
+    let stranger = TenantId::new("stranger");
+    assert!(fleet.queue.dead_letters(&stranger, None, 10).await.unwrap().jobs.is_empty());
+    for refused in [
+        fleet.queue.dead_job(&stranger, id).await.map(drop),
+        fleet.queue.forget(&stranger, id).await,
+    ] {
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_driven_again_once_with_other_limits() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&config::Redis { max_deliveries: 1, ..redis.config() }).await;
+    let once = Once::new(b"key", b"body");
+    let id = submit(&fleet, Some(&once)).await;
+    fail(&mut fleet, id).await;
+    let (mut job, terms) = fleet.queue.dead_job(&fleet.tenant, id).await.unwrap();
+    job.limits = Limits { memory_bytes: 1 << 30, ..job.limits };
+    fleet.queue.redrive(&fleet.tenant, id, &job, &terms).await.unwrap();
+    let again = fleet.queue.redrive(&fleet.tenant, id, &job, &terms).await.unwrap_err();
+    assert_eq!(again.code(), ErrorCode::NotFound, "it is alive");
+    assert!(dead(&fleet).await.is_empty());
+    assert!(matches!(fleet.state(id).await, JobState::Queued));
+
+    let claimed = fleet.claim_one().await;
+    assert_eq!((claimed.lease.job, claimed.attempt), (id, 1));
+    assert_eq!(claimed.job.limits.memory_bytes, 1 << 30);
+    fleet.finish(&claimed, "done").await;
+    let record = fleet.queue.job(&fleet.tenant, id).await.unwrap().unwrap();
+    assert!(!record.is_dead && record.keep_ms == Some(60_000));
+    assert_eq!(fleet.queue.attempts(&fleet.tenant, id).await.unwrap().len(), 1, "what was, stays");
+    let payload: u64 = redis.run(&["HEXISTS", &format!("v1:{{s0}}:job:{id}"), "payload"]);
+    assert_eq!(payload, 0, "secrets do not outlive the job");
+    assert!(fleet.claim(1).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_forgotten_dead_letter_leaves_nothing() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&config::Redis { max_deliveries: 1, ..redis.config() }).await;
+    let permanent = redis.keys();
+    let id = submit(&fleet, Some(&Once::new(b"key", b"body"))).await;
+    fail(&mut fleet, id).await;
+    fleet.queue.forget(&fleet.tenant, id).await.unwrap();
+    let left: Vec<String> = redis.keys().into_iter().filter(|key| key != "v1:{s0}:usage").collect();
+    assert_eq!(left, permanent);
+}
+
+#[tokio::test]
+async fn neither_cancelled_jobs_nor_those_nobody_listed_become_dead_letters() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&config::Redis { max_deliveries: 1, ..redis.config() }).await;
+    let plain = fleet.enqueue().await;
+    fail(&mut fleet, plain).await;
+    let id = submit(&fleet, None).await;
+    let claimed = fleet.claim_one().await;
+    fleet.queue.cancel(&fleet.tenant, id).await.unwrap();
+    let why = GiveBack::Failed(failure("no sandbox"));
+    let back = fleet.queue.give_back(fleet.worker, &claimed.lease, why).await.unwrap();
+    assert_eq!(back, Commit::Done);
+    assert!(dead(&fleet).await.is_empty());
+    for id in [plain, id] {
+        let payload: u64 = redis.run(&["HEXISTS", &format!("v1:{{s0}}:job:{id}"), "payload"]);
+        assert_eq!(payload, 0);
+    }
+}
