@@ -1,6 +1,6 @@
 //! The filtered network: what a sandbox reaches, what it is refused, and that nothing of it stays.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use reqwest::Method;
@@ -229,9 +229,27 @@ async fn requests_are_told_in_the_result_and_blocked_ones_in_the_audit_log() {
     let none = command("bash", "curl -m 1 -s http://127.0.0.2/; true");
     assert_eq!(api.run(none).await.get("networkLogs"), None);
 
-    let audit = std::fs::read_to_string(stack.join("audit/executions.log")).expect("it is written");
-    let blocked = audit.lines().filter(|line| line.contains("\"network_blocked\"")).count();
-    assert_eq!(blocked, 3, "{audit}");
+    // A job that comes to no result is told too.
+    let mut failing = shell("true", &[], &[]);
+    failing["request"]["setupScript"] = json!("curl -s http://127.6.0.1/setup; exit 3");
+    let mut in_session = failing.clone();
+    in_session["sessionId"] = json!("none");
+    for body in [failing, in_session] {
+        let reply = api.post(body.to_string()).await.expect("there is an answer");
+        assert_eq!(reply.json()["code"], "SETUP_FAILED", "{}", reply.text);
+    }
+
+    // Written in the background.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let audit = loop {
+        let audit = std::fs::read_to_string(stack.join("audit/executions.log")).unwrap_or_default();
+        let blocked = audit.lines().filter(|line| line.contains("\"network_blocked\"")).count();
+        if blocked == 5 {
+            break audit;
+        }
+        assert!(Instant::now() < deadline, "{blocked} of 5: {audit}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     assert!(!audit.contains("key=secret"), "{audit}");
     stack.finish();
 }
@@ -458,6 +476,14 @@ async fn the_worker_speaks_tls_to_the_host_of_a_secret() {
     let result = api.run(body.clone()).await;
     assert_eq!(result["stdout"], "secure", "{result}");
     assert_eq!(upstream.seen()[0].header("authorization"), "Bearer s3cret-of-the-host");
+    // A program that speaks TLS itself gets through, and nothing is put in.
+    let line = line.replace("curl -s", "curl -sk").replace("http:", "https:");
+    let mut own = shell(&line, &[], &[]);
+    bound("TOKEN", format!("localhost:{port}"), true, &mut own);
+    let result = api.run(own).await;
+    assert_eq!(result["stdout"], "secure", "{result}");
+    assert!(upstream.seen()[1].header("authorization").starts_with("Bearer isol8-secret-"));
+    assert_eq!(logs(&result)[0].0, "CONNECT");
     stack.finish();
 
     // A host that cannot prove who it is gets nothing.
@@ -465,7 +491,7 @@ async fn the_worker_speaks_tls_to_the_host_of_a_secret() {
     let result = api.run(body).await;
     let expected = format!("isol8: proxy error: connection to localhost:{port} failed");
     assert_eq!(result["stdout"], expected.as_str(), "{result}");
-    assert_eq!(upstream.seen().len(), 1);
+    assert_eq!(upstream.seen().len(), 2);
     stack.finish();
 }
 

@@ -43,6 +43,7 @@ impl Wires {
         Console {
             live: self.feed.as_mut().map(|feed| feed as &mut dyn Live),
             input: self.input.as_mut(),
+            ..Console::default()
         }
     }
 }

@@ -93,7 +93,6 @@ fn nothing(id: JobId, job: &Job) -> ExecutionResult {
         files: None,
         session: None,
         events: 0,
-        security_events: Vec::new(),
         outcome: Outcome::Exited,
         timings: Timings::default(),
     }

@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use shared::redis::{Claimed, GiveBack};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attend::attend;
 use crate::commit::{Told, Verdict, commit, judge, was_cut_short};
 use crate::engine::{EngineError, JobError, milliseconds};
-use crate::{Context, session};
+use crate::{Attempt, Context, session};
 
 /// Pause before a job that failed for want of a sandbox is given back, times its deliveries: an
 /// engine that restarts must not use up all of them in a moment.
@@ -27,7 +26,7 @@ pub(crate) async fn run(
         // Boxed, so that the task of a plain job is no larger than it needs to be.
         return Box::pin(session::run(context, claimed, owned, slot)).await;
     }
-    let (started, started_at) = (Instant::now(), Utc::now());
+    let (started, mut attempt) = (Instant::now(), Attempt::now());
     let held = context.leases.hold(&claimed.lease, &context.abort);
     let slot = held.cancel().run_until_cancelled(context.slot(slot)).await;
     let fetched = match slot {
@@ -53,6 +52,7 @@ pub(crate) async fn run(
             }
             Err(error) => Err(EngineError::Job(error)),
         };
+        attempt.security_events = std::mem::take(&mut console.security_events);
         drop(wires);
         outcome
     };
@@ -77,7 +77,7 @@ pub(crate) async fn run(
     if told == Told::Done {
         let given_up = verdict.end_by_giving_back(context.is_last(claimed.attempt), shown);
         if let Some(ending) = verdict.ending().or(given_up.as_ref()) {
-            context.record(id, job, tenant, None, started_at, ending);
+            context.record(id, job, tenant, None, attempt, ending);
         }
     }
     context.metrics.job_ended(verdict.label(told), started.elapsed());

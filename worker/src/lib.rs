@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use shared::audit::{Audit, Record};
+use shared::audit::{Audit, Record, SecurityEvent};
 use shared::config;
 use shared::execution::{Ending, Job};
 use shared::id::{JobId, SessionId, TenantId, WorkerId};
@@ -69,6 +69,20 @@ struct Context {
     hush: CancellationToken,
 }
 
+/// What the audit log hears of a program beside its ending.
+struct Attempt {
+    /// When the worker took it.
+    started: DateTime<Utc>,
+    /// What it tried and must not.
+    security_events: Vec<SecurityEvent>,
+}
+
+impl Attempt {
+    fn now() -> Self {
+        Self { started: Utc::now(), security_events: Vec::new() }
+    }
+}
+
 impl Context {
     /// The slot given, or the next one that is free.
     async fn slot(&self, slot: Option<OwnedSemaphorePermit>) -> OwnedSemaphorePermit {
@@ -93,9 +107,10 @@ impl Context {
         job: &Job,
         tenant: &TenantId,
         session: Option<&SessionId>,
-        started: DateTime<Utc>,
+        attempt: Attempt,
         ending: &Ending,
     ) {
+        let Attempt { started, security_events } = attempt;
         let record = match ending {
             Ending::Result(result) => Record::of_result(job, tenant, session, result),
             Ending::Error(failure) => {
@@ -103,7 +118,7 @@ impl Context {
             }
             Ending::File(_) => return,
         };
-        self.audit.record(&record);
+        self.audit.record(&Record { security_events, ..record });
     }
 }
 

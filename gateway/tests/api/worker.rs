@@ -73,7 +73,6 @@ pub(crate) fn result(job: &Job, id: JobId, stdout: String) -> ExecutionResult {
         files: None,
         session: None,
         events: 0,
-        security_events: Vec::new(),
         outcome: Outcome::Exited,
         timings: Timings { queue_ms: 0.25, ..Timings::default() },
     }

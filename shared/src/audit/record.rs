@@ -139,7 +139,6 @@ impl<'a> Record<'a> {
             duration_ms: result.duration_ms,
             outcome: result.outcome.into(),
             resource_usage: result.resource_usage.as_ref(),
-            security_events: result.security_events.clone(),
             network_logs: &result.network_logs,
             stdout: Some(&result.stdout),
             stderr: Some(&result.stderr),

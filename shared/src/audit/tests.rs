@@ -81,7 +81,6 @@ fn result(stdout: &str) -> ExecutionResult {
         files: None,
         session: None,
         events: 0,
-        security_events: Vec::new(),
         outcome: execution::Outcome::Exited,
         timings: Timings { sandbox_ms: 100.0, run_ms: 900.0, ..Timings::default() },
     }

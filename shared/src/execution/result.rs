@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::audit::SecurityEvent;
 use crate::error::{Error, ErrorCode};
 use crate::id::{JobId, SessionId};
 use crate::runtime::Runtime;
@@ -82,9 +81,6 @@ pub struct ExecutionResult {
     /// Events published while it ran, for whoever wants to know that none is missing.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub events: u64,
-    /// What it tried and must not: for the audit log of its worker alone.
-    #[serde(skip)]
-    pub security_events: Vec<SecurityEvent>,
     /// How the program ended.
     pub outcome: Outcome,
     /// Where the time went.

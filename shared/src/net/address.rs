@@ -4,7 +4,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nix::ifaddrs::getifaddrs;
+
 use super::range::AddressRange;
+use crate::error::{Error, ErrorCode};
 
 /// Why an address may not be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub enum Reason {
     Unspecified,
     /// The machine itself.
     Loopback,
+    /// An address of the machine itself, though it is a public one.
+    Own,
     /// A private network.
     Private,
     /// The network segment itself.
@@ -42,6 +47,7 @@ impl Reason {
         match self {
             Self::Unspecified => "unspecified",
             Self::Loopback => "loopback",
+            Self::Own => "worker's own",
             Self::Private => "private",
             Self::LinkLocal => "link-local",
             Self::CarrierNat => "carrier-grade NAT",
@@ -62,17 +68,37 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Public addresses, and those that the operator allows besides (`policy.allowPrivateAddresses`).
+/// Public addresses of other machines, and those that the operator allows besides
+/// (`policy.allowPrivateAddresses`).
 #[derive(Clone, Debug, Default)]
 pub struct AddressRules {
     allowed: Vec<AddressRange>,
+    own: Vec<IpAddr>,
 }
 
 impl AddressRules {
     /// Public addresses and those in `allowed`.
     #[must_use]
     pub const fn new(allowed: Vec<AddressRange>) -> Self {
-        Self { allowed }
+        Self { allowed, own: Vec::new() }
+    }
+
+    /// The same for whoever dials from this machine: what listens here is not for user code, even if
+    /// the whole world can reach it.
+    ///
+    /// # Errors
+    /// If the operating system does not tell the addresses of its interfaces.
+    pub fn of_this_machine(allowed: Vec<AddressRange>) -> Result<Self, Error> {
+        let interfaces = getifaddrs().map_err(|error| {
+            let words = format!("The addresses of this machine cannot be read: {error}");
+            Error::new(ErrorCode::Internal, words).with_source(error)
+        })?;
+        let own = interfaces.filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|it| it.ip().into());
+            v4.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
+        });
+        Ok(Self { allowed, own: own.collect() })
     }
 
     /// Why `address` may not be dialled, or `None` if it may.
@@ -81,13 +107,14 @@ impl AddressRules {
         if self.allows(address) {
             return None;
         }
-        match address {
+        let of_kind = match address {
             IpAddr::V4(address) => refuses_v4(address),
             IpAddr::V6(address) => match inner(address) {
                 Some(inner) => inner.into_iter().find_map(|inner| self.refuses(inner.into())),
                 None => refuses_v6(address),
             },
-        }
+        };
+        of_kind.or_else(|| self.own.contains(&address).then_some(Reason::Own))
     }
 
     fn allows(&self, address: IpAddr) -> bool {
@@ -195,6 +222,21 @@ mod tests {
         {
             assert_eq!(refuses(&rules, address), None, "{address}");
         }
+    }
+
+    #[test]
+    fn public_addresses_of_the_machine_itself_are_refused() {
+        let mut rules = AddressRules::of_this_machine(Vec::new()).unwrap();
+        assert!(rules.own.contains(&Ipv4Addr::LOCALHOST.into()), "{:?}", rules.own);
+        rules.own.extend(["203.0.113.7", "2001:db8::7"].map(|it| it.parse::<IpAddr>().unwrap()));
+        for address in "203.0.113.7 2001:db8::7 ::ffff:203.0.113.7 64:ff9b::203.0.113.7".split(' ')
+        {
+            assert_eq!(refuses(&rules, address), Some(Reason::Own), "{address}");
+        }
+        assert_eq!(refuses(&rules, "203.0.113.8"), None);
+        assert_eq!(refuses(&rules, "127.0.0.1"), Some(Reason::Loopback));
+        rules.allowed.push("203.0.113.0/24".parse().unwrap());
+        assert_eq!(refuses(&rules, "203.0.113.7"), None);
     }
 
     #[test]

@@ -12,4 +12,4 @@ pub use address::{AddressRules, Reason};
 pub use filter::{HostFilter, HostPatterns};
 pub use host::{Host, HostError};
 pub use range::AddressRange;
-pub use resolve::{Lookup, ResolveError, Resolver};
+pub use resolve::{Lookup, ResolveError, Resolver, Turn};

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::address::{AddressRules, Reason};
@@ -20,11 +20,18 @@ const MAX_LOOKUPS: usize = 64;
 
 /// Finds the addresses of a name. Tests put their own in.
 pub trait Lookup: Send + Sync {
-    /// All addresses of `name`, unchecked.
+    /// All addresses of `name`, unchecked. `turn` is kept for as long as anything is busy with it,
+    /// which may be longer than whoever asked waits.
     ///
     /// # Errors
     /// If it has none, or nobody can tell.
-    fn lookup<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
+    fn lookup<'a>(&'a self, name: &'a str, turn: Turn) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
+}
+
+/// One look-up of those that a share allows at once; given back when dropped.
+#[derive(Debug, Default)]
+pub struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a host cannot be dialled.
@@ -59,6 +66,8 @@ pub enum ResolveError {
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
+    /// Look-ups that may be under way at once for whoever has this resolver; `None`: any number.
+    share: Option<Arc<Semaphore>>,
 }
 
 impl Default for Resolver {
@@ -72,7 +81,22 @@ impl Resolver {
     /// A resolver that asks `lookup`.
     #[must_use]
     pub fn new(lookup: impl Lookup + 'static) -> Self {
-        Self { lookup: Arc::new(lookup) }
+        Self { lookup: Arc::new(lookup), share: None }
+    }
+
+    /// The same resolver for one of many who use it: at most `lookups` of its own are under way at
+    /// once, so that it cannot take those of all others.
+    #[must_use]
+    pub fn share(&self, lookups: usize) -> Self {
+        Self { lookup: Arc::clone(&self.lookup), share: Some(Arc::new(Semaphore::new(lookups))) }
+    }
+
+    async fn look_up(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let permit = match &self.share {
+            None => None,
+            Some(share) => Some(Arc::clone(share).acquire_owned().await.map_err(io::Error::other)?),
+        };
+        self.lookup.lookup(name, Turn { _permit: permit }).await
     }
 
     /// The addresses of `host` that `rules` let pass, in the resolver's order; at least one.
@@ -88,7 +112,7 @@ impl Resolver {
     ) -> Result<Vec<SocketAddr>, ResolveError> {
         let found = match host {
             Host::Address(address) => vec![*address],
-            Host::Name(name) => match timeout_at(deadline, self.lookup.lookup(name)).await {
+            Host::Name(name) => match timeout_at(deadline, self.look_up(name)).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(error)) => {
                     return Err(ResolveError::NotFound { host: host.clone(), source: Some(error) });
@@ -122,13 +146,13 @@ struct SystemLookup {
 }
 
 impl Lookup for SystemLookup {
-    fn lookup<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+    fn lookup<'a>(&'a self, name: &'a str, turn: Turn) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         Box::pin(async move {
             let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
             let name = name.to_owned();
             let looking = tokio::task::spawn_blocking(move || {
                 // Whoever asked may have stopped waiting; the thread is taken until here.
-                let _slot = slot;
+                let _taken = (slot, turn);
                 let found = (name.as_str(), 0).to_socket_addrs()?;
                 Ok(found.map(|address| address.ip()).collect())
             });
@@ -149,7 +173,7 @@ mod tests {
     struct Script(Mutex<Vec<Vec<&'static str>>>);
 
     impl Lookup for Script {
-        fn lookup<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+        fn lookup<'a>(&'a self, _: &'a str, _: Turn) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
             let mut answers = self.0.lock().unwrap();
             if answers.is_empty() {
                 return Box::pin(pending());
@@ -183,6 +207,35 @@ mod tests {
         assert!(matches!(none, ResolveError::NotFound { source: None, .. }), "{none}");
         let late = resolve(&resolver, "rebind.example").await.unwrap_err();
         assert!(matches!(late, ResolveError::TimedOut { .. }), "{late}");
+    }
+
+    /// Nobody answers, and whoever asks is busy for ever.
+    #[derive(Default)]
+    struct Silence(Arc<Mutex<Vec<Turn>>>);
+
+    impl Lookup for Silence {
+        fn lookup<'a>(&'a self, _: &'a str, turn: Turn) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+            self.0.lock().unwrap().push(turn);
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_shares_a_resolver_cannot_take_all_of_it() {
+        let silence = Silence::default();
+        let asked = Arc::clone(&silence.0);
+        let all = Resolver::new(silence);
+        let (one, other) = (all.share(2), all.share(2));
+        for _ in 0..4 {
+            resolve(&one, "silent.example").await.unwrap_err();
+        }
+        // What was given up is under way still.
+        assert_eq!(asked.lock().unwrap().len(), 2);
+        resolve(&other, "silent.example").await.unwrap_err();
+        assert_eq!(asked.lock().unwrap().len(), 3);
+        asked.lock().unwrap().clear();
+        resolve(&one, "silent.example").await.unwrap_err();
+        assert_eq!(asked.lock().unwrap().len(), 1);
     }
 
     #[tokio::test]

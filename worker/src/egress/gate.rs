@@ -23,6 +23,9 @@ use super::{Outside, proxy};
 /// How long nothing may move on a connection: longer than a model thinks about an answer.
 const IDLE_LIMIT: Duration = Duration::from_secs(900);
 
+/// Look-ups of names under way at once. A name that nobody answers for holds its own for a while.
+const MAX_LOOKUPS: usize = 8;
+
 /// What the connections of one job share.
 pub(super) struct Access {
     /// The server's, and the job's own; both must agree.
@@ -52,8 +55,8 @@ impl Access {
                 HostFilter::compile("network", &egress.server)?,
                 HostFilter::compile("networkFilter", &egress.filter)?,
             ]),
-            addresses: AddressRules::new(egress.private_addresses.clone()),
-            resolver: outside.resolver.clone(),
+            addresses: AddressRules::of_this_machine(egress.private_addresses.clone())?,
+            resolver: outside.resolver.share(MAX_LOOKUPS),
             tls: outside.tls.clone(),
             secrets: RwLock::default(),
             meter: Arc::new(Meter::new(limits.max_bytes, limits.max_bytes_per_second)),

@@ -41,7 +41,8 @@ impl Outside {
     /// Opens a gate for one job.
     ///
     /// # Errors
-    /// If its rules are not valid, which admission has seen to.
+    /// If its rules are not valid, which admission has seen to, or this machine does not tell its
+    /// addresses.
     pub(crate) fn gate(&self, egress: &Egress) -> Result<Gate, Error> {
         Ok(Gate::new(gate::Access::new(egress, self)?))
     }

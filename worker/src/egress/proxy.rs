@@ -1,6 +1,7 @@
 //! The proxy that programs talk to: requests for whole URIs, and `CONNECT`. One connection is one task.
 
 use std::convert::Infallible;
+use std::io::Cursor;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,8 @@ use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use super::dial::Asked;
 use super::gate::Access;
@@ -27,6 +29,10 @@ use super::tunnel::TunnelStream;
 
 /// Where TLS is spoken end to end, and nothing can be read.
 const CONNECT_PORT: u16 = 443;
+/// As the journal knows it.
+const CONNECT: Asked<'_> = Asked { method: "CONNECT", path: None };
+/// How TLS begins: with a record of this kind.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// Bytes that the head of a request may have.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Bytes of a method. None is longer, and every request is written down with its own.
@@ -80,9 +86,23 @@ async fn serve_http(
     }
 }
 
-/// Serves a connection inside of a connection.
-fn serve_inner(stream: TokioIo<Upgraded>, access: Arc<Access>, target: Target) -> Next {
-    Box::pin(serve_http(stream, access, Some(target)))
+/// Serves a connection inside of a connection, to a place where a secret waits: HTTP is read, and TLS,
+/// which nobody but its two ends can read, passes as it is.
+fn serve_inner(inside: TokioIo<Upgraded>, access: Arc<Access>, target: Target) -> Next {
+    Box::pin(async move {
+        let (mut reading, writing) = tokio::io::split(inside);
+        let mut first = [0];
+        let Ok(Ok(1)) = timeout(HEAD_LIMIT, reading.read(&mut first)).await else { return };
+        let inside = tokio::io::join(Cursor::new(first).chain(reading), writing);
+        if first != [TLS_HANDSHAKE] {
+            return serve_http(inside, access, Some(target)).await;
+        }
+        // The program was told that it is connected; who is not there now has gone away.
+        if let Ok((outside, underway)) = access.dial(CONNECT, &target, target.port).await {
+            relay(inside, outside).await;
+            drop(underway);
+        }
+    })
 }
 
 async fn answer(
@@ -121,10 +141,9 @@ async fn connect(
     handover: &Handover,
 ) -> Result<Response<Body>, Refusal> {
     let target = Target::of_connect(request.uri())?;
-    let asked = Asked { method: "CONNECT", path: None };
     // Programs that use CONNECT for plain HTTP too, as Node does, are to be read where a secret waits.
     if target.port != CONNECT_PORT && access.secrets().wait_at(&target.host, target.port) {
-        access.check(asked, &target.host)?;
+        access.check(CONNECT, &target.host)?;
         handover.put(async move {
             if let Ok(inside) = inside.await {
                 serve_inner(TokioIo::new(inside), access, target).await;
@@ -132,7 +151,7 @@ async fn connect(
         });
         return Ok(established());
     }
-    let (outside, underway) = access.dial(asked, &target, target.port).await?;
+    let (outside, underway) = access.dial(CONNECT, &target, target.port).await?;
     handover.put(async move {
         if let Ok(inside) = inside.await {
             relay(TokioIo::new(inside), outside).await;

@@ -26,13 +26,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use shared::Error;
+use shared::audit::SecurityEvent;
 use shared::execution::{
     EgressPhases, ExecutionResult, Input, Job, Outcome, Phase, PoolStrategy, ResourceUsage, Stream,
     Timings,
 };
 use shared::id::{JobId, TenantId, WorkerId};
 use shared::redis::Removal;
+use shared::{Error, ErrorCode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +68,8 @@ pub struct Console<'a> {
     pub live: Option<&'a mut (dyn Live + 'a)>,
     /// What comes for it while it runs, if its job is interactive. Closed: no more.
     pub input: Option<&'a mut mpsc::Receiver<Input>>,
+    /// What it tried and must not, told when it has ended, however that was: for the audit log.
+    pub security_events: Vec<SecurityEvent>,
 }
 
 /// How an engine is set up.
@@ -164,12 +167,13 @@ impl Engine {
         let way_out = self.open_way_out(lent.sandbox(), job)?;
         let outcome = run::run(lent.sandbox(), job, &masker, None, way_out, console, cancel).await;
         let report = lent.sandbox().take_down_gate().await;
+        let report = report.map(|report| tell_blocked(report, &masker, console));
         lent.is_healthy =
             matches!(outcome, Ok(_) | Err(EngineError::Job(_))) && !lent.sandbox().is_lost;
         let mut result = result(id, job, container_id, outcome?);
         result.timings.sandbox_ms = milliseconds(sandbox_time);
         result.timings.cold = lent.cold;
-        tell_network(&mut result, report, &masker);
+        tell_network(&mut result, report);
         Ok((result, Spent { _lent: lent }))
     }
 
@@ -178,8 +182,10 @@ impl Engine {
         let Some(egress) = &job.egress else {
             return Ok(EgressPhases { setup: false, run: false });
         };
-        let gate =
-            self.outside.gate(egress).map_err(|error| JobError::Network(error.to_string()))?;
+        let gate = self.outside.gate(egress).map_err(|error| match error.code() {
+            ErrorCode::InvalidRequest => JobError::Network(error.to_string()).into(),
+            _ => EngineError::NoWayOut { detail: error.to_string() },
+        })?;
         gate.keep_secrets(&egress.secrets);
         sandbox.put_up_gate(gate);
         Ok(egress.phases)
@@ -318,7 +324,6 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
         files: ran.files,
         session: None,
         events: 0,
-        security_events: Vec::new(),
         outcome,
         timings: Timings {
             setup_ms: milliseconds(ran.setup),
@@ -335,13 +340,18 @@ fn values_of_secrets(job: &Job) -> impl Iterator<Item = &str> {
     job.secrets.values().chain(held.map(|secret| &secret.value)).map(String::as_str)
 }
 
-/// Puts what a program did on the network into its result.
-fn tell_network(result: &mut ExecutionResult, report: Option<Report>, masker: &Masker) {
-    let Some(mut report) = report else { return };
+/// Tells what was blocked; the rest of the report.
+fn tell_blocked(mut report: Report, masker: &Masker, console: &mut Console<'_>) -> Report {
     mask_report(&mut report, masker);
+    console.security_events.append(&mut report.events);
+    report
+}
+
+/// Puts what a program did on the network into its result.
+fn tell_network(result: &mut ExecutionResult, report: Option<Report>) {
+    let Some(report) = report else { return };
     result.network_logs = report.entries;
     result.network_logs_dropped = report.dropped;
-    result.security_events = report.events;
     if let Some(usage) = &mut result.resource_usage {
         (usage.network_bytes_in, usage.network_bytes_out) = (report.bytes_in, report.bytes_out);
     }
@@ -381,7 +391,6 @@ pub(crate) fn milliseconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use shared::audit::SecurityEvent;
     use shared::execution::{NetworkAction, NetworkLogEntry};
 
     use super::*;

@@ -20,7 +20,7 @@ use super::pool::Lent;
 use super::program::Interpreter;
 use super::{
     Console, Engine, EngineError, LinkError, environment, files, milliseconds, result, run,
-    tell_network, values_of_secrets,
+    tell_blocked, tell_network, values_of_secrets,
 };
 use crate::egress::Gate;
 
@@ -101,10 +101,11 @@ impl Session {
         // What earlier calls have left running must not get through while a later one is set up.
         self.way_out.setup = self.way_out.run;
         let report = self.lent.sandbox().gate().map(Gate::report);
+        let report = report.map(|report| tell_blocked(report, &self.masker, console));
         let ran = self.note(ran)?;
         let state_lost = ran.state_lost;
         let mut result = result(id, job, container_id, ran);
-        tell_network(&mut result, report, &self.masker);
+        tell_network(&mut result, report);
         let opening_ms = self.opening_ms.take();
         result.timings.sandbox_ms = opening_ms.unwrap_or_default();
         result.timings.cold = opening_ms.is_some() && self.lent.cold;

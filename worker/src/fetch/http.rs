@@ -47,7 +47,8 @@ impl Http {
     ) -> Result<Self, Error> {
         let timeout = Duration::from_millis(rules.settings.fetch_timeout_ms);
         let way = |policy: &Policy| {
-            let addresses = AddressRules::new(policy.allow_private_addresses.clone());
+            let allowed = policy.allow_private_addresses.clone();
+            let addresses = AddressRules::of_this_machine(allowed)?;
             Way::new(addresses, resolver.clone(), timeout)
         };
         let own = policy.tenants.iter().filter(|(_, own)| own.allow_private_addresses.is_some());

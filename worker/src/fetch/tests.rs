@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use shared::config::{RemoteCode, TenantPolicy};
 use shared::execution::{Admission, ExecuteEnvelope, ExecutionRequest};
-use shared::net::Lookup;
+use shared::net::{Lookup, Turn};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -65,7 +65,7 @@ impl Server {
 struct Script(Mutex<Vec<&'static str>>);
 
 impl Lookup for Script {
-    fn lookup<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+    fn lookup<'a>(&'a self, _: &'a str, _: Turn) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         let mut answers = self.0.lock().unwrap();
         let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0] };
         Box::pin(async move { Ok(answer.split(' ').map(|it| it.parse().unwrap()).collect()) })

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use shared::execution::{Call, Ending, Job};
+use shared::audit::SecurityEvent;
+use shared::execution::{Call, Ending, ExecutionResult, Job};
 use shared::id::JobId;
 use shared::redis::{
     Claimed, ClaimedCall, GiveBack, NextCall, OwnedSession, Publication, SessionNews,
@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::end::{End, is_closing, lost, say_farewell, unheard};
 use super::files::FileCall;
 use super::{Handle, Seat, opening};
-use crate::Context;
 use crate::attend::attend;
 use crate::commit::{Told, Verdict, insist, judge, was_cut_short};
 use crate::engine::{EngineError, Session, milliseconds};
+use crate::{Attempt, Context};
 
 /// Pauses between attempts while the queue cannot be reached.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -52,6 +52,14 @@ pub(super) struct Actor<'a> {
     pub(super) context: &'a Context,
     pub(super) seat: Seat,
     pub(super) owned: OwnedSession,
+}
+
+/// What came of running a program.
+pub(super) struct Executed {
+    pub(super) outcome: Result<ExecutionResult, EngineError>,
+    /// Events published while it ran.
+    pub(super) events: u64,
+    pub(super) security_events: Vec<SecurityEvent>,
 }
 
 impl Actor<'_> {
@@ -178,7 +186,7 @@ impl Actor<'_> {
     /// Runs one call to its commit; the end of the session if it brought that about. Its callers are
     /// told by the end then.
     async fn run_call(&self, session: &mut Session, claimed: ClaimedCall) -> Result<(), End> {
-        let (context, started, started_at) = (self.context, Instant::now(), Utc::now());
+        let (context, started, mut attempt) = (self.context, Instant::now(), Attempt::now());
         let ClaimedCall { id, call, queued_ms } = claimed;
         let cancel = context.abort.child_token();
         let _running = self.handle().begin(id, &cancel);
@@ -190,12 +198,16 @@ impl Actor<'_> {
                     context.queue.call_publication(context.worker, &self.owned, id, timeout_ms)
                 };
                 let (outcome, events) = match fetched {
-                    Ok(took) => self.execute(session, id, &job, took, publication, &cancel).await,
+                    Ok(took) => {
+                        let ran = self.execute(session, id, &job, took, publication, &cancel).await;
+                        attempt.security_events = ran.security_events;
+                        (ran.outcome, ran.events)
+                    }
                     Err(error) => (Err(EngineError::Job(error)), 0),
                 };
                 let was_aborted = context.abort.is_cancelled() && was_cut_short(&outcome);
                 if was_aborted || session.is_broken() {
-                    self.record(id, &job, started_at, &lost());
+                    self.record(id, &job, attempt, &lost());
                     return Err(End::Lost);
                 }
                 let ending = match judge(outcome, queued_ms, events) {
@@ -225,14 +237,10 @@ impl Actor<'_> {
         .await;
         if let Some(job) = &job {
             match told {
-                Told::Done => self.record(id, job, started_at, &ending),
+                Told::Done => self.record(id, job, attempt, &ending),
                 Told::Fenced | Told::Never => {
-                    self.record(
-                        id,
-                        job,
-                        started_at,
-                        &unheard(is_closing(context, &self.owned).await),
-                    );
+                    let unheard = unheard(is_closing(context, &self.owned).await);
+                    self.record(id, job, attempt, &unheard);
                 }
             }
         }
@@ -240,9 +248,9 @@ impl Actor<'_> {
         Ok(())
     }
 
-    pub(super) fn record(&self, id: JobId, job: &Job, started_at: DateTime<Utc>, ending: &Ending) {
+    pub(super) fn record(&self, id: JobId, job: &Job, attempt: Attempt, ending: &Ending) {
         let (tenant, session) = (&self.owned.tenant, Some(&self.owned.id));
-        self.context.record(id, job, tenant, session, started_at, ending);
+        self.context.record(id, job, tenant, session, attempt, ending);
     }
 
     pub(super) fn note(&self, verdict: &Verdict, told: Told, started: Instant) {
@@ -258,19 +266,24 @@ impl Actor<'_> {
         fetch_time: Duration,
         publication: impl FnOnce(u64) -> Publication,
         cancel: &CancellationToken,
-    ) -> (Result<shared::execution::ExecutionResult, EngineError>, u64) {
+    ) -> Executed {
         let (mut wires, attendants) = attend(self.context, id, job, publication);
         // The largest part of a session's task, needed only while a program runs.
         let running = Box::pin(async {
-            let outcome = session.execute(id, job, &mut wires.console(), cancel).await;
+            let mut console = wires.console();
+            let outcome = session.execute(id, job, &mut console, cancel).await;
+            let security_events = console.security_events;
             drop(wires);
-            outcome.map(|mut result| {
+            let outcome = outcome.map(|mut result| {
                 result.timings.fetch_ms = milliseconds(fetch_time);
                 result
-            })
+            });
+            (outcome, security_events)
         });
         let serving = attendants.serve(self.context, &self.owned.tenant, cancel);
-        self.watched(async { tokio::join!(running, serving) }).await
+        let ran = self.watched(async { tokio::join!(running, serving) }).await;
+        let ((outcome, security_events), events) = ran;
+        Executed { outcome, events, security_events }
     }
 
     /// Does something for a call while watching whether that is to be stopped.

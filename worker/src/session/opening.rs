@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
 use shared::ErrorCode;
 use shared::execution::{Ending, Failure};
 use shared::redis::{Claimed, GiveBack, OwnedSession};
@@ -12,10 +11,10 @@ use tokio::time::Instant;
 
 use super::actor::Actor;
 use super::end::{is_closing, say_farewell, unheard};
-use crate::Context;
 use crate::commit::{Told, Verdict, commit, judge, was_cut_short};
 use crate::engine::{EngineError, JobError, Session};
 use crate::job::pause_before;
+use crate::{Attempt, Context};
 
 /// For how long a session goes from worker to worker in search of room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
@@ -25,7 +24,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(300);
 /// Gives back a session that this worker has no room for, to be opened by another one; after a while
 /// it is refused.
 pub(super) async fn turn_away(context: &Context, claimed: &Claimed, owned: &OwnedSession) {
-    let started_at = Utc::now();
+    let attempt = Attempt::now();
     let held = context.leases.hold(&claimed.lease, &context.abort);
     // One that has waited in a long queue has not searched at all yet.
     let is_new = claimed.age.as_secs_f64() * 1000.0 <= claimed.queued_ms;
@@ -47,7 +46,7 @@ pub(super) async fn turn_away(context: &Context, claimed: &Claimed, owned: &Owne
     let ending = if told == Told::Done { verdict.ending() } else { closed.as_ref() };
     if let Some(ending) = ending {
         let (id, tenant, job) = (claimed.lease.job, &claimed.tenant, &claimed.job);
-        context.record(id, job, tenant, Some(&owned.id), started_at, ending);
+        context.record(id, job, tenant, Some(&owned.id), attempt, ending);
         say_farewell(context, owned, false).await;
     }
 }
@@ -59,7 +58,7 @@ impl Actor<'_> {
         mut claimed: Claimed,
         slot: Option<OwnedSemaphorePermit>,
     ) -> Option<Session> {
-        let (context, started, started_at) = (self.context, Instant::now(), Utc::now());
+        let (context, started, mut attempt) = (self.context, Instant::now(), Attempt::now());
         let held = context.leases.hold(&claimed.lease, &context.abort);
         let slot = held.cancel().run_until_cancelled(context.slot(slot)).await;
         let id = claimed.lease.job;
@@ -90,10 +89,11 @@ impl Actor<'_> {
                 let publication = |timeout_ms| {
                     context.queue.publication(context.worker, &claimed.lease, timeout_ms)
                 };
-                let (outcome, events) = self
+                let ran = self
                     .execute(&mut session, id, job, fetch_time, publication, held.cancel())
                     .await;
-                (Ok(outcome), events, Some(session))
+                attempt.security_events = ran.security_events;
+                (Ok(ran.outcome), ran.events, Some(session))
             }
         };
         let verdict = match outcome {
@@ -121,7 +121,7 @@ impl Actor<'_> {
             _ => Some(&unheard),
         };
         if let Some(ending) = ending {
-            self.record(id, job, started_at, ending);
+            self.record(id, job, attempt, ending);
         }
         // A call that was put back is taken again with its session, perhaps by this very worker: that
         // session must not be ended.
