@@ -8,6 +8,7 @@ pub mod case;
 pub mod compose;
 pub mod destination;
 pub mod docker;
+pub mod forbidden;
 pub mod gate;
 pub mod isolation;
 pub mod node;
