@@ -6,7 +6,6 @@ pub mod api;
 pub mod binary;
 pub mod case;
 pub mod compose;
-pub mod destination;
 pub mod docker;
 pub mod forbidden;
 pub mod gate;
@@ -20,6 +19,5 @@ pub mod upstream;
 
 pub use api::{Api, Reply, code, command};
 pub use case::{Case, Findings, run_cases};
-pub use destination::Destination;
 pub use stack::Stack;
-pub use upstream::Upstream;
+pub use upstream::{Upstream, reflect};

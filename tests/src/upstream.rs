@@ -1,22 +1,32 @@
 //! Servers on loopback that programs, or workers on their behalf, talk to: plain or over TLS, with
-//! answers that the test decides on.
+//! answers that the test decides on. They tell what they were asked, and can hang, drip, or swallow, as
+//! servers do.
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+/// How long connections may take to come or to go.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What came in.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Method and target, like `GET /a`.
     pub line: String,
+    /// All before the body, as it came.
+    pub head: String,
     /// Header lines, names in lower case.
     pub headers: Vec<(String, String)>,
     /// Body.
@@ -30,34 +40,61 @@ impl Request {
         let found = self.headers.iter().find(|(found, _)| found == name);
         found.map_or("", |(_, value)| value)
     }
+
+    /// The target.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or_default()
+    }
 }
 
 /// What goes out.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// Status, header lines with their line ends.
-    head: String,
-    body: String,
+pub enum Answer {
+    /// Status, header lines with their line ends; and a body.
+    Whole(String, Vec<u8>),
+    /// A body in chunks.
+    Chunks(&'static [&'static str]),
+    /// Another protocol takes over: what comes in goes out.
+    Echo,
+    /// None, until the other side goes.
+    Hang,
+    /// One byte after the other, without an end.
+    Drip,
 }
 
 impl Answer {
-    /// 200 and a text.
+    /// 200 and a text, or other bytes.
     #[must_use]
-    pub fn ok(body: impl Into<String>) -> Self {
-        Self { head: "200 OK\r\n".into(), body: body.into() }
+    pub fn ok(body: impl Into<Vec<u8>>) -> Self {
+        Self::Whole("200 OK\r\n".into(), body.into())
     }
 
     /// A status line like `404 Not Found`, and no body.
     #[must_use]
     pub fn status(status: &str) -> Self {
-        Self { head: format!("{status}\r\n"), body: String::new() }
+        Self::Whole(format!("{status}\r\n"), Vec::new())
     }
 
-    /// Adds a header.
+    /// Adds a header, if it is whole.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.head.push_str(&format!("{name}: {value}\r\n"));
+        if let Self::Whole(head, _) = &mut self {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
         self
+    }
+}
+
+/// A handler that tells what it was asked, and does what some paths say.
+#[must_use]
+pub fn reflect(request: &Request) -> Answer {
+    match request.path() {
+        "/hang" => Answer::Hang,
+        "/drip" => Answer::Drip,
+        "/switch" => Answer::Echo,
+        "/chunks" => Answer::Chunks(&["one", "two"]),
+        path => Answer::ok(format!("{path} {}", request.body.len())),
     }
 }
 
@@ -67,8 +104,14 @@ type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 pub struct Upstream {
     /// Where it listens.
     pub address: SocketAddr,
-    seen: Arc<Mutex<Vec<Request>>>,
+    seen: Arc<Seen>,
     _serving: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: Mutex<Vec<Request>>,
+    open: AtomicUsize,
 }
 
 impl Upstream {
@@ -108,7 +151,7 @@ impl Upstream {
     async fn start_with(host: &str, tls: Option<TlsAcceptor>, handler: Arc<Handler>) -> Self {
         let listener = TcpListener::bind((host, 0)).await.expect("loopback has free ports");
         let address = listener.local_addr().expect("it is bound");
-        let seen = Arc::default();
+        let seen = Arc::<Seen>::default();
         let mut serving = JoinSet::new();
         serving.spawn(accept(listener, tls, handler, Arc::clone(&seen)));
         Self { address, seen, _serving: serving }
@@ -120,10 +163,53 @@ impl Upstream {
         format!("{scheme}://{host}:{}{path}", self.address.port())
     }
 
+    /// A plain URL of it by its address.
+    #[must_use]
+    pub fn at(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     /// All requests so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Request> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The heads of all requests so far.
+    #[must_use]
+    pub fn heads(&self) -> String {
+        self.seen().into_iter().map(|request| request.head).collect()
+    }
+
+    /// Waits until a connection is open.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub async fn await_open(&self) {
+        assert!(self.becomes(|open| open > 0).await, "no connection came");
+    }
+
+    /// Waits until no connection is open.
+    ///
+    /// # Panics
+    /// If one stays.
+    pub async fn await_quiet(&self) {
+        assert!(self.becomes(|open| open == 0).await, "{} connections stay open", self.open());
+    }
+
+    fn open(&self) -> usize {
+        self.seen.open.load(Ordering::SeqCst)
+    }
+
+    async fn becomes(&self, wanted: impl Fn(usize) -> bool) -> bool {
+        let deadline = Instant::now() + LIMIT;
+        while !wanted(self.open()) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
     }
 }
 
@@ -131,64 +217,115 @@ async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     handler: Arc<Handler>,
-    seen: Arc<Mutex<Vec<Request>>>,
+    seen: Arc<Seen>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (tls, handler, seen) = (tls.clone(), Arc::clone(&handler), Arc::clone(&seen));
         connections.spawn(async move {
+            seen.open.fetch_add(1, Ordering::SeqCst);
+            // A client that goes away is none of our business.
             match tls {
-                None => serve(stream, &*handler, &seen).await,
+                None => drop(serve(stream, &*handler, &seen).await),
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        serve(stream, &*handler, &seen).await;
+                        let _ = serve(stream, &*handler, &seen).await;
                     }
                 }
             }
+            seen.open.fetch_sub(1, Ordering::SeqCst);
         });
+        // Those that have ended need no room.
+        while connections.try_join_next().is_some() {}
     }
 }
 
-/// One request per connection.
+/// One request after the other.
 async fn serve(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     handler: &Handler,
-    seen: &Mutex<Vec<Request>>,
-) {
-    let Some(request) = read(&mut stream).await else { return };
-    seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
-    let Answer { head, body } = handler(&request);
-    let length = body.len();
-    let text =
-        format!("HTTP/1.1 {head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
-    let _ = stream.write_all(text.as_bytes()).await;
-    let _ = stream.shutdown().await;
+    seen: &Seen,
+) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read(&mut stream).await? {
+        let answer = handler(&request);
+        seen.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        match answer {
+            Answer::Whole(head, body) => {
+                let length = body.len();
+                let head = format!("HTTP/1.1 {head}Content-Length: {length}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                stream.write_all(&body).await?;
+            }
+            Answer::Chunks(chunks) => {
+                let mut text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+                for chunk in chunks.iter().chain(&[""]) {
+                    text.push_str(&format!("{:x}\r\n{chunk}\r\n", chunk.len()));
+                }
+                stream.write_all(text.as_bytes()).await?;
+            }
+            Answer::Echo => {
+                let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+                stream.write_all(head.as_bytes()).await?;
+                let mut piece = [0; 1024];
+                loop {
+                    stream.flush().await?;
+                    match stream.read(&mut piece).await? {
+                        0 => return Ok(()),
+                        length => stream.write_all(&piece[..length]).await?,
+                    }
+                }
+            }
+            Answer::Hang => {
+                return tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop);
+            }
+            Answer::Drip => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await?;
+                loop {
+                    stream.write_all(b".").await?;
+                    stream.flush().await?;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        stream.flush().await?;
+    }
+    stream.shutdown().await
 }
 
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
-    let mut bytes = Vec::new();
-    let head_end = loop {
-        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at;
+/// The next request; `None` if there is no more.
+async fn read(
+    stream: &mut BufReader<impl AsyncRead + AsyncWrite + Unpin>,
+) -> std::io::Result<Option<Request>> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).await? == 0 {
+            return Ok(None);
         }
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-    };
-    let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();
+    }
     let mut lines = head.lines();
-    let line = lines.next()?.trim_end_matches(" HTTP/1.1").to_owned();
+    let line = lines.next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
     let headers: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let length = headers.iter().find(|(name, _)| name == "content-length");
-    let length: usize = length.map_or(Some(0), |(_, value)| value.parse().ok())?;
-    let mut body = bytes.split_off(head_end + 4);
-    while body.len() < length {
-        if stream.read_buf(&mut body).await.ok()? == 0 {
-            return None;
+    let mut request = Request { line, head, headers, body: String::new() };
+    let mut body = Vec::new();
+    if request.header("transfer-encoding") == "chunked" {
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).await?;
+            let size = u64::from_str_radix(line.trim(), 16).unwrap_or(0);
+            (&mut *stream).take(size).read_to_end(&mut body).await?;
+            stream.read_line(&mut line).await?;
+            if size == 0 {
+                break;
+            }
         }
+    } else {
+        let length = request.header("content-length").parse().unwrap_or(0);
+        (&mut *stream).take(length).read_to_end(&mut body).await?;
     }
-    Some(Request { line, headers, body: String::from_utf8_lossy(&body).into_owned() })
+    request.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Some(request))
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tests::api::KEY;
 use tests::case::equal;
 use tests::stream::Events;
-use tests::{Api, Case, Destination, Stack, code, command, run_cases};
+use tests::{Api, Case, Stack, Upstream, code, command, reflect, run_cases};
 
 /// This machine stands for the world.
 fn configuration() -> Value {
@@ -17,6 +17,11 @@ fn configuration() -> Value {
         "network": {"blacklist": ["^127\\.6\\."]},
         "worker": {"prewarm": ["bash", "python"]},
     })
+}
+
+/// A server on an address that no `NO_PROXY` for this machine covers.
+async fn destination() -> Upstream {
+    Upstream::start("127.0.0.2", reflect).await
 }
 
 fn filtered(mut body: Value, allow: &[&str], deny: &[&str]) -> Value {
@@ -46,8 +51,8 @@ fn logs(result: &Value) -> Vec<(String, String, Value, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_decide_what_a_program_reaches() {
     let (stack, api) = Stack::serve(&configuration());
-    let destination = Destination::start();
-    let (url, address) = (destination.url("/x"), destination.address());
+    let destination = destination().await;
+    let (url, address) = (destination.at("/x"), destination.address.to_string());
     let here = r"^127\.0\.0\.2$";
     let mut cases = Vec::new();
     let mut add = |name: &str, line: &str, allow: &[&str], deny: &[&str], out: &str| {
@@ -100,7 +105,7 @@ async fn rules_decide_what_a_program_reaches() {
         "a large body, and one of unknown size, both ways",
         &format!(
             "head -c 5000000 /dev/zero | curl -s -T - {url}; echo; head -c 100000 /dev/zero > f; curl -s --data-binary @f {url}; echo; curl -s {}",
-            destination.url("/chunks")
+            destination.at("/chunks")
         ),
         &[],
         &[],
@@ -111,7 +116,7 @@ async fn rules_decide_what_a_program_reaches() {
         &format!(
             "exec 3<>/dev/tcp/127.0.0.1/8118; printf 'GET {} HTTP/1.1\\r\\nHost: x\\r\\nConnection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n' >&3; \
              head -n 1 <&3 | cut -c 1-12; printf 'ping\\n' >&3; grep -m 1 -o ping <&3",
-            destination.url("/switch")
+            destination.at("/switch")
         ),
         &[],
         &[],
@@ -129,7 +134,7 @@ async fn rules_decide_what_a_program_reaches() {
     cases.push(refused("host for a part", mixed, "POLICY_VIOLATION", "policy.networks"));
     run_cases(&api, cases).await.report();
 
-    let heads = destination.requests().concat();
+    let heads = destination.heads();
     assert!(!heads.to_lowercase().contains("proxy"), "{heads}");
     assert!(
         heads.contains(&format!("Host: {address}\r\n"))
@@ -177,16 +182,19 @@ for request in [
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_could_be_read_in_two_ways_are_refused() {
     let (stack, api) = Stack::serve(&configuration());
-    let destination = Destination::start();
+    let destination = destination().await;
     let mut body = filtered(code("python", RAW), &[], &[]);
-    body["request"]["env"] = json!({"DESTINATION": destination.address()});
+    body["request"]["env"] = json!({"DESTINATION": destination.address.to_string()});
     body["request"]["timeoutMs"] = json!(60_000);
     let result = api.run(body).await;
     let expected = format!("200 200 {}cut 400 431", "400 ".repeat(15));
     assert_eq!(result["stdout"], expected.as_str(), "{}", result["stderr"]);
     // The one that got through went where its URI says, whatever its own header said.
-    let heads = destination.requests().concat();
-    assert!(heads.contains(&destination.address()) && !heads.contains("evil.test"), "{heads}");
+    let heads = destination.heads();
+    assert!(
+        heads.contains(&destination.address.to_string()) && !heads.contains("evil.test"),
+        "{heads}"
+    );
     stack.finish();
 }
 
@@ -195,8 +203,8 @@ async fn requests_are_told_in_the_result_and_blocked_ones_in_the_audit_log() {
     let mut config = configuration();
     config["audit"] = json!({"enabled": true, "logDir": "audit"});
     let (stack, api) = Stack::serve(&config);
-    let destination = Destination::start();
-    let url = destination.url("/");
+    let destination = destination().await;
+    let url = destination.at("/");
     let line =
         format!("curl -s '{url}?key=secret'; curl -sp {url}; curl -s http://127.6.0.1/b; true");
     let expected = |result: &Value| {
@@ -257,9 +265,9 @@ async fn requests_are_told_in_the_result_and_blocked_ones_in_the_audit_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_is_sealed_after_its_setup() {
     let (stack, api) = Stack::serve(&configuration());
-    let destination = Destination::start();
+    let destination = destination().await;
     let reach =
-        format!("curl -s -m 5 -x http://127.0.0.1:8118 {} || echo no", destination.url("/x"));
+        format!("curl -s -m 5 -x http://127.0.0.1:8118 {} || echo no", destination.at("/x"));
     let run = |setup: &str, run: &str, session: Option<&str>| {
         let mut body =
             command("bash", &format!("cat /sandbox/got; env | grep -ci _proxy; {reach}"));
@@ -267,7 +275,7 @@ async fn a_sandbox_is_sealed_after_its_setup() {
         body["request"]["setupScript"] = json!(format!(
             "({reach}) > /sandbox/got; (exec 3<>/dev/tcp/127.0.0.1/8118; printf 'CONNECT {} HTTP/1.1\\r\\n\\r\\n' >&3; head -n 1 <&3 >> /sandbox/got; cat <&3) >/dev/null 2>&1 & \
              until grep -q . /sandbox/got && [ $(wc -l < /sandbox/got) -gt 0 ]; do sleep 0.05; done",
-            destination.address()
+            destination.address.to_string()
         ));
         body["options"] = json!({"network": {"setup": setup, "run": run}});
         if let Some(session) = session {
@@ -296,9 +304,8 @@ async fn a_live_session_is_narrowed_sealed_and_opened_again() {
     let mut stack = Stack::fleet(&configuration());
     let (one, other) = (stack.gateway(), stack.gateway());
     stack.worker();
-    let destination = Destination::start();
-    let line =
-        format!("curl -s -m 5 -x http://127.0.0.1:8118 {} || echo no", destination.url("/x"));
+    let destination = destination().await;
+    let line = format!("curl -s -m 5 -x http://127.0.0.1:8118 {} || echo no", destination.at("/x"));
     let call = async |session: &str, network: &str| {
         let mut body = command("bash", &line);
         body["sessionId"] = json!(session);
@@ -315,7 +322,7 @@ async fn a_live_session_is_narrowed_sealed_and_opened_again() {
     assert_eq!(call("s", "filtered").await, "/x 0");
     // What runs on in the session loses what it had.
     let mut hold =
-        command("bash", &format!("curl -s {} >/dev/null 2>&1 &", destination.url("/hang")));
+        command("bash", &format!("curl -s {} >/dev/null 2>&1 &", destination.at("/hang")));
     hold["sessionId"] = json!("s");
     one.run(hold).await;
     destination.await_open().await;
@@ -355,11 +362,11 @@ async fn a_live_session_is_narrowed_sealed_and_opened_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_hangs_or_drips_ends_with_the_job() {
     let (stack, api) = Stack::serve(&configuration());
-    let destination = Destination::start();
+    let destination = destination().await;
     let mut cases = Vec::new();
     for path in ["/hang", "/drip"] {
         for flag in ["-s", "-sp"] {
-            let mut body = shell(&format!("curl {flag} {}", destination.url(path)), &[], &[]);
+            let mut body = shell(&format!("curl {flag} {}", destination.at(path)), &[], &[]);
             body["request"]["timeoutMs"] = json!(500);
             cases.push(Case::new(format!("{flag} {path}"), &body).outcome("timed_out"));
         }
@@ -389,9 +396,9 @@ print(good)
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_connections_of_one_job_leave_the_worker_well() {
     let (stack, api) = Stack::serve(&configuration());
-    let destination = Destination::start();
+    let destination = destination().await;
     let mut body = filtered(code("python", FLOOD), &[], &[]);
-    body["request"]["env"] = json!({"UPSTREAM": destination.address()});
+    body["request"]["env"] = json!({"UPSTREAM": destination.address.to_string()});
     body["request"]["timeoutMs"] = json!(60_000);
     // Nobody else has to wait for its end.
     let other = async {
@@ -415,34 +422,34 @@ fn bound(name: &str, host: String, tls: bool, body: &mut Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_goes_to_its_host_and_never_into_the_sandbox() {
     let (stack, api) = Stack::serve(&configuration());
-    let (own, other) = (Destination::start(), Destination::start());
+    let (own, other) = (destination().await, destination().await);
     let line = format!(
         "env | grep -c s3cret; for url in {} {}; do curl -s -u \"user:$TOKEN\" -H \"X-Key: $TOKEN\" $url; done; \
          echo \"${{TOKEN:0:13}}\"; curl -sp -H \"X-Key: $TOKEN\" {}",
-        own.url("/own"),
-        other.url("/other"),
-        own.url("/tunnel"),
+        own.at("/own"),
+        other.at("/other"),
+        own.at("/tunnel"),
     );
     let mut body = shell(&line, &[], &[]);
-    bound("TOKEN", own.address(), false, &mut body);
+    bound("TOKEN", own.address.to_string(), false, &mut body);
     let result = api.run(body.clone()).await;
     assert_eq!(result["stdout"], "0\n/own 0/other 0isol8-secret-\n/tunnel 0", "{result}");
     let basic = base64::engine::general_purpose::STANDARD.encode("user:s3cret-of-the-host");
-    let heads = own.requests().concat();
+    let heads = own.heads();
     assert!(heads.contains("X-Key: s3cret-of-the-host") && heads.contains(&basic), "{heads}");
     assert_eq!(heads.matches("X-Key: s3cret-of-the-host").count(), 2, "{heads}");
-    let heads = other.requests().concat();
+    let heads = other.heads();
     assert!(!heads.contains("s3cret") && heads.contains("X-Key: isol8-secret-"), "{heads}");
 
     // Node sends all it has by CONNECT.
     let fetch = format!(
         "const answer = await fetch('{}', {{headers: {{'X-Node': process.env.TOKEN}}}}); console.log(await answer.text());",
-        own.url("/node")
+        own.at("/node")
     );
     let mut node = filtered(code("node", &fetch), &[], &[]);
-    bound("TOKEN", own.address(), false, &mut node);
+    bound("TOKEN", own.address.to_string(), false, &mut node);
     assert_eq!(api.run(node).await["stdout"], "/node 0");
-    assert!(own.requests().concat().to_lowercase().contains("x-node: s3cret-of-the-host"));
+    assert!(own.heads().to_lowercase().contains("x-node: s3cret-of-the-host"));
 
     let refused = |change: fn(&mut Value), text: &'static str| {
         let mut body = body.clone();
@@ -464,7 +471,7 @@ async fn the_worker_speaks_tls_to_the_host_of_a_secret() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let certificate = directory.path().join("root.pem");
     let upstream =
-        tests::Upstream::start_tls(&certificate, |_| tests::upstream::Answer::ok("secure")).await;
+        Upstream::start_tls(&certificate, |_| tests::upstream::Answer::ok("secure")).await;
     let trusted = certificate.to_str().expect("it is text").to_owned();
     let port = upstream.address.port();
     let line = format!(
@@ -505,8 +512,8 @@ async fn fetches(api: &Api, runtime: &str, text: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_runtime_goes_through_the_proxy_by_itself() {
     let (stack, api) = Stack::serve(&configuration());
-    let destination = Destination::start();
-    let url = destination.url("/x");
+    let destination = destination().await;
+    let url = destination.at("/x");
     let script = format!("const answer = await fetch('{url}'); console.log(await answer.text());");
     for runtime in ["node", "bun", "deno"] {
         let result = fetches(&api, runtime, &script).await;
@@ -522,12 +529,9 @@ async fn every_runtime_goes_through_the_proxy_by_itself() {
     let script = format!("import urllib.request as u; print(u.urlopen('{url}').read().decode())");
     let result = fetches(&api, "python", &script).await;
     assert_eq!(result["stdout"], "/x 0", "{result}");
-    let git = format!("git ls-remote {} 2>&1 | grep -o 'not valid.*'", destination.url("/r.git"));
+    let git = format!("git ls-remote {} 2>&1 | grep -o 'not valid.*'", destination.at("/r.git"));
     let result = api.run(shell(&git, &[], &[])).await;
-    assert!(
-        destination.requests().iter().any(|head| head.starts_with("GET /r.git/info/refs")),
-        "{result}"
-    );
+    assert!(destination.heads().contains("GET /r.git/info/refs"), "{result}");
     stack.finish();
 }
 
@@ -536,11 +540,11 @@ async fn a_worker_that_is_killed_takes_its_tunnels_with_it() {
     let mut stack = Stack::fleet(&configuration());
     let api = stack.gateway();
     let worker = stack.worker();
-    let destination = Destination::start();
+    let destination = destination().await;
     // Nothing is being created any more when it dies.
     api.run(shell("true", &[], &[])).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let body = shell(&format!("curl -s {}", destination.url("/hang")), &[], &[]).to_string();
+    let body = shell(&format!("curl -s {}", destination.at("/hang")), &[], &[]).to_string();
     let job = {
         let api = api.clone();
         #[expect(clippy::disallowed_methods, reason = "awaited below")]
@@ -551,7 +555,7 @@ async fn a_worker_that_is_killed_takes_its_tunnels_with_it() {
     destination.await_quiet().await;
     job.abort();
     stack.worker();
-    let result = api.run(shell(&format!("curl -s {}", destination.url("/x")), &[], &[])).await;
+    let result = api.run(shell(&format!("curl -s {}", destination.at("/x")), &[], &[])).await;
     assert_eq!(result["stdout"], "/x 0");
     stack.finish();
 }

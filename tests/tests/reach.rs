@@ -16,7 +16,7 @@ const ADDRESSES: [&str; 6] = [
     "fd00:ec2::254",
     "100.100.100.200",
     "10.11.12.13",
-    "203.0.113.13",
+    "192.0.2.213",
     "127.0.0.1",
 ];
 
@@ -183,7 +183,7 @@ async fn nothing_of_the_machine_is_reached_from_a_sandbox() {
         "fd00:ec2::/32",
         "100.64.0.0/10",
         "10.0.0.0/8",
-        "203.0.113.0/24",
+        "192.0.2.0/24",
         "127.0.0.0/8",
     ];
     let (stack, api) = Stack::serve(&json!({"policy": {"allowPrivateAddresses": allowed}}));
