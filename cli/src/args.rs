@@ -1,6 +1,7 @@
 //! The command line as written by the user. What a flag means is decided in `settings`, and in
 //! `request` for programs.
 
+mod fleet;
 mod machine;
 mod remote;
 mod run;
@@ -8,6 +9,9 @@ mod servers;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use fleet::{
+    DlqCommand, JobsCommand, PageArgs, RedriveArgs, SubmitArgs, WorkersCommand,
+};
 pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs};
 pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, NetworkArgs, SessionCommand};
 pub(crate) use run::{ProgramArgs, RemoteArgs, RunArgs};
@@ -56,6 +60,15 @@ pub(crate) enum Command {
     /// Work with the API keys of a server, as its master.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Submit programs to a server's queue, follow and end them.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Look at jobs that were given up, and have them run after all.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+    /// Look at the workers of a server, and drain them, as its master.
+    #[command(subcommand)]
+    Workers(WorkersCommand),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

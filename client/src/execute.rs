@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shared::execution::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Wish};
+use shared::execution::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, QueueOptions, Wish};
 
 use crate::client::Client;
 use crate::error::ClientError;
@@ -66,6 +66,18 @@ impl Execution {
     /// The JSON body of the execute routes.
     pub(crate) fn to_body(&self, session_id: Option<&str>) -> Result<String, ClientError> {
         self.to_json(None, false, session_id)
+    }
+
+    /// The JSON body of a job's submission: the same, with all that a job can ask of the queue.
+    pub(crate) fn to_job(
+        &self,
+        session_id: Option<&str>,
+        queue: &QueueOptions,
+    ) -> Result<Value, ClientError> {
+        let body = self.to_body(session_id)?;
+        let mut body: Value = serde_json::from_str(&body).map_err(ClientError::Request)?;
+        body["queue"] = serde_json::to_value(queue).map_err(ClientError::Request)?;
+        Ok(body)
     }
 
     /// The first message over a WebSocket.

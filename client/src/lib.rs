@@ -5,14 +5,18 @@ mod client;
 mod error;
 mod execute;
 mod files;
+mod jobs;
 mod keys;
 mod sessions;
 mod stream;
+mod workers;
 
 pub use client::{Client, Health};
 pub use error::ClientError;
 pub use execute::{Execution, ExecutionResult};
 pub use files::{Directory, Download, FileEntry};
+pub use jobs::{Job, JobEvent, JobEventType, JobOutput, JobPage, JobQuery};
 pub use keys::{Cleanup, CreatedKey, Key, Login, NewKey, Removed};
 pub use sessions::{Session, SessionNetwork};
 pub use stream::{EventStream, EventType, Input, StreamEvent};
+pub use workers::Worker;

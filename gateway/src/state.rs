@@ -146,6 +146,8 @@ impl Gateway {
             weight: policy.weight,
             max_open: policy.max_queued_jobs,
             max_open_bytes: policy.max_queued_bytes,
+            max_kept: policy.max_kept_jobs,
+            max_kept_bytes: policy.max_kept_bytes,
         }
     }
 }

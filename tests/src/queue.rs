@@ -170,6 +170,8 @@ impl Queue {
                 "v1:{keys}:",
                 "v1:{s0}:listed:",
                 "v1:{s0}:retained",
+                "v1:{s0}:kept:",
+                "v1:{s0}:tenants",
                 "v1:{s0}:workers",
                 "v1:{s0}:slots",
                 "v1:{s0}:usage",

@@ -119,3 +119,55 @@ async fn jobs_are_tried_again_by_their_terms_and_outlive_their_workers() {
     assert_eq!(job["earlierAttempts"][0]["outcome"], "worker_lost");
     stack.finish();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_takes_no_more_jobs_and_ends_what_it_runs() {
+    let mut stack = Stack::fleet(&json!({}));
+    let api = stack.gateway();
+    let first = stack.worker();
+    let drained = stack.worker_id(first);
+    let text = "until [ -e /tmp/go ]; do sleep 0.05; done; echo ended";
+    let mut body = code("bash", text);
+    body["options"] = json!({"timeoutMs": 300_000});
+    let running = submit(&api, &body).await;
+    let state = |state: &'static str| await_worker(&api, &drained, state);
+    while call(&api, Method::GET, &format!("/v1/jobs/{running}"), None).await.1["state"] == "queued"
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    state("active").await;
+    let path = format!("/v1/workers/{drained}/drain");
+    assert_eq!(call(&api, Method::POST, &path, None).await, (202, json!({"ok": true})));
+    state("draining").await;
+
+    let second = stack.worker();
+    let second = stack.worker_id(second);
+    for _ in 0..8 {
+        let id = submit(&api, &code("bash", "echo here")).await;
+        ended(&api, &id).await;
+        assert_eq!(stack.queue().job_field(&id, "worker").as_deref(), Some(second.as_str()));
+    }
+    for sandbox in docker::containers(&format!("isol8.worker={drained}")) {
+        let touch = ["exec", "--user", "sandbox", &sandbox, "touch", "/tmp/go"];
+        Command::new("docker").args(touch).output().expect("docker can be started");
+    }
+    let job = ended(&api, &running).await;
+    assert_eq!((&job["attempts"], &job["result"]["stdout"]), (&json!(1), &json!("ended")), "{job}");
+    state("drained").await;
+    stack.finish();
+}
+
+/// Waits until the list of workers has this one in this state.
+async fn await_worker(api: &Api, id: &str, state: &str) {
+    let begun = Instant::now();
+    loop {
+        let (_, list) = call(api, Method::GET, "/v1/workers", None).await;
+        let workers = list["workers"].as_array().expect("it is a list");
+        let found = workers.iter().find(|worker| worker["id"] == id);
+        if found.is_some_and(|worker| worker["state"] == state) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{id} is not {state}: {list}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -27,13 +27,9 @@ pub(crate) fn reclaim_period(options: &Options) -> Duration {
     LONGEST_RECLAIM.min(Duration::from_millis(options.redis.lease_ms / 3))
 }
 
-/// Claims and starts jobs until `token` is cancelled.
-pub(crate) async fn consume(
-    context: &Arc<Context>,
-    options: &Options,
-    jobs: &TaskTracker,
-    token: &CancellationToken,
-) {
+/// Claims and starts jobs until no more are to be taken.
+pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &TaskTracker) {
+    let token = &context.claiming;
     let reclaim_period = reclaim_period(options);
     let mut consumer: Option<Consumer> = None;
     let mut reclaimed_at = Instant::now();

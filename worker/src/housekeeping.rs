@@ -1,23 +1,55 @@
-//! What is due in the queue by the clock rather than by an event: any worker does it, and it does no
-//! harm if several do.
+//! What a worker does by the clock rather than by an event: it tells of itself, and does what is due in
+//! the queue; any worker does that, and it does no harm if several do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
+use shared::redis::WorkerFacts;
 use tokio_util::sync::CancellationToken;
 
-use crate::Context;
+use crate::{Context, Options};
 
 /// How often to look. What is due is late by this much at most, while a worker lives.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Does what is due, as a worker that can run so many jobs at once, until `token` is cancelled.
-pub(crate) async fn keep(context: Arc<Context>, slots: usize, token: CancellationToken) {
+/// What a worker is, before it has done anything.
+pub(crate) fn introduce(options: &Options) -> WorkerFacts {
+    WorkerFacts {
+        id: options.worker,
+        name: options.name.clone(),
+        version: shared::VERSION.to_owned(),
+        started_ms: u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default(),
+        slots: options.max_concurrent,
+        running: 0,
+        sessions: 0,
+        is_draining: false,
+    }
+}
+
+/// Does what is due and tells of this worker until `token` is cancelled.
+pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: CancellationToken) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = context.queue.housekeep(Some((context.worker, slots))).await {
+        facts.running = facts.slots.saturating_sub(context.slots.available_permits());
+        facts.sessions = context.sessions.current().len();
+        facts.is_draining = context.claiming.is_cancelled();
+        if let Err(error) = tick(&context, &facts).await {
             tracing::warn!(%error, "cannot look for what is due in the queue; trying again");
         }
     }
+}
+
+async fn tick(context: &Context, facts: &WorkerFacts) -> shared::Result<()> {
+    // What takes no more jobs is no part of what the fleet can run.
+    let slots = if facts.is_draining { 0 } else { facts.slots };
+    context.queue.housekeep(Some((context.worker, slots))).await?;
+    for (what, whose) in context.queue.reconcile(context.worker).await? {
+        tracing::warn!(what, whose, "something in the queue did not fit together; put right");
+    }
+    if context.queue.announce(facts).await? {
+        context.drain();
+    }
+    Ok(())
 }

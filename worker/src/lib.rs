@@ -61,6 +61,8 @@ struct Context {
     session_idle: Option<Duration>,
     /// How often a job may be delivered.
     max_deliveries: u32,
+    /// Cancelled when no more jobs are to be taken: when it drains, or a shutdown begins.
+    claiming: CancellationToken,
     /// Cancelled when a shutdown begins.
     stopping: CancellationToken,
     /// Cancelled when the grace period of a shutdown is over: jobs are handed back.
@@ -95,6 +97,14 @@ impl Context {
         }
     }
 
+    /// Takes no more jobs from now on; what runs goes on, sessions too.
+    fn drain(&self) {
+        if !self.claiming.is_cancelled() {
+            tracing::info!("draining: no more jobs are taken");
+            self.claiming.cancel();
+        }
+    }
+
     /// Whether a job that was delivered so often is not delivered again.
     fn is_last(&self, attempt: u32) -> bool {
         attempt >= self.max_deliveries
@@ -126,6 +136,8 @@ impl Context {
 pub struct Options {
     /// Identifier of this life.
     pub worker: WorkerId,
+    /// Its name on its machine, for people.
+    pub name: String,
     /// Jobs and calls of sessions run at once.
     pub max_concurrent: usize,
     /// Sessions owned at once. Each keeps a container, so there should be `max_concurrent` fewer than
@@ -171,6 +183,7 @@ pub async fn run(
         audit: options.audit.clone(),
         session_idle: options.session_idle,
         max_deliveries: options.redis.max_deliveries,
+        claiming: token.child_token(),
         stopping: token.clone(),
         abort: CancellationToken::new(),
         hush: CancellationToken::new(),
@@ -190,7 +203,7 @@ pub async fn run(
     ));
     background.spawn(housekeeping::keep(
         Arc::clone(&context),
-        options.max_concurrent,
+        housekeeping::introduce(&options),
         renewal.clone(),
     ));
     background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
@@ -200,7 +213,9 @@ pub async fn run(
     }
 
     let jobs = TaskTracker::new();
-    consumer::consume(&context, &options, &jobs, &token).await;
+    consumer::consume(&context, &options, &jobs).await;
+    // One that was drained lives on, for its sessions, until it is told to stop.
+    token.cancelled().await;
 
     jobs.close();
     if tokio::time::timeout(options.shutdown_grace, jobs.wait()).await.is_err() {

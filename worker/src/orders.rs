@@ -33,6 +33,7 @@ pub(crate) async fn follow(context: Arc<Context>, token: CancellationToken) {
                     cleanups.spawn(clean_up(Arc::clone(&context), order));
                 }
             }
+            WorkerOrder::Drain => context.drain(),
             WorkerOrder::Input(job) => context.inputs.wake(job),
             WorkerOrder::Session(tenant, id) => context.sessions.wake(&tenant, &id),
             WorkerOrder::Resubscribed => {

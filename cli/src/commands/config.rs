@@ -150,6 +150,8 @@ const SECTIONS: [Section; 15] = [
             ("Max retention", "policy.maxRetentionMs"),
             ("Max queued jobs", "policy.maxQueuedJobs"),
             ("Max queued bytes", "policy.maxQueuedBytes"),
+            ("Max kept jobs", "policy.maxKeptJobs"),
+            ("Max kept bytes", "policy.maxKeptBytes"),
             ("Weight", "policy.weight"),
             ("With their own", "policy.tenants"),
         ],

@@ -148,6 +148,7 @@ pub(crate) async fn build_worker(
     Ok(Worker {
         options: worker::Options {
             worker: id,
+            name: name.as_str().to_owned(),
             max_concurrent: config.max_concurrent,
             redis: config.redis.clone(),
             shutdown_grace: Duration::from_millis(config.worker.shutdown_grace_ms),

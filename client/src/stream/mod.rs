@@ -3,7 +3,7 @@
 //! As in isol8's client, a session is streamed over SSE, since isol8's own server ignores it in a
 //! WebSocket message. Unlike it, a stream that ends without telling how the program did is an error.
 
-mod sse;
+pub(crate) mod sse;
 mod websocket;
 
 use std::pin::Pin;
@@ -81,10 +81,10 @@ impl StreamEvent {
 }
 
 /// How a transport delivers: events, then why it ended.
-type Source = BoxStream<'static, Result<Delivery, ClientError>>;
+type Source = BoxStream<'static, Result<Delivery<StreamEvent>, ClientError>>;
 
-enum Delivery {
-    Event(StreamEvent),
+pub(crate) enum Delivery<T> {
+    Event(T),
     /// The transport is at its end, in these words.
     End(String),
 }

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use reqwest::Method;
+use reqwest::{Method, Response};
+use serde::de::DeserializeOwned;
 
-use super::{Delivery, EventStream, StreamEvent};
+use super::{Delivery, EventStream};
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::execute::Execution;
@@ -22,24 +23,26 @@ pub(super) async fn execute(
     let body = execution.to_body(client.session_of(execution))?;
     let request = client.request(Method::POST, &["execute", "stream"]).body(body);
     let response = client.send_ok("Stream failed", request).await?;
+    Ok(EventStream::new(events(client, response)))
+}
+
+struct Reading<T> {
+    pieces: BoxStream<'static, Result<Bytes, ClientError>>,
+    parser: Parser,
+    ready: VecDeque<T>,
+    is_at_end: bool,
+}
+
+/// The events of an answer.
+pub(crate) fn events<T: DeserializeOwned + Send + 'static>(
+    client: &Client,
+    response: Response,
+) -> BoxStream<'static, Result<Delivery<T>, ClientError>> {
     let client = client.clone();
     let pieces = response
         .bytes_stream()
         .map(move |piece| piece.map_err(|error| client.unreachable(error)))
         .boxed();
-    Ok(EventStream::new(events(pieces)))
-}
-
-struct Reading {
-    pieces: BoxStream<'static, Result<Bytes, ClientError>>,
-    parser: Parser,
-    ready: VecDeque<StreamEvent>,
-    is_at_end: bool,
-}
-
-fn events(
-    pieces: BoxStream<'static, Result<Bytes, ClientError>>,
-) -> BoxStream<'static, Result<Delivery, ClientError>> {
     let reading =
         Reading { pieces, parser: Parser::default(), ready: VecDeque::new(), is_at_end: false };
     stream::unfold(reading, |mut reading| async move {
@@ -75,10 +78,10 @@ struct Parser {
 }
 
 impl Parser {
-    fn read(
+    fn read<T: DeserializeOwned>(
         &mut self,
         mut piece: &[u8],
-        events: &mut VecDeque<StreamEvent>,
+        events: &mut VecDeque<T>,
     ) -> Result<(), ClientError> {
         while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
             self.line.extend_from_slice(&piece[..end]);
@@ -95,20 +98,20 @@ impl Parser {
     }
 
     /// The last line, which may lack its end.
-    fn finish(&mut self) -> Option<StreamEvent> {
+    fn finish<T: DeserializeOwned>(&mut self) -> Option<T> {
         event(&std::mem::take(&mut self.line))
     }
 }
 
 /// What is not an event is passed over, as isol8's client does.
-fn event(line: &[u8]) -> Option<StreamEvent> {
+fn event<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     serde_json::from_slice(line.strip_prefix(b"data: ")?.trim_ascii()).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::EventType;
+    use crate::stream::{EventType, StreamEvent};
 
     #[test]
     fn events_are_found_wherever_the_pieces_end() {
@@ -116,7 +119,7 @@ mod tests {
                     event: x\ndata:{\"type\":\"stdout\"}\ndata: {broken\n\n\
                     data: {\"type\":\"later\",\"data\":\"?\"}\n\ndata: {\"type\":\"exit\",\"data\":\"0\"}";
         for size in 1..=wire.len() {
-            let (mut parser, mut events) = (Parser::default(), VecDeque::new());
+            let (mut parser, mut events) = (Parser::default(), VecDeque::<StreamEvent>::new());
             for piece in wire.as_bytes().chunks(size) {
                 parser.read(piece, &mut events).unwrap();
             }
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_given_up() {
-        let (mut parser, mut events) = (Parser::default(), VecDeque::new());
+        let (mut parser, mut events) = (Parser::default(), VecDeque::<StreamEvent>::new());
         let piece = vec![b'x'; MAX_LINE_BYTES];
         parser.read(&piece, &mut events).unwrap();
         assert!(matches!(parser.read(b"x", &mut events), Err(ClientError::StreamEnded { .. })));

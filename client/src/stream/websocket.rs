@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
-use super::{Delivery, EventStream};
+use super::{Delivery, EventStream, StreamEvent};
 use crate::client::Client;
 use crate::error::{ClientError, innermost};
 use crate::execute::Execution;
@@ -95,7 +95,7 @@ pub(super) async fn execute(
 
 fn events(
     frames: SplitStream<Socket>,
-) -> impl futures_util::Stream<Item = Result<Delivery, ClientError>> {
+) -> impl futures_util::Stream<Item = Result<Delivery<StreamEvent>, ClientError>> {
     stream::unfold(frames, |mut frames| async move {
         loop {
             let delivery = match frames.next().await {

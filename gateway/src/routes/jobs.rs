@@ -361,6 +361,8 @@ impl std::convert::From<Page> for List {
 #[derive(Deserialize)]
 pub(crate) struct From {
     from: Option<u64>,
+    /// Whether to go on until the job ends; so it is unless told otherwise.
+    follow: Option<bool>,
 }
 
 /// `GET /v1/jobs/{id}/output`: what the program wrote and writes, as server-sent events.
@@ -368,14 +370,18 @@ pub(crate) async fn output(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    Query(from): Query<From>,
+    Query(query): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = job_id(&id)?;
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
-    let from = last.map(|last| last.saturating_add(1)).or(from.from).unwrap_or_default();
+    let from = last.map(|last| last.saturating_add(1)).or(query.from).unwrap_or_default();
     let slot = state.streaming.slots.take(&caller.tenant).await?;
-    let lines = output::start(&state, &caller.tenant, id, from).await?;
+    let lines = if query.follow.unwrap_or(true) {
+        output::start(&state, &caller.tenant, id, from).await?
+    } else {
+        output::so_far(&state, &caller.tenant, id, from).await?
+    };
     Ok(respond(lines, write, state.streaming.heartbeat, slot))
 }
 

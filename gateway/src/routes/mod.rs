@@ -11,6 +11,7 @@ pub(crate) mod keys;
 pub(crate) mod metrics;
 pub(crate) mod sessions;
 pub(crate) mod stream;
+pub(crate) mod workers;
 pub(crate) mod ws;
 
 use serde::Serialize;

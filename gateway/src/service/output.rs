@@ -4,6 +4,7 @@
 use serde::Serialize;
 use shared::execution::{Event, EventKind, Failure, Phase, Stream};
 use shared::id::{JobId, TenantId};
+use shared::redis::JobState;
 use shared::{Error, ErrorCode};
 use tokio::sync::mpsc;
 
@@ -15,6 +16,8 @@ use crate::state::State;
 
 /// How long the store may be out of reach while a job's output is read, in milliseconds.
 const PATIENCE_MS: u64 = 30_000;
+/// Lines that are read ahead of a reader that does not follow.
+const LINES_AHEAD: usize = 64;
 
 /// One line of output.
 pub(crate) struct Line {
@@ -96,6 +99,52 @@ pub(crate) async fn start(
         from: Some(from),
     };
     Ok(start_with(followed, Account::default(), None))
+}
+
+/// What a job has written from event `from` on until now; of one that has ended all of it, and the end.
+///
+/// # Errors
+/// `NOT_FOUND`, `QUEUE_UNAVAILABLE`.
+pub(crate) async fn so_far(
+    state: &State,
+    tenant: &TenantId,
+    id: JobId,
+    from: u64,
+) -> Result<mpsc::Receiver<Line>, Error> {
+    let record = state.queue.job(tenant, id).await?.ok_or_else(|| not_found(id))?;
+    if matches!(record.state, JobState::Finished(_)) {
+        return start(state, tenant, id, from).await;
+    }
+    let (lines, reader) = mpsc::channel(LINES_AHEAD);
+    let (state, tenant) = (State::clone(state), tenant.clone());
+    let tasks = state.tasks.clone();
+    tasks.spawn(async move {
+        let mut account = Account::default();
+        let mut next = from;
+        loop {
+            let events = match state.queue.events(&tenant, id, next).await {
+                Ok(events) => events,
+                Err(error) => {
+                    // A reader that is gone needs no error.
+                    let _ = lines.send(account.error(&error)).await;
+                    return;
+                }
+            };
+            if events.is_empty() {
+                return;
+            }
+            for event in events {
+                let gap = (event.number > next).then(|| account.gap(next, event.number));
+                next = event.number + 1;
+                for line in gap.into_iter().chain([account.event(event)]) {
+                    if lines.send(line).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    Ok(reader)
 }
 
 #[derive(Default)]

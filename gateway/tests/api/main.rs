@@ -9,6 +9,7 @@ mod socket;
 mod sse;
 mod streamer;
 mod worker;
+mod workers;
 
 mod auth;
 mod bodies;

@@ -56,6 +56,10 @@ pub struct Policy {
     pub max_queued_jobs: u64,
     /// What they may take in the queue, in bytes.
     pub max_queued_bytes: u64,
+    /// Jobs of `/v1/jobs` of a tenant in all, those included that have ended and are still kept.
+    pub max_kept_jobs: u64,
+    /// What is kept of those that have ended, in bytes.
+    pub max_kept_bytes: u64,
     /// A tenant's share of the fleet beside others', where its number of jobs is not set.
     pub weight: f64,
     /// What holds for one tenant instead, by its name; tighter or looser.
@@ -86,6 +90,8 @@ impl Default for Policy {
             max_retention_ms: 86_400_000,
             max_queued_jobs: 100_000,
             max_queued_bytes: 1 << 30,
+            max_kept_jobs: 200_000,
+            max_kept_bytes: 1 << 30,
             weight: 1.0,
             tenants: BTreeMap::new(),
         }
@@ -159,6 +165,12 @@ pub struct TenantPolicy {
     /// What they may take in the queue, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_queued_bytes: Option<u64>,
+    /// Jobs of `/v1/jobs` in all, those included that have ended and are still kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_kept_jobs: Option<u64>,
+    /// What is kept of those that have ended, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_kept_bytes: Option<u64>,
     /// Its share of the fleet beside others'.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
@@ -191,6 +203,8 @@ impl Policy {
             max_retention_ms: u64::MAX / 2,
             max_queued_jobs: u64::MAX / 2,
             max_queued_bytes: u64::MAX / 2,
+            max_kept_jobs: u64::MAX / 2,
+            max_kept_bytes: u64::MAX / 2,
             weight: 1.0,
             tenants: BTreeMap::new(),
         }
@@ -234,6 +248,8 @@ impl Policy {
             max_retention_ms: own.max_retention_ms.unwrap_or(general.max_retention_ms),
             max_queued_jobs: own.max_queued_jobs.unwrap_or(general.max_queued_jobs),
             max_queued_bytes: own.max_queued_bytes.unwrap_or(general.max_queued_bytes),
+            max_kept_jobs: own.max_kept_jobs.unwrap_or(general.max_kept_jobs),
+            max_kept_bytes: own.max_kept_bytes.unwrap_or(general.max_kept_bytes),
             weight: own.weight.unwrap_or(general.weight),
             tenants: BTreeMap::new(),
         }

@@ -50,8 +50,8 @@ pub(super) fn jobs(shard: u16, priority: Priority) -> String {
 /// to be started again), `cancel` (its worker is to stop it), `input` (the last one given); of a listed
 /// job `keep_ms`, `terms`, `priority` unless it is normal, `due_ms` while it is delayed, `expires_ms`,
 /// `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
-/// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key) and, when it has ended, `finished_us` and
-/// `summary`). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
+/// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key) and, when it has ended, `finished_us`,
+/// `kept_bytes` and `summary`). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
 /// scripts. Lifetime: until the job ends, then `redis.resultTtlMs`, or its own `keep_ms`.
 pub(super) fn record(shard: u16, job: impl Display) -> String {
     format!("v1:{{s{shard}}}:job:{job}")
@@ -111,6 +111,22 @@ pub(super) fn workers(shard: u16) -> String {
     format!("v1:{{s{shard}}}:workers")
 }
 
+/// What a worker tells of itself. Workers belong to the fleet; this is in the first shard, which every
+/// fleet has.
+///
+/// Type: string, JSON. Owner: the worker. Lifetime: a lease time after its last sign.
+pub(super) fn worker_facts(worker: WorkerId) -> String {
+    format!("v1:{{s0}}:worker:{worker}")
+}
+
+/// That a worker is to take no more jobs.
+///
+/// Type: string, empty. Owner: the gateway through which it was asked for. Lifetime: an hour, or the
+/// worker's.
+pub(super) fn drain(worker: WorkerId) -> String {
+    format!("v1:{{s0}}:drain:{worker}")
+}
+
 /// How many jobs these workers can run at once.
 ///
 /// Type: hash of workers to numbers, and `total`. Owner: the queue's scripts. Lifetime: permanent.
@@ -118,9 +134,25 @@ pub(super) fn slots(shard: u16) -> String {
     format!("v1:{{s{shard}}}:slots")
 }
 
+/// Tenants that have listed jobs, or jobs that are counted.
+///
+/// Type: sorted set of tenants, all with score 0. Owner: the queue's scripts. Lifetime: permanent; a tenant
+/// goes when it has none any more.
+pub(super) fn tenants(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:tenants")
+}
+
+/// How far the look at all jobs of a shard has come.
+///
+/// Type: hash (`worker` that does it, `until_ms` when it is another's, `tenant` and `cursor`). Owner: the queue's
+/// scripts. Lifetime: a day after the last step.
+pub(super) fn reconciler(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:reconciler")
+}
+
 /// Listed jobs that have ended, by when their records go, in ms since the epoch.
 ///
-/// Type: sorted set of `<tenant>:<job>`. Owner: the queue's scripts. Lifetime: permanent.
+/// Type: sorted set of `<tenant>:<job>:<bytes kept>`. Owner: the queue's scripts. Lifetime: permanent.
 pub(super) fn retained(shard: u16) -> String {
     format!("v1:{{s{shard}}}:retained")
 }
@@ -240,6 +272,7 @@ pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
 // `backlog:<tenant>`, sorted set of its listed jobs that may not yet, by when they came, in seconds;
 // `usage:<tenant>` and `usage`, hashes (`jobs`, `bytes`) of listed jobs that have not ended, of a tenant
 // with its `cap` and `weight`, of the shard with `mean_us`, how long a job takes;
+// `kept:<tenant>`, string, bytes that are kept of its listed jobs that have ended;
 // `once:<tenant>:<key>`, hash (`job`, `request`), what an idempotency key stands for, with the lifetime
 // of its job's record; `rate:<tenant>`, string, when the tenant will have used up its rate, in us since the epoch.
 

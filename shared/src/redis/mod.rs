@@ -19,6 +19,6 @@ pub use queue::{
     Accepted, Cancelled, Claimed, ClaimedCall, Cleaned, CleanupOrder, Commit, Consumer, Depth,
     GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall, Once, Orders,
     OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply, SessionInfo,
-    SessionNews, Standing, Submission, Taking, ToSession, WaitsFor, WorkerOrder,
+    SessionNews, Standing, Submission, Taking, ToSession, WaitsFor, WorkerFacts, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

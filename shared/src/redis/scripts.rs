@@ -22,6 +22,8 @@ const STREAM: &str = include_str!("scripts/functions/stream.lua");
 const LISTING: &str = include_str!("scripts/functions/listing.lua");
 const PLACING: &str = include_str!("scripts/functions/placing.lua");
 const ATTEMPTS: &str = include_str!("scripts/functions/attempts.lua");
+const GROUP: &str = include_str!("scripts/functions/group.lua");
+const REPAIR: &str = include_str!("scripts/functions/repair.lua");
 const ADMISSION: &str = include_str!("scripts/functions/admission.lua");
 
 /// All scripts.
@@ -39,6 +41,7 @@ pub(super) struct Scripts {
     cancel: Script,
     watch: Script,
     housekeep: Script,
+    reconcile: Script,
     standing: Script,
     redrive: Script,
     forget: Script,
@@ -173,6 +176,9 @@ impl Scripts {
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
         let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM, ATTEMPTS];
         let placing = [constants, COMMON, JOBS, PLACING, ATTEMPTS];
+        let dead_letter = [constants, COMMON, JOBS, LISTING, PLACING, ATTEMPTS];
+        let repairing = [constants, COMMON, JOBS, SESSIONS, STREAM, PLACING, GROUP, REPAIR];
+        let looking = [constants, COMMON, JOBS, GROUP];
         let new_job = [constants, COMMON, ADMISSION];
         let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING];
         let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION, LISTING];
@@ -192,9 +198,10 @@ impl Scripts {
             cancel: script(&about_sessions, include_str!("scripts/cancel.lua")),
             watch: script(&plain, include_str!("scripts/watch.lua")),
             housekeep: script(&placing, include_str!("scripts/housekeep.lua")),
-            standing: script(&plain, include_str!("scripts/standing.lua")),
-            redrive: adding(&placing, include_str!("scripts/redrive.lua")),
-            forget: script(&plain, include_str!("scripts/forget.lua")),
+            reconcile: script(&repairing, include_str!("scripts/reconcile.lua")),
+            standing: script(&looking, include_str!("scripts/standing.lua")),
+            redrive: adding(&dead_letter, include_str!("scripts/redrive.lua")),
+            forget: script(&dead_letter, include_str!("scripts/forget.lua")),
             publish: script(&plain, include_str!("scripts/publish.lua")),
             input: adding(&plain, include_str!("scripts/input.lua")),
             take_input: script(&plain, include_str!("scripts/take_input.lua")),
@@ -223,6 +230,7 @@ impl Scripts {
             &self.cancel,
             &self.watch,
             &self.housekeep,
+            &self.reconcile,
             &self.standing,
             &self.redrive,
             &self.forget,
@@ -273,7 +281,9 @@ impl Scripts {
             .arg(terms.expires_ms.unwrap_or_default())
             .arg(job.quota.weight)
             .arg(job.quota.max_open)
-            .arg(job.quota.max_open_bytes);
+            .arg(job.quota.max_open_bytes)
+            .arg(job.quota.max_kept)
+            .arg(job.quota.max_kept_bytes);
         self.submit.run(&self.client, &call).await
     }
 
@@ -414,6 +424,18 @@ impl Scripts {
         ]);
         call.arg(max).arg(worker).arg(slots);
         self.housekeep.run(&self.client, &call).await
+    }
+
+    /// Looks at about so many jobs of a shard, and returns what was put right there and whose it is.
+    pub(super) async fn reconcile(
+        &self,
+        shard: u16,
+        worker: &str,
+        jobs: usize,
+    ) -> RedisResult<Vec<(String, String)>> {
+        let mut call = self.reconcile.call(&[keys::reconciler(shard), keys::tenants(shard)]);
+        call.arg(worker).arg(jobs);
+        self.reconcile.run(&self.client, &call).await
     }
 
     /// Why a job waits, its place, the fleet's slots, and how long a job takes in microseconds; nothing if

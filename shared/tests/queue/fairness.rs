@@ -175,6 +175,37 @@ async fn what_a_tenant_may_have_waiting_is_bounded_in_jobs_and_bytes() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_a_tenant_is_bounded_in_jobs_and_bytes() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let tenant = fleet.tenant.clone();
+    let kept = || redis.run::<Option<u64>>(&["GET", "v1:{s0}:kept:acme"]);
+    let two = Quota { max_kept: 2, ..Quota::default() };
+    let first = submit(&fleet, &tenant, two).await;
+    submit(&fleet, &tenant, two).await;
+    assert_eq!(kept(), None);
+    for message in ["short", &"long".repeat(1000)] {
+        let claimed = fleet.claim_one().await;
+        fleet.finish(&claimed, message).await;
+    }
+    assert!(kept().is_some_and(|bytes| bytes > 4000));
+    let refused = submit_with(&fleet, &tenant, two, Terms::default()).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::TooManyJobs);
+    assert!(refused.message().contains("policy.maxKeptJobs") && refused.retry_after().is_some());
+    let bytes = Quota { max_kept_bytes: 4000, ..Quota::default() };
+    let refused = submit_with(&fleet, &tenant, bytes, Terms::default()).await.unwrap_err();
+    assert!(refused.message().contains("policy.maxKeptBytes"), "{refused}");
+    // Their time is over.
+    for name in redis.run::<Vec<String>>(&["ZRANGE", "v1:{s0}:retained", "0", "-1"]) {
+        let _: u64 = redis.run(&["ZADD", "v1:{s0}:retained", "1", &name]);
+    }
+    let _: u64 = redis.run(&["DEL", &format!("v1:{{s0}}:job:{first}")]);
+    fleet.queue.housekeep(None).await.unwrap();
+    assert_eq!(kept(), None);
+    submit(&fleet, &tenant, Quota { max_kept_bytes: 4000, ..two }).await;
+}
+
+#[tokio::test]
 async fn a_job_says_why_it_waits_and_behind_how_many() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;

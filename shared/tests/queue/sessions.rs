@@ -1,5 +1,7 @@
 //! A session's life: opened by its first call, one call at a time, in order, closed for good.
 
+use std::time::{Duration, Instant};
+
 use shared::error::ErrorCode;
 use shared::execution::{Call, Job};
 use shared::id::{GatewayId, JobId, SessionId, TenantId};
@@ -263,6 +265,42 @@ async fn calls_count_against_their_tenants_quota_until_they_end() {
     call().await.unwrap();
     fleet.queue.end_session(fleet.worker, &claimed.opens.unwrap(), true).await.unwrap();
     redis.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_session_to_close_is_not_sent_again_and_again() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let opened = fleet.open("s").await;
+    let retired = fleet.queue.retire_session(fleet.worker, &opened).await.unwrap();
+    assert_eq!(retired, SessionNews::Close);
+    let figure = |section: &str, name: &str| {
+        let info: String = redis.run(&["INFO", section]);
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().to_owned()
+    };
+    let received = || figure("stats", "total_net_input_bytes").parse::<usize>().unwrap();
+    let payload_bytes = 1 << 20;
+    let mut job = job();
+    job.stdin = Some("x".repeat(payload_bytes));
+    let before = received();
+    let close = async {
+        let deadline = Instant::now() + SOON;
+        let looks = || {
+            let calls = figure("commandstats", "cmdstat_hexists").replace("calls=", "");
+            calls.split(',').next().and_then(|it| it.parse::<u32>().ok()).unwrap_or(0)
+        };
+        while looks() < 3 {
+            assert!(Instant::now() < deadline, "it is not looked for the end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(received() - before < 2 * payload_bytes, "it was sent once");
+        fleet.queue.end_session(fleet.worker, &opened, false).await.unwrap();
+    };
+    let call = Call::Execute { job };
+    let (id, ()) = tokio::join!(fleet.call("s", &call), close);
+    assert!(matches!(fleet.state(id.unwrap()).await, JobState::Queued));
+    assert!(received() - before < 3 * payload_bytes, "and then once more");
 }
 
 #[tokio::test]

@@ -331,3 +331,67 @@ async fn keys_are_made_kept_and_revoked() {
     findings.report();
     stack.finish();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_submitted_followed_ended_and_workers_drained() {
+    let (stack, api) = Stack::serve(&json!({}));
+    let desk = Desk::new(api.address());
+    let mut findings = Findings::default();
+    let submit = |more: &[&str]| {
+        let did = desk.run(&[&["jobs", "submit", "-r", "bash"], more].concat());
+        let id = did.stdout.trim_end().to_owned();
+        assert!(did.code == Some(0) && id.len() == 36, "{}{}", did.stdout, did.stderr);
+        id
+    };
+    let once = ["-e", "echo out; echo err >&2; exit 3", "--tag", "t", "--idempotency-key", "k"];
+    let id = submit(&once);
+    findings.note("once", equal("id", &submit(&once), &id));
+    desk.check(&mut findings, &["jobs", "logs", "-f", &id], 3, "out\n", "err\n");
+    desk.check(&mut findings, &["jobs", "logs", &id], 3, "out\n", "err\n");
+    let told = desk.run(&["jobs", "logs", &id, "--json"]).stdout;
+    findings.check("--json", told.contains("\"type\":\"end\""), &told);
+    let shown = desk.run(&["jobs", "get", &id, "--wait", "60000"]).stdout;
+    let is_shown = shown.starts_with(&format!("{id}  [finished]\n"))
+        && shown.contains("outcome: exited\n  exit code: 3\n  attempts: 1\n  tags: t\n");
+    findings.check("get", is_shown, &shown);
+    let job = desk.json(&["jobs", "get", &id, "--json"]);
+    findings.note("get --json", equal("stdout", &job["result"]["stdout"], &"out"));
+
+    let late = submit(&["-e", "echo never", "--delay", "3600000", "--priority", "low"]);
+    let shown = desk.run(&["jobs", "get", &late]).stdout;
+    findings.check("waits", shown.contains("waits for: time\n  until: "), &shown);
+    desk.check(&mut findings, &["jobs", "logs", &late], 0, "", "");
+    let cancelled = desk.json(&["jobs", "cancel", &late, "--json"]);
+    findings.note("cancel", equal("outcome", &cancelled["outcome"], &"cancelled"));
+    let list = desk.json(&["jobs", "list", "--json"]);
+    let ids: Vec<_> = list["jobs"].as_array().into_iter().flatten().map(|it| &it["id"]).collect();
+    findings.note("list", equal("ids", &ids, &vec![&json!(late), &json!(id)]));
+    let tagged = desk.run(&["jobs", "list", "--tag", "t", "--state", "finished"]).stdout;
+    findings.check("list --tag", tagged.contains(&id) && !tagged.contains(&late), &tagged);
+    for (arguments, text) in [
+        (&["jobs", "get", "x"][..], "[ERR] Failed to look at the job: Job not found"),
+        (&["jobs", "retry", &id], "[ERR] Failed to drive the job again: "),
+        (&["dlq", "get", &id], "[ERR] Failed to look at the dead letter: "),
+        (&["dlq", "forget", &id], "[ERR] Failed to forget the dead letter: "),
+        (&["jobs", "submit", "-e", "x", "--priority", "urgent"], "use high, normal or low"),
+        (&["workers", "drain", "x"], "[ERR] Failed to drain the worker: "),
+    ] {
+        desk.check(&mut findings, arguments, 1, "", text);
+    }
+    desk.check(&mut findings, &["dlq", "list"], 0, "[INFO] No dead letters.\n", "");
+
+    let workers = desk.json(&["workers", "list", "--json"]);
+    findings.note("workers", equal("state", &workers[0]["state"], &"active"));
+    let worker = workers[0]["id"].as_str().unwrap_or_default();
+    let drained = format!("[OK] Worker {worker} is drained.\n");
+    desk.check(&mut findings, &["workers", "drain", worker, "--wait"], 0, &drained, "");
+    let table = desk.run(&["workers", "list"]).stdout;
+    findings.check("drained", table.contains(worker) && table.contains("drained"), &table);
+    // Now nothing begins any more; a job that waits can be ended all the same.
+    let waits = submit(&["-e", "echo never"]);
+    desk.check(&mut findings, &["jobs", "logs", &waits], 0, "", "");
+    let cancelled = desk.json(&["jobs", "cancel", &waits, "--json"]);
+    findings.note("cancel", equal("outcome", &cancelled["outcome"], &"cancelled"));
+    findings.report();
+    stack.finish();
+}

@@ -130,6 +130,7 @@ impl Fleet {
             ..config::Audit::default()
         };
         let options = worker::Options {
+            name: "test".into(),
             worker: id,
             max_concurrent: choices.max_concurrent,
             max_sessions: choices.max_sessions,
@@ -340,7 +341,7 @@ impl Fleet {
             let ttl_ms: i64 = self.redis(&["PTTL", &key]);
             let stays = match key.as_str() {
                 // Who lives, and how much the fleet can run: the dead are taken off by others.
-                "v1:fleet" | "v1:{s0}:workers" | "v1:{s0}:slots" => false,
+                "v1:fleet" | "v1:{s0}:workers" | "v1:{s0}:slots" | "v1:{s0}:tenants" => false,
                 stream if stream.contains(":jobs") => self.redis::<u64>(&["XLEN", stream]) > 0,
                 _ => ttl_ms == -1,
             };

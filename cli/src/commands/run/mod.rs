@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::RunArgs;
 use crate::request::{self, Session};
 use crate::{credentials, printer, roles, settings};
-pub(crate) use output::Output;
+pub(crate) use output::{Output, to_exit_code};
 
 /// How long ending a run's own session may take (contract section 4.5).
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -92,6 +92,6 @@ pub(super) fn unwritable(error: io::Error) -> anyhow::Result<ExitCode> {
 }
 
 /// The program's own code; what does not fit a byte is a plain failure.
-pub(super) fn to_exit_code(code: i64) -> ExitCode {
+pub(crate) fn to_exit_code(code: i64) -> ExitCode {
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }

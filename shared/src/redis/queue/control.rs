@@ -17,6 +17,8 @@ pub enum WorkerOrder {
     Input(JobId),
     /// Calls wait in this session, or it is to be closed: ask [`Queue::next_call`].
     Session(TenantId, SessionId),
+    /// Take no more jobs.
+    Drain,
     /// Remove what is not in use and say what was removed.
     CleanUp(CleanupOrder),
     /// The subscription was interrupted: look at everything.
@@ -59,6 +61,7 @@ fn parse(payload: &[u8]) -> Option<WorkerOrder> {
     let (word, rest) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
     match word {
         "cancel" => Some(WorkerOrder::Cancel(rest.parse().ok()?)),
+        "drain" => Some(WorkerOrder::Drain),
         "cleanup" => Some(WorkerOrder::CleanUp(CleanupOrder::decode(rest)?)),
         "input" => Some(WorkerOrder::Input(rest.parse().ok()?)),
         "session" => {

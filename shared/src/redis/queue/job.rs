@@ -115,13 +115,25 @@ pub struct Quota {
     pub max_open: u64,
     /// Bytes of their payloads.
     pub max_open_bytes: u64,
+    /// Listed jobs, those included that have ended and are kept.
+    pub max_kept: u64,
+    /// Bytes of what is kept of those.
+    pub max_kept_bytes: u64,
 }
 
 impl Default for Quota {
     /// No limits.
     fn default() -> Self {
         let any = u64::MAX / 2;
-        Self { max_active: 0, per_second: 0, weight: 1.0, max_open: any, max_open_bytes: any }
+        Self {
+            max_active: 0,
+            per_second: 0,
+            weight: 1.0,
+            max_open: any,
+            max_open_bytes: any,
+            max_kept: any,
+            max_kept_bytes: any,
+        }
     }
 }
 

@@ -153,7 +153,7 @@ impl Queue {
                 self.inner.scripts.leave(stream, &name).await.map_err(failure)?;
             }
         }
-        Ok(())
+        self.depart(worker).await
     }
 }
 

@@ -14,6 +14,7 @@ mod record;
 mod replies;
 mod session;
 mod submit;
+mod workers;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub use output::{Publication, Taking};
 pub use record::{JobFilter, JobRecord, Page};
 pub use replies::{Replies, Reply};
 pub use submit::{Accepted, Listing, Once, Submission, ToSession};
+pub use workers::WorkerFacts;
 
 use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};

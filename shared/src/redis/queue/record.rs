@@ -21,6 +21,8 @@ const READ_BATCH: usize = 100;
 const MAX_LOOKED_AT: usize = 2000;
 /// Most jobs in line that are counted to tell one's place.
 const MAX_COUNTED: usize = 1000;
+/// About how many listed jobs of a shard are looked at in one go for what does not fit together.
+const RECONCILED_JOBS: usize = 100;
 /// Most of what is due in a shard that is done in one go.
 const HOUSEKEEPING_BATCH: usize = 100;
 
@@ -290,6 +292,23 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// Looks at some listed jobs, and puts right what does not fit together: jobs that are not where
+    /// their records say, and counters that drifted. One worker at a time does it; returns what it
+    /// put right and whose it was.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn reconcile(&self, worker: WorkerId) -> Result<Vec<(String, String)>, Error> {
+        self.ready().await?;
+        let worker = worker.to_string();
+        let mut repaired = Vec::new();
+        for shard in self.shards() {
+            let some = self.inner.scripts.reconcile(shard, &worker, RECONCILED_JOBS).await;
+            repaired.extend(some.map_err(failure)?);
+        }
+        Ok(repaired)
     }
 
     /// How a job of this tenant stands; `None` if it does not wait.

@@ -185,7 +185,9 @@ impl Queue {
             let (word, detail) = answer.await.map_err(failure)?;
             match word.as_str() {
                 // Its sandbox is being removed; in a moment there is none, and it can be opened.
-                "closing" if Instant::now() < give_up_at => sleep(CLOSING_PAUSE).await,
+                "closing" if Instant::now() < give_up_at => {
+                    self.await_closed(submission.tenant, session.id, give_up_at).await?;
+                }
                 "closing" if new.may_open => {
                     return Err(Error::new(
                         ErrorCode::SessionLimit,
@@ -218,6 +220,25 @@ impl Queue {
                 _ => return Ok((word, detail)),
             }
         }
+    }
+
+    /// Looks, without sending the call again, until a session is not being closed any more.
+    async fn await_closed(
+        &self,
+        tenant: &TenantId,
+        session: &SessionId,
+        give_up_at: Instant,
+    ) -> Result<(), Error> {
+        let key = keys::session(self.shard_of(tenant), &keys::session_name(tenant, session));
+        let mut look = cmd("HEXISTS");
+        look.arg(key).arg("closing");
+        while Instant::now() < give_up_at {
+            sleep(CLOSING_PAUSE).await;
+            if !self.inner.client.run::<bool>(&look).await.map_err(failure)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn new_job<'a>(
@@ -342,6 +363,16 @@ fn refused((word, detail): Refusal) -> Result<(), Error> {
             ErrorCode::TooManyJobs,
             "The jobs of this tenant that have not ended take as much room as they may \
              (policy.maxQueuedBytes). Try again when some have.",
+        ),
+        "kept" => error(
+            ErrorCode::TooManyJobs,
+            "As many jobs of this tenant are kept as may be (policy.maxKeptJobs). Ask for a shorter \
+             queue.retentionMs, or try again when some are forgotten.",
+        ),
+        "kept_bytes" => error(
+            ErrorCode::TooManyJobs,
+            "As much is kept of this tenant's jobs as may be (policy.maxKeptBytes). Ask for a shorter \
+             queue.retentionMs, or try again when some are forgotten.",
         ),
         "absent" => Error::new(ErrorCode::SessionNotFound, "Session not found"),
         "lost" => Error::new(ErrorCode::SessionLost, SESSION_LOST),

@@ -7,10 +7,12 @@
 --         9 session's name `<tenant>:<id>`, 10 its id, 11 runtime ('' if it does not matter),
 --         12 '1' if the call may open it, 13 most sessions of the tenant, 14 most jobs that may wait in
 --         the stream; if the call is to be listed also 15 how long to keep it once it has ended, in ms,
---         16 its terms, 17 idempotency key ('': none), 18 what tells its request from others
+--         16 its terms, 17 idempotency key ('': none), 18 what tells its request from others, 19 most
+--         jobs of the tenant that are kept, 20 most bytes of those that have ended
 -- returns {'queued', 0} (also if it was already), {'repeated', job} the key stands for that one, or
 --         {refusal, ms to wait or the session's runtime}: 'mismatch' the key came with another request,
 --         'full', 'busy', 'rate', 'absent' no such session, 'sessions' the tenant has too many,
+--         'kept' or 'kept_bytes' the tenant has as many jobs kept,
 --         'lost' its worker is gone (told once), 'closing' it is being closed, 'runtime' it has
 --         another one
 -- atomic  two first calls must open one session; a call must not slip into a session that is given
@@ -62,6 +64,12 @@ elseif ARGV[11] ~= '' and session.runtime ~= ARGV[11] then
   return {'runtime', session.runtime}
 elseif redis.call('LLEN', KEYS[4]) >= tonumber(ARGV[8]) then
   return {'full', 1000}
+end
+if ARGV[15] then
+  local too_many = refuse_to_keep(KEYS[2], tenant, tonumber(ARGV[19]), tonumber(ARGV[20]))
+  if too_many then
+    return {too_many, 60000}
+  end
 end
 local refusal, detail = refuse(KEYS[2], id, tenant, tonumber(ARGV[6]), tonumber(ARGV[7]))
 if refusal then

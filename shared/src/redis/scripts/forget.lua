@@ -18,6 +18,6 @@ for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'once:' .. tenant .. ':'
 end
 redis.call('ZREM', sibling(record, 'dead:' .. tenant), id)
 redis.call('ZREM', sibling(record, 'listed:' .. tenant), id)
-redis.call('ZREM', sibling(record, 'retained'), tenant .. ':' .. id)
+unretain(record, id, tenant)
 redis.call('DEL', record)
 return 'forgotten'

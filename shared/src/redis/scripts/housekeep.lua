@@ -34,10 +34,11 @@ end
 
 local over = due(KEYS[3])
 for _, name in ipairs(over) do
-  local tenant, id = string.match(name, '^([^:]*):(.*)$')
+  local tenant, id, bytes = string.match(name, '^([^:]*):([^:]*):?(%d*)$')
   redis.call('ZREM', sibling(KEYS[3], 'listed:' .. tenant), id)
   redis.call('ZREM', sibling(KEYS[3], 'dead:' .. tenant), id)
   redis.call('ZREM', KEYS[3], name)
+  keep_bytes(KEYS[3], tenant, -(tonumber(bytes) or 0))
 end
 
 local function count_slots(worker, slots)

@@ -18,7 +18,7 @@ redis.call('HDEL', record, 'dead', 'result', 'summary', 'finished_us', 'ended_by
   'started_us', 'counted', 'expires_ms', 'tries')
 redis.call('HSET', record, 'state', 'queued', 'attempt', 0, 'payload', ARGV[3], 'keep_ms', ARGV[4])
 redis.call('ZREM', sibling(record, 'dead:' .. tenant), id)
-redis.call('ZREM', sibling(record, 'retained'), tenant .. ':' .. id)
+unretain(record, id, tenant)
 for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'once:' .. tenant .. ':' .. (job[4] or '')}) do
   redis.call('PEXPIRE', sibling(record, name), 3888000000)
 end

@@ -25,12 +25,5 @@ if not job[4] then
   return {}
 end
 local stream = stream_of(KEYS[1], job[5])
-local groups = redis.pcall('XINFO', 'GROUPS', stream)
-local last = '0-0'
-for index = 1, groups.err == nil and groups[1] and #groups[1] or 0, 2 do
-  if groups[1][index] == 'last-delivered-id' then
-    last = groups[1][index + 1]
-  end
-end
-local before = redis.call('XRANGE', stream, '(' .. last, job[4], 'COUNT', ARGV[2])
+local before = redis.call('XRANGE', stream, '(' .. last_delivered(stream), job[4], 'COUNT', ARGV[2])
 return {'line', math.max(1, #before), slots, mean_us}

@@ -8,10 +8,11 @@
 --         tells its request from others, 12 most open jobs of the shard, 13 priority ('': normal), 14 how
 --         long it is to wait at least, in ms, 15 the moment before which it is not to begin, in ms since
 --         the epoch, 16 after how many ms it is not to begin any more (0: it may always),
---         17 weight of the tenant, 18 most open jobs of it, 19 most bytes of their payloads
+--         17 weight of the tenant, 18 most open jobs of it, 19 most bytes of their payloads, 20 most jobs
+--         of it that are kept, 21 most bytes of those that have ended
 -- returns {'queued', 0} (also if it was already), {'repeated', job} the key stands for that one, or
 --         {refusal, ms to wait}: 'mismatch' the key came with another request, 'full' the queue, 'jobs' or
---         'bytes' the tenant has as many open, 'rate' its rate
+--         'bytes' the tenant has as many open, 'kept' or 'kept_bytes' as many kept, 'rate' its rate
 -- atomic  as `enqueue`; and two requests with one key must become one job
 
 if redis.call('EXISTS', KEYS[2]) == 1 then
@@ -31,6 +32,10 @@ if tonumber(open[2] or '0') + #ARGV[3] > tonumber(ARGV[19]) then
 end
 if tonumber(redis.call('HGET', sibling(KEYS[2], 'usage'), 'jobs') or '0') >= tonumber(ARGV[12]) then
   return {'full', 1000}
+end
+local too_many = refuse_to_keep(KEYS[2], ARGV[2], tonumber(ARGV[20]), tonumber(ARGV[21]))
+if too_many then
+  return {too_many, 60000}
 end
 local refusal, wait_ms = refuse(KEYS[2], ARGV[1], ARGV[2], 0, tonumber(ARGV[7]))
 if refusal then

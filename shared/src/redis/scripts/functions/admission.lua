@@ -16,7 +16,8 @@ end
 -- whether it is among the counted, or the refusal and after how many ms to come back.
 local function refuse(record, id, tenant, max_active, per_second)
   local active = sibling(record, 'active:' .. tenant)
-  if max_active > 0 and redis.call('SCARD', active) >= max_active then
+  local count = max_active > 0 and redis.call('SCARD', active)
+  if count and count >= max_active then
     return 'busy', 1000
   end
   if per_second > 0 then
@@ -32,6 +33,9 @@ local function refuse(record, id, tenant, max_active, per_second)
   end
   if max_active > 0 then
     redis.call('SADD', active, id)
+    if count == 0 then
+      redis.call('ZADD', sibling(record, 'tenants'), 0, tenant)
+    end
   end
   return nil, max_active > 0
 end

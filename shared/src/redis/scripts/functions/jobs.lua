@@ -78,13 +78,24 @@ local function promote(record, tenant)
   end
 end
 
+-- Changes by how many bytes a tenant's ended jobs are kept in.
+local function keep_bytes(key, tenant, bytes)
+  local kept = sibling(key, 'kept:' .. tenant)
+  if redis.call('INCRBY', kept, bytes) <= 0 then
+    redis.call('DEL', kept)
+  end
+end
+
 -- Notes when a listed job ended, and until when it is kept; its idempotency key and its attempts last
 -- as long. It does not wait any more, wherever it did, nor count as one of its tenant's open jobs.
-local function retain(record, id, job, summary)
+-- `bytes` is how much is kept of it.
+local function retain(record, id, job, summary, bytes)
   local now = now_us()
   local it = redis.call('HMGET', record, 'once', 'due_ms', 'expires_ms', 'noted', 'backlogged', 'bytes', 'started_us')
-  redis.call('HSET', record, 'finished_us', text(now), 'summary', summary or '')
-  redis.call('ZADD', sibling(record, 'retained'), text(now / 1000 + job.keep_ms), job.tenant .. ':' .. id)
+  redis.call('HSET', record, 'finished_us', text(now), 'summary', summary or '', 'kept_bytes', bytes)
+  redis.call('ZADD', sibling(record, 'retained'), text(now / 1000 + job.keep_ms),
+    job.tenant .. ':' .. id .. ':' .. bytes)
+  keep_bytes(record, job.tenant, bytes)
   if it[1] then
     redis.call('PEXPIRE', sibling(record, 'once:' .. job.tenant .. ':' .. it[1]), job.keep_ms)
   end
@@ -134,7 +145,9 @@ local function settle(record, id, job, ended_by, ending, summary)
   end
   redis.call('PEXPIRE', record, keep_ms)
   if job.keep_ms then
-    retain(record, id, job, summary)
+    -- Of output that was shown there is a second copy, about as large.
+    local bytes = #ending * (job.shown and 2 or 1)
+    retain(record, id, job, summary, bytes + (job.is_dead and redis.call('HSTRLEN', record, 'payload') or 0))
   end
   if job.entry then
     drop(stream_of(record, job.priority), job.entry)

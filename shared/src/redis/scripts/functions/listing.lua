@@ -19,10 +19,32 @@ local function find_repeated(record, tenant, once, request)
   return 'repeated', found[1]
 end
 
+-- Why a tenant may not have one more job listed: as many, or as much of them, is kept as may be.
+local function refuse_to_keep(record, tenant, most, most_bytes)
+  local listed = sibling(record, 'listed:' .. tenant)
+  if redis.call('ZCARD', listed) >= most then
+    return 'kept'
+  end
+  if tonumber(redis.call('GET', sibling(record, 'kept:' .. tenant)) or '0') >= most_bytes then
+    return 'kept_bytes'
+  end
+end
+
+-- Takes a job that has ended off the list of those that are to go in time.
+local function unretain(record, id, tenant)
+  local bytes = redis.call('HGET', record, 'kept_bytes')
+  if bytes then
+    redis.call('ZREM', sibling(record, 'retained'), tenant .. ':' .. id .. ':' .. bytes)
+    redis.call('HDEL', record, 'kept_bytes')
+    keep_bytes(record, tenant, -bytes)
+  end
+end
+
 -- Lists a job that was just written.
 local function list(record, id, tenant, keep_ms, terms, once, request)
   redis.call('HSET', record, 'keep_ms', keep_ms, 'terms', terms)
   redis.call('ZADD', sibling(record, 'listed:' .. tenant), 0, id)
+  redis.call('ZADD', sibling(record, 'tenants'), 0, tenant)
   if once ~= '' then
     local key = sibling(record, 'once:' .. tenant .. ':' .. once)
     redis.call('HSET', key, 'job', id, 'request', request)

@@ -1,0 +1,78 @@
+//! `/v1/workers`: for the master alone.
+
+use axum::Json;
+use axum::extract::{Extension, State as FromState};
+use http::StatusCode;
+use serde::Serialize;
+use shared::id::WorkerId;
+use shared::redis::WorkerFacts;
+use shared::{Error, ErrorCode};
+
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::Path;
+use crate::routes::Done;
+use crate::state::State;
+use crate::timestamp::iso8601;
+
+/// The workers that live.
+#[derive(Serialize)]
+pub(crate) struct List {
+    workers: Vec<View>,
+}
+
+/// A worker as people see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct View {
+    id: WorkerId,
+    name: String,
+    state: &'static str,
+    version: String,
+    started_at: String,
+    slots: usize,
+    running: usize,
+    sessions: usize,
+}
+
+impl std::convert::From<WorkerFacts> for View {
+    fn from(facts: WorkerFacts) -> Self {
+        let state = match (facts.is_draining, facts.is_drained()) {
+            (_, true) => "drained",
+            (true, false) => "draining",
+            (false, false) => "active",
+        };
+        Self {
+            id: facts.id,
+            name: facts.name,
+            state,
+            version: facts.version,
+            started_at: iso8601(facts.started_ms),
+            slots: facts.slots,
+            running: facts.running,
+            sessions: facts.sessions,
+        }
+    }
+}
+
+/// `GET /v1/workers`
+pub(crate) async fn list(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<List>, ApiError> {
+    caller.require_master()?;
+    let workers = state.queue.workers().await?;
+    Ok(Json(List { workers: workers.into_iter().map(View::from).collect() }))
+}
+
+/// `POST /v1/workers/{id}/drain`: it takes no more jobs; what it runs goes on.
+pub(crate) async fn drain(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Done>), ApiError> {
+    caller.require_master()?;
+    let unknown = |_| Error::new(ErrorCode::NotFound, format!("There is no worker \"{id}\""));
+    state.queue.drain(id.parse().map_err(unknown)?).await?;
+    Ok((StatusCode::ACCEPTED, Json(Done { ok: true })))
+}

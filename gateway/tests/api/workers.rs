@@ -1,0 +1,66 @@
+//! The fleet's workers: listed, and told to drain.
+
+use http::Method;
+use serde_json::json;
+use shared::id::WorkerId;
+use shared::redis::{Queue, WorkerFacts, WorkerOrder};
+
+use crate::harness::{Harness, send};
+
+fn facts(running: usize, is_draining: bool) -> WorkerFacts {
+    WorkerFacts {
+        id: WorkerId::generate(),
+        name: "host-0".into(),
+        version: "1.2.3".into(),
+        started_ms: 0,
+        slots: 4,
+        running,
+        sessions: 0,
+        is_draining,
+    }
+}
+
+#[tokio::test]
+async fn workers_are_listed_and_drained_by_the_master_alone() {
+    let harness = Harness::without_worker(|config| config.auth.enabled = true).await;
+    let queue = Queue::connect(&harness.queue_config()).await.unwrap();
+    let list = async || {
+        let answer = send(harness.request(Method::GET, "/v1/workers")).await.json();
+        answer["workers"].as_array().unwrap().clone()
+    };
+    assert!(list().await.is_empty());
+    let worker = facts(2, false);
+    queue.housekeep(Some((worker.id, worker.slots))).await.unwrap();
+    assert!(list().await.is_empty(), "nothing is known of it yet");
+    assert!(!queue.announce(&worker).await.unwrap());
+    let id = worker.id.to_string();
+    assert_eq!(
+        list().await,
+        [json!({
+            "id": id, "name": "host-0", "state": "active", "version": "1.2.3", "slots": 4,
+            "startedAt": "1970-01-01T00:00:00.000Z", "running": 2, "sessions": 0,
+        })]
+    );
+
+    let drain = format!("/v1/workers/{id}/drain");
+    let path = "/v1/workers/0198c1a0-0000-7000-8000-000000000000/drain";
+    for unknown in [path, "/v1/workers/x/drain"] {
+        send(harness.request(Method::POST, unknown)).await.error(404, "NOT_FOUND");
+    }
+    let key = harness.key_of("acme").await;
+    for (method, path) in [(Method::GET, "/v1/workers"), (Method::POST, drain.as_str())] {
+        send(harness.request_of(&key, method, path)).await.error(403, "FORBIDDEN");
+    }
+    let mut orders = queue.orders(worker.id).await.unwrap();
+    let told = send(harness.request(Method::POST, &drain)).await;
+    assert_eq!((told.status, told.json()), (202, json!({"ok": true})));
+    assert_eq!(orders.next().await, WorkerOrder::Drain);
+    // Also if it did not listen just then.
+    assert!(queue.announce(&worker).await.unwrap());
+    for (running, state) in [(1, "draining"), (0, "drained")] {
+        queue.announce(&WorkerFacts { id: worker.id, ..facts(running, true) }).await.unwrap();
+        assert_eq!(list().await[0]["state"], state);
+    }
+    queue.leave(worker.id).await.unwrap();
+    assert!(list().await.is_empty());
+}

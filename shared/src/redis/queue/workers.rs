@@ -1,0 +1,121 @@
+//! The workers as people see them: each tells what it is and how busy, and can be told to take no more
+//! jobs.
+
+use redis::{cmd, pipe};
+use serde::{Deserialize, Serialize};
+
+use super::{Queue, serialize};
+use crate::error::{Error, ErrorCode};
+use crate::id::WorkerId;
+use crate::redis::client::failure;
+use crate::redis::keys;
+
+/// How long a worker is remembered to be draining, in milliseconds: far longer than one that is told
+/// takes to hear of it.
+const DRAIN_TTL_MS: u64 = 3_600_000;
+
+/// What a worker tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerFacts {
+    /// This life of it.
+    pub id: WorkerId,
+    /// Its name on its machine, which outlives it.
+    pub name: String,
+    /// Its version of isol8.
+    pub version: String,
+    /// When it began, in milliseconds since the epoch by its own clock.
+    pub started_ms: u64,
+    /// Programs that it can run at once.
+    pub slots: usize,
+    /// Programs that it runs.
+    pub running: usize,
+    /// Sessions that it owns.
+    pub sessions: usize,
+    /// Whether it takes no more jobs.
+    pub is_draining: bool,
+}
+
+impl WorkerFacts {
+    /// Whether it can be stopped without anybody noticing.
+    #[must_use]
+    pub const fn is_drained(&self) -> bool {
+        self.is_draining && self.running == 0 && self.sessions == 0
+    }
+}
+
+impl Queue {
+    /// Tells what a worker is; believed for a lease time. True if somebody wants it to drain.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn announce(&self, facts: &WorkerFacts) -> Result<bool, Error> {
+        let text = serialize(facts)?;
+        let mut steps = pipe();
+        let lease_ms = self.inner.config.lease_ms;
+        steps.cmd("SET").arg(keys::worker_facts(facts.id)).arg(text).arg("PX").arg(lease_ms);
+        steps.ignore().cmd("EXISTS").arg(keys::drain(facts.id));
+        let (is_wanted,): (bool,) = self.inner.client.run_all(&steps).await.map_err(failure)?;
+        Ok(is_wanted)
+    }
+
+    /// The workers that live, the oldest first.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn workers(&self) -> Result<Vec<WorkerFacts>, Error> {
+        let mut list = cmd("ZRANGE");
+        list.arg(keys::workers(0)).arg(0).arg(-1);
+        let ids: Vec<String> = self.inner.client.run(&list).await.map_err(failure)?;
+        let ids: Vec<WorkerId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = cmd("MGET");
+        for id in ids {
+            read.arg(keys::worker_facts(id));
+        }
+        let found: Vec<Option<String>> = self.inner.client.run(&read).await.map_err(failure)?;
+        let read = |text: String| match serde_json::from_str(&text) {
+            Ok(facts) => Some(facts),
+            Err(error) => {
+                tracing::warn!(%error, "what a worker of another version tells is not understood");
+                None
+            }
+        };
+        let mut workers: Vec<WorkerFacts> = found.into_iter().flatten().filter_map(read).collect();
+        workers.sort_by_key(|worker| worker.started_ms);
+        Ok(workers)
+    }
+
+    /// Tells a worker to take no more jobs. What it runs, and its sessions, go on; it hears of it within
+    /// a second.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if there is no such worker, [`ErrorCode::QueueUnavailable`].
+    pub async fn drain(&self, worker: WorkerId) -> Result<(), Error> {
+        let mut look = cmd("EXISTS");
+        look.arg(keys::worker_facts(worker));
+        if !self.inner.client.run::<bool>(&look).await.map_err(failure)? {
+            let message = format!("There is no worker {worker}. GET /v1/workers lists them");
+            return Err(Error::new(ErrorCode::NotFound, message));
+        }
+        let mut keep = cmd("SET");
+        keep.arg(keys::drain(worker)).arg("").arg("PX").arg(DRAIN_TTL_MS);
+        self.inner.client.run::<()>(&keep).await.map_err(failure)?;
+        let mut tell = cmd("PUBLISH");
+        tell.arg(keys::worker(worker)).arg("drain now");
+        self.inner.client.run::<u64>(&tell).await.map(drop).map_err(failure)
+    }
+
+    /// Takes a worker that ends off the list. Its slots count no more once another worker keeps house.
+    pub(super) async fn depart(&self, worker: WorkerId) -> Result<(), Error> {
+        let mut steps = pipe();
+        steps.cmd("DEL").arg(keys::worker_facts(worker)).arg(keys::drain(worker)).ignore();
+        for shard in self.shards() {
+            let name = worker.to_string();
+            steps.cmd("ZADD").arg(keys::workers(shard)).arg("XX").arg(0).arg(name).ignore();
+        }
+        self.inner.client.run_all(&steps).await.map_err(failure)
+    }
+}

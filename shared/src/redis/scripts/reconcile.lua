@@ -1,0 +1,132 @@
+-- Looks whether jobs are where their records say and counters count what there is, tenant by tenant and
+-- some at a time, and puts right what is not. One worker at a time does it.
+--
+-- KEYS[1] how far it has come, and who does it, KEYS[2] tenants
+-- ARGV    1 worker, 2 about how many jobs to look at
+-- returns for each thing that was put right {what, whose}
+-- atomic  between two steps every job is in one place, and every counter right
+
+local now_ms, left = now_us() / 1000, tonumber(ARGV[2])
+local it = redis.call('HMGET', KEYS[1], 'worker', 'until_ms', 'tenant', 'cursor')
+if it[1] and it[1] ~= ARGV[1] and tonumber(it[2]) > now_ms then
+  return {}
+end
+local tenant, cursor = it[3] or '', it[4] or '0'
+
+local repaired = {}
+local function note(what, whose)
+  repaired[#repaired + 1] = {what, whose}
+end
+
+local function check_finished(record, id, job, kept_bytes, finished_us)
+  local name = job.tenant .. ':' .. id .. ':' .. kept_bytes
+  local is_retained = redis.call('ZSCORE', sibling(record, 'retained'), name)
+  if not is_retained then
+    redis.call('ZADD', sibling(record, 'retained'), text(finished_us / 1000 + job.keep_ms), name)
+    note('retained', id)
+  end
+end
+
+local function check_job(record, id)
+  local job = read_job(record)
+  local more = redis.call('HMGET', record, 'due_ms', 'backlogged', 'expires_ms', 'tries', 'kept_bytes', 'finished_us')
+  if job.state == 'finished' then
+    if job.keep_ms and more[5] then
+      check_finished(record, id, job, more[5], more[6])
+    end
+    return
+  end
+  if job.counted and redis.call('SADD', sibling(record, 'active:' .. job.tenant), id) == 1 then
+    note('counted', id)
+  end
+  if job.state == 'running' then
+    if repair_running(record, id, job) then
+      note('running', id)
+    end
+  elseif job.state == 'queued' then
+    local may_expire = more[3] and job.attempt == '0' and not more[4]
+    if may_expire and redis.call('ZADD', sibling(record, 'expiring'), 'NX', more[3], id) == 1 then
+      note('expiring', id)
+    end
+    if repair_queued(record, id, job, more[1], more[2]) then
+      note('queued', id)
+    end
+  end
+end
+
+local function check_active(tenant)
+  local active = sibling(KEYS[1], 'active:' .. tenant)
+  for _, id in ipairs(redis.call('SRANDMEMBER', active, 50)) do
+    local job = redis.call('HMGET', sibling(active, 'job:' .. id), 'state', 'counted')
+    if not job[1] or job[1] == 'finished' or not job[2] then
+      redis.call('SREM', active, id)
+      note('active', id)
+    end
+  end
+  promote(active, tenant)
+end
+
+-- Counts a tenant's listed jobs anew, unless there are very many.
+local function check_counters(tenant)
+  local key = KEYS[1]
+  local listed = sibling(key, 'listed:' .. tenant)
+  if redis.call('ZCARD', listed) > 1000 then
+    return
+  end
+  local jobs, bytes, kept = 0, 0, 0
+  for _, id in ipairs(redis.call('ZRANGE', listed, 0, -1)) do
+    local job = redis.call('HMGET', sibling(key, 'job:' .. id), 'state', 'bytes', 'kept_bytes')
+    if not job[1] then
+      -- It has gone just now, and what was kept of it counts until house is kept.
+      return
+    end
+    if job[1] ~= 'finished' and job[2] then
+      jobs, bytes = jobs + 1, bytes + job[2]
+    end
+    kept = kept + (job[3] or 0)
+  end
+  local usage, all = sibling(key, 'usage:' .. tenant), sibling(key, 'usage')
+  local before = redis.call('HMGET', usage, 'jobs', 'bytes')
+  local more_jobs, more_bytes = jobs - (before[1] or 0), bytes - (before[2] or 0)
+  if more_jobs ~= 0 or more_bytes ~= 0 then
+    for _, counter in ipairs({usage, all}) do
+      redis.call('HINCRBY', counter, 'jobs', more_jobs)
+      redis.call('HINCRBY', counter, 'bytes', more_bytes)
+    end
+    if jobs == 0 then
+      redis.call('DEL', usage)
+    end
+    note('usage', tenant)
+  end
+  local more_kept = kept - (redis.call('GET', sibling(key, 'kept:' .. tenant)) or 0)
+  if more_kept ~= 0 then
+    keep_bytes(key, tenant, more_kept)
+    note('kept', tenant)
+  end
+end
+
+repeat
+  if tenant ~= '' then
+    local page = redis.call('ZSCAN', sibling(KEYS[1], 'listed:' .. tenant), cursor, 'COUNT', left)
+    cursor = page[1]
+    for index = 1, #page[2], 2 do
+      check_job(sibling(KEYS[1], 'job:' .. page[2][index]), page[2][index])
+    end
+    left = left - #page[2] / 2
+  end
+  if cursor == '0' then
+    if tenant ~= '' then
+      check_active(tenant)
+      check_counters(tenant)
+      left = left - 10
+      if redis.call('EXISTS', sibling(KEYS[1], 'listed:' .. tenant), sibling(KEYS[1], 'active:' .. tenant)) == 0 then
+        redis.call('ZREM', KEYS[2], tenant)
+      end
+    end
+    local next = redis.call('ZRANGEBYLEX', KEYS[2], '(' .. tenant, '+', 'LIMIT', 0, 1)
+    tenant = next[1] or ''
+  end
+until left <= 0 or tenant == ''
+redis.call('HSET', KEYS[1], 'worker', ARGV[1], 'until_ms', text(now_ms + LEASE_MS), 'tenant', tenant, 'cursor', cursor)
+redis.call('PEXPIRE', KEYS[1], 86400000)
+return repaired
