@@ -152,8 +152,8 @@ async fn silence_times_out_and_a_dead_server_is_a_failure_to_connect() {
     let summary = run(&target, scenario, load).await.unwrap();
     assert_eq!((summary.completed, summary.failures["timed out"].count), (0, 2));
 
-    drop(silent);
-    let summary = run(&target, scenario, jobs(1, 3)).await.unwrap();
+    let gone = Target::new("http://127.0.0.1:1", "key").unwrap();
+    let summary = run(&gone, scenario, jobs(1, 3)).await.unwrap();
     assert_eq!((summary.completed, summary.failures["cannot connect"].count), (0, 3));
 }
 

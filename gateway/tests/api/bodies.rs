@@ -1,7 +1,5 @@
 //! What bodies are taken, and what is said about those that are not.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::json;
 
@@ -69,7 +67,6 @@ async fn a_body_over_the_limit_is_413() {
     for length in [100_000, 10_000_000] {
         let answer = harness.post(program(length)).await;
         assert!(answer.error(413, "PAYLOAD_TOO_LARGE").contains("100000 bytes"));
-        assert!(answer.took < Duration::from_secs(5));
         let (first, rest) = (program(length), "more");
         let chunks = [first.into_bytes(), rest.into()].map(Ok::<_, std::io::Error>);
         let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));

@@ -1,9 +1,13 @@
 //! `POST /cleanup`: everything of the caller's tenant, or of everybody for the master.
 
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use crate::harness::{Harness, send};
+use crate::harness::{Harness, SOON, send};
 
 /// Two tenants with a session each.
 async fn start() -> (Harness, String, String) {
@@ -72,11 +76,24 @@ async fn the_master_may_clean_up_after_one() {
 #[tokio::test]
 async fn those_who_ask_at_once_share_one_run() {
     let (harness, ours, _) = start().await;
+    // The session ends with the call that it is at: until then the first run is not over.
+    let body = json!({"request": {"runtime": "bash", "code": "sleep 3000"}, "sessionId": "one"});
+    let mut busy = JoinSet::new();
+    busy.spawn(send(harness.request_of(&ours, Method::POST, "/execute").json(&body)));
+    let listed = || send(harness.request_of(&ours, Method::GET, "/sessions"));
+    let started = Instant::now();
+    while listed().await.json()["sessions"][0]["isActive"] != true {
+        assert!(started.elapsed() < SOON, "the session is never busy");
+    }
     let ask = || clean_up(harness.request_of(&ours, Method::POST, "/cleanup"));
     let reports = tokio::join!(ask(), ask(), ask());
-    let closed = [reports.0, reports.1, reports.2]
-        .map(|report| report["sessions"]["removed"].as_u64().unwrap());
+    assert_eq!(harness.clean_ups.load(Ordering::Relaxed), 1);
+    for report in [&reports.0, &reports.1, &reports.2] {
+        assert_eq!(report["sessions"], removed(1), "{report}");
+    }
     assert_eq!(sessions(&harness, &ours).await, 0);
-    // Whoever shared the run shares its report; whoever came after it found nothing.
-    assert!(closed.contains(&1) && closed.iter().all(|count| *count <= 1), "{closed:?}");
+    busy.join_next().await.unwrap().unwrap().error(409, "CANCELLED");
+    // Whoever comes after it has one of his own.
+    assert_eq!(ask().await["sessions"], removed(0));
+    assert_eq!(harness.clean_ups.load(Ordering::Relaxed), 2);
 }

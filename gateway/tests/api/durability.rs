@@ -1,11 +1,11 @@
 //! `queue.durability`: the answer says whether a job is as safe as asked.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Harness, send};
+use crate::harness::{Answer, Harness, SOON, send};
 
 async fn post(harness: &Harness, path: &str, queue: &Value) -> Answer {
     let body = json!({"request": {"runtime": "bash", "code": "print x"}, "queue": queue});
@@ -30,7 +30,7 @@ async fn a_job_is_as_safe_as_asked_or_the_answer_says_that_it_is_not() {
     let _replica = harness.redis.start_replica();
     let begun = Instant::now();
     while told(&harness, "/v1/jobs", "replicated").await != "replicated; met" {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the replica does not follow");
+        assert!(begun.elapsed() < SOON, "the replica does not follow");
     }
     assert_eq!(told(&harness, "/execute", "replicated").await, "replicated; met");
 

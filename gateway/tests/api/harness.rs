@@ -1,6 +1,8 @@
 //! One gateway, its Redis and, if wanted, its worker. All end with the value.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use gateway::{Error, Options};
@@ -18,6 +20,12 @@ use crate::redis::Redis;
 use crate::{keeper, streamer, worker};
 
 pub(crate) const KEY: &str = "test-key";
+/// Long enough for anything that is going to happen at all.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// Jobs that wait, as the metrics have them.
+pub(crate) const QUEUED: &str = r#"isol8_queue_jobs{state="queued"}"#;
+/// Jobs that run.
+pub(crate) const RUNNING: &str = r#"isol8_queue_jobs{state="running"}"#;
 
 pub(crate) struct Harness {
     pub(crate) redis: Redis,
@@ -26,6 +34,8 @@ pub(crate) struct Harness {
     http: reqwest::Client,
     gateway: JoinSet<Result<(), Error>>,
     workers: JoinSet<()>,
+    /// Clean-ups that keepers have done.
+    pub(crate) clean_ups: Arc<AtomicUsize>,
     config: Config,
 }
 
@@ -47,8 +57,9 @@ impl Harness {
         let address = start_gateway(&config, &mut gateway, &token).await;
         // Built together with the client crate, reqwest speaks TLS and wants a provider for it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        Self { redis, address, token, http, gateway, workers: JoinSet::new(), config }
+        let http = reqwest::Client::builder().timeout(SOON).build().unwrap();
+        let (workers, clean_ups) = (JoinSet::new(), Arc::default());
+        Self { redis, address, token, http, gateway, workers, clean_ups, config }
     }
 
     pub(crate) async fn with_worker(mut self) -> Self {
@@ -67,7 +78,8 @@ impl Harness {
 
     /// A worker that keeps sessions and their files.
     pub(crate) async fn add_keeper(&mut self) {
-        self.workers.spawn(keeper::run(Queue::connect(&self.config.redis).await.unwrap()));
+        let queue = Queue::connect(&self.config.redis).await.unwrap();
+        self.workers.spawn(keeper::run(queue, Arc::clone(&self.clean_ups)));
     }
 
     /// A worker that shows output as it comes.
@@ -143,7 +155,7 @@ impl Harness {
             if found == expected {
                 return;
             }
-            let has_time = started.elapsed() < Duration::from_secs(10);
+            let has_time = started.elapsed() < SOON;
             assert!(has_time, "{line} is {found}, never {expected}");
             sleep(Duration::from_millis(10)).await;
         }
@@ -153,14 +165,14 @@ impl Harness {
     pub(crate) async fn waiting(&self, expected: f64) {
         let started = Instant::now();
         while self.metric("isol8_execute_waiting").await != expected {
-            assert!(started.elapsed() < Duration::from_secs(5), "never {expected} waiting");
+            assert!(started.elapsed() < SOON, "never {expected} waiting");
             sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Waits for the gateway's own end, after its token was cancelled.
     pub(crate) async fn ended(&mut self) {
-        let ended = timeout(Duration::from_secs(15), self.gateway.join_next()).await;
+        let ended = timeout(SOON, self.gateway.join_next()).await;
         ended.expect("the gateway ends").unwrap().unwrap().unwrap();
     }
 }

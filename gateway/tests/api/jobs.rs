@@ -10,7 +10,7 @@ use shared::id::WorkerId;
 use shared::redis::{Commit, GiveBack};
 use tokio::time::sleep;
 
-use crate::harness::{Answer, Harness, KEY, send};
+use crate::harness::{Answer, Harness, KEY, SOON, send};
 use crate::sse::{configured, events, harness, read_until};
 
 async fn submit(harness: &Harness, program: &str) -> String {
@@ -178,7 +178,7 @@ async fn a_job_that_waits_is_cancelled_and_never_runs() {
 async fn until(harness: &Harness, path: &str, state: &str) {
     let started = Instant::now();
     while get(harness, path).await.json()["state"] != state {
-        assert!(started.elapsed() < Duration::from_secs(10), "{path} is never {state}");
+        assert!(started.elapsed() < SOON, "{path} is never {state}");
         sleep(Duration::from_millis(10)).await;
     }
 }

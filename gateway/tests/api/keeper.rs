@@ -1,6 +1,8 @@
 //! A worker that keeps sessions: programs are pretended as by `worker`, files are kept in memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,19 +16,19 @@ use tokio::time::sleep;
 use crate::worker;
 
 /// How long the other side of a transfer may take to appear.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a session looks for its next call; a real worker is told.
 const LOOK: Duration = Duration::from_millis(5);
 
 type Files = BTreeMap<String, Bytes>;
 
 /// Claims, and keeps what it opens, until it is dropped.
-pub(crate) async fn run(queue: Queue) {
+pub(crate) async fn run(queue: Queue, clean_ups: Arc<AtomicUsize>) {
     let worker = WorkerId::generate();
     let mut consumer = queue.consumer(worker).await.unwrap();
     let orders = queue.orders(worker).await.unwrap();
     let mut ear = JoinSet::new();
-    ear.spawn(obey(queue.clone(), orders));
+    ear.spawn(obey(queue.clone(), orders, clean_ups));
     let mut sessions = JoinSet::new();
     loop {
         let claimed = queue.claim(&mut consumer, 64, Duration::from_millis(200)).await.unwrap();
@@ -38,9 +40,10 @@ pub(crate) async fn run(queue: Queue) {
 }
 
 /// Pretends to clean up: for everybody three sandboxes, for a tenant the one that is called after it.
-async fn obey(queue: Queue, mut orders: Orders) {
+async fn obey(queue: Queue, mut orders: Orders, clean_ups: Arc<AtomicUsize>) {
     loop {
         let WorkerOrder::CleanUp(order) = orders.next().await else { continue };
+        clean_ups.fetch_add(1, Ordering::Relaxed);
         let mut cleaned = Cleaned::default();
         match &order.tenant {
             None => (0..3).for_each(|_| cleaned.containers.count(Ok(()))),

@@ -1,6 +1,6 @@
 //! A Redis server of the test's own, on a private port, stopped with the value.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Error, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::harness::SOON;
 
 pub(crate) struct Redis {
     directory: TempDir,
@@ -29,16 +31,23 @@ impl Redis {
     }
 
     fn start_with(arguments: Vec<String>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut redis =
-            Self { directory: tempfile::tempdir().unwrap(), port, arguments, child: None };
-        redis.start_again();
+        let directory = tempfile::tempdir().unwrap();
+        let mut redis = Self { directory, port: 0, arguments, child: None };
+        // Somebody else may take a free port first.
+        while redis.child.is_none() {
+            redis.port = free_port();
+            redis.child = redis.launch().ok();
+        }
         redis
     }
 
     pub(crate) fn start_again(&mut self) {
+        self.child = Some(self.launch().unwrap());
+    }
+
+    fn launch(&self) -> Result<Child, Error> {
         let log: PathBuf = self.directory.path().join("log");
-        let child = Command::new("redis-server")
+        let mut child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
             .args(["--repl-diskless-sync-delay", "0"])
@@ -51,11 +60,17 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        self.child = Some(child);
         let started = Instant::now();
-        while !self.answers() {
+        loop {
+            let ended = child.try_wait()?;
+            if ended.is_none() && self.answers() {
+                return Ok(child);
+            }
             let log = std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(started.elapsed() < Duration::from_secs(10), "no answer from redis: {log}");
+            if let Some(status) = ended {
+                return Err(Error::other(format!("redis-server ended with {status}: {log}")));
+            }
+            assert!(started.elapsed() < SOON, "no answer from redis: {log}");
             sleep(Duration::from_millis(10));
         }
     }
@@ -112,7 +127,7 @@ impl Redis {
 
     fn try_command(&self, line: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.set_read_timeout(Some(SOON))?;
         stream.write_all(format!("{line}\r\n").as_bytes())?;
         let mut answer = [0; 512];
         let length = stream.read(&mut answer)?;
@@ -127,6 +142,16 @@ impl Redis {
         let pid = self.child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
+}
+
+/// A port that nobody listens on, below those that the kernel gives to connections going out: a server that
+/// is stopped finds it free when it comes back.
+fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    // Tests that run side by side begin at different places.
+    let first = usize::try_from(std::process::id()).unwrap() * 97 % PORTS.len();
+    let mut ports = PORTS.cycle().skip(first);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 impl Drop for Redis {

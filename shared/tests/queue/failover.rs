@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use shared::redis::{Commit, JobState, Queue, Replies, Reply};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Redis, SOON, ending, job, submission};
+use crate::harness::{Redis, SOON, ending, free_port, job, submission};
 use crate::roles::make_users;
 
 /// Jobs that are to be safe before the primary dies.
@@ -40,10 +39,6 @@ impl Drop for Sentinel {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn password_file(users: &Path, user: &str) -> PathBuf {
@@ -71,7 +66,7 @@ fn start_sentinel(users: &Path, primary: u16) -> Sentinel {
     let lines = format!(
         "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor queue 127.0.0.1 {primary} 1\n\
          sentinel auth-user queue sentinel\nsentinel auth-pass queue {password}\n\
-         sentinel down-after-milliseconds queue 500\nsentinel failover-timeout queue 2000\n",
+         sentinel down-after-milliseconds queue 3000\nsentinel failover-timeout queue 2000\n",
         directory.path().display()
     );
     fs::write(&file, lines).unwrap();

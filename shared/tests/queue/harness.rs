@@ -1,7 +1,9 @@
 //! A Redis of the test's own on a unix socket, and short names for what every test does.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use shared::config::{self, Seccomp};
@@ -19,10 +21,10 @@ use tempfile::TempDir;
 pub(crate) const PERMANENT: [&str; 4] =
     ["v1:fleet", "v1:{s0}:jobs", "v1:{s0}:jobs-high", "v1:{s0}:jobs-low"];
 /// Long enough for anything that is going to happen at all.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const BLOCK: Duration = Duration::from_secs(1);
-/// A lease that tests can wait out.
-pub(crate) const LEASE: Duration = Duration::from_millis(300);
+/// A lease that tests can wait out, and that lasts for what they do before.
+pub(crate) const LEASE: Duration = Duration::from_millis(1500);
 
 /// A Redis server; stopped, and its files removed, on drop.
 pub(crate) struct Redis {
@@ -133,7 +135,7 @@ impl Drop for Redis {
 
 fn launch(directory: &TempDir, arguments: &[String]) -> Child {
     let socket = directory.path().join("redis.sock");
-    let child = Command::new("redis-server")
+    let mut child = Command::new("redis-server")
         .args(["--port", "0", "--unixsocket"])
         .arg(&socket)
         .arg("--dir")
@@ -145,6 +147,9 @@ fn launch(directory: &TempDir, arguments: &[String]) -> Child {
     let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
     let deadline = Instant::now() + SOON;
     loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("redis-server ended with {status}");
+        }
         let answer = client.get_connection().and_then(|mut it| redis::cmd("PING").exec(&mut it));
         match answer {
             Ok(()) => return child,
@@ -154,6 +159,17 @@ fn launch(directory: &TempDir, arguments: &[String]) -> Child {
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
+}
+
+/// A port that nobody listens on, below those that the kernel gives to connections going out.
+pub(crate) fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static BEGIN: AtomicUsize = AtomicUsize::new(0);
+    // Tests that run side by side begin at different places, and each goes on from there.
+    let first = usize::try_from(std::process::id()).unwrap() * 97;
+    let first = (first + BEGIN.fetch_add(1, Ordering::Relaxed)) % PORTS.len();
+    let mut ports = PORTS.cycle().skip(first);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A gateway and a worker on one queue.
@@ -190,7 +206,7 @@ impl Fleet {
     }
 
     pub(crate) async fn claim_one(&mut self) -> Claimed {
-        let mut claimed = self.claim(1).await;
+        let mut claimed = self.queue.claim(&mut self.consumer, 1, SOON).await.unwrap();
         assert_eq!(claimed.len(), 1);
         claimed.remove(0)
     }

@@ -1,7 +1,6 @@
 //! A Redis that wants TLS, a certificate and a password.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -10,7 +9,7 @@ use shared::error::ErrorCode;
 use shared::redis::Queue;
 use tempfile::TempDir;
 
-use crate::harness::{Fleet, Redis, ending};
+use crate::harness::{Fleet, Redis, ending, free_port};
 
 const PASSWORD: &str = "p@ss/word";
 
@@ -27,7 +26,7 @@ impl Secured {
         let path = directory.path().to_owned();
         write_certificates(&directory);
         let file = |name: &str| path.join(name).display().to_string();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let redis = Redis::start_in(
             directory,
             &[

@@ -1,6 +1,7 @@
 //! Files through Redis: whole or not at all, little of them at a time, and no side left hanging.
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -136,14 +137,28 @@ async fn nothing_lies_in_redis_before_somebody_takes_it_and_a_window_at_most_whi
     expect_failure(&receiver.next().await.unwrap_err(), "went away");
 
     let (mut sender, mut receiver) = ends(&queue(&redis).await).await;
-    let fill = async {
-        timeout(Duration::from_millis(500), send_on(&mut sender)).await.unwrap_err();
+    let mut sending = pin!(send_on(&mut sender));
+    let first = tokio::select! {
+        error = &mut sending => panic!("{error}"),
+        first = receiver.next() => first,
     };
-    let ((), first) = tokio::join!(fill, receiver.next());
     assert_eq!(first.unwrap().unwrap().len(), CHUNK);
-    let data = redis.keys().into_iter().find(|key| key.ends_with(":data")).unwrap();
-    let chunks: usize = redis.run(&["LLEN", &data]);
-    assert_eq!(chunks, WINDOW / CHUNK - 1, "all but the one that was taken, unacknowledged");
+    let key = || redis.keys().into_iter().find(|key| key.ends_with(":data"));
+    let chunks = || key().map_or(0, |data| redis.run::<usize>(&["LLEN", &data]));
+    let is_full = async {
+        // All but the one that was taken, unacknowledged.
+        while chunks() < WINDOW / CHUNK - 1 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // And no more comes.
+        sleep(Duration::from_millis(200)).await;
+    };
+    tokio::select! {
+        error = &mut sending => panic!("{error}"),
+        filled = timeout(SOON, is_full) => filled.expect("a window's worth is sent"),
+    }
+    assert_eq!(chunks(), WINDOW / CHUNK - 1);
+    let data = key().unwrap();
     assert!(redis.run::<i64>(&["PTTL", &data]) > 0);
 }
 
