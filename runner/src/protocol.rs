@@ -47,7 +47,7 @@ pub const MAX_TUNNELS: usize = 256;
 pub const TUNNEL_ID_BYTES: usize = 4;
 /// How long a living interpreter that is interrupted, by its time limit or a `Kill`, may take to give
 /// in before it is killed.
-pub const INTERRUPT_GRACE: Duration = Duration::from_millis(500);
+pub const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 /// Longest time from the killing of a program, or its end, to its `Exited`.
 pub const LINGER_LIMIT: Duration = Duration::from_secs(2);
 

@@ -138,8 +138,10 @@ fn files_are_written_as_the_sandbox_user() {
 #[test]
 fn a_file_can_be_read_while_a_program_runs() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(Kind::Start, &shell("echo text > file; echo up; exec sleep 1"));
+    let script = "echo text > file; echo up; until test -e go; do sleep 0.02; done";
+    sandbox.send(Kind::Start, &shell(script));
     while sandbox.next().kind != Kind::Stdout {}
     assert_eq!(sandbox.get_file("file").unwrap(), b"text\n");
+    sandbox.put_file("go", b"");
     assert_eq!(sandbox.collect().exited.exit_code, 0);
 }

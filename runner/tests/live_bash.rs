@@ -109,7 +109,7 @@ fn bash_can_be_interrupted() {
         );
         prints(&mut sandbox, &bash("kill -0 $server && echo $x"), "42\n");
     }
-    let exited = sandbox.run(&Start { timeout_ms: 300, ..bash("trap '' INT; sleep 60") }).exited;
+    let exited = sandbox.run(&Start { timeout_ms: 1500, ..bash("trap '' INT; sleep 60") }).exited;
     assert!(exited.timed_out && exited.state_lost, "{exited:?}");
     for (text, exit_code) in [
         ("kill -9 $$", 137),

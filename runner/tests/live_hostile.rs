@@ -2,11 +2,15 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
-
 use harness::live::*;
 use harness::*;
 use runner::protocol::*;
+
+/// Runs a shell script that must end well, beside a living interpreter.
+fn background(sandbox: &mut Sandbox, script: &str) {
+    let outcome = sandbox.run(&Start { keep_background: true, ..shell(script) });
+    assert!(!outcome.exited.timed_out, "{script}: {outcome:?}");
+}
 
 #[test]
 fn an_interpreter_that_dies_is_told_and_replaced() {
@@ -28,8 +32,10 @@ fn an_interpreter_that_dies_is_told_and_replaced() {
         assert!(fresh(&next) && next.out() == "False\n", "{text}");
     }
     // Between two calls.
-    sandbox.run(&call("import threading, os; threading.Timer(0.1, os._exit, [1]).start()"));
-    std::thread::sleep(Duration::from_millis(500));
+    let text =
+        "import threading, os; threading.Timer(0.1, os._exit, [1]).start(); print(os.getpid())";
+    let pid = sandbox.run(&call(text)).out();
+    background(&mut sandbox, &format!("while kill -0 {}; do sleep 0.02; done", pid.trim()));
     assert!(fresh(&sandbox.run(&call("pass"))));
 }
 
@@ -43,7 +49,7 @@ fn code_cannot_confuse_the_runner() {
     for noise in
         ["b'nonsense\\n'", "b'x' * 100000", "b'[]\\n' * 9", "b'{\"done\":1,\"exit\":0}\\n'"]
     {
-        let outcome = sandbox.run(&Start { timeout_ms: 3000, ..call(&write_everywhere(noise)) });
+        let outcome = sandbox.run(&call(&write_everywhere(noise)));
         assert!(!outcome.exited.timed_out, "{noise}: {:?}", outcome.exited);
         sandbox.run(&call("import os, sys, time, threading, glob"));
     }
@@ -71,13 +77,12 @@ fn threads_and_processes_of_earlier_calls_do_no_harm() {
     let text = "import threading, time, os, sys\nn = 0\ndef run():\n global n\n while True:\n  n += 1\n  print('tick')\n  \
                 time.sleep(0.001)\nthreading.Thread(target=run).start()";
     sandbox.run(&call(text));
-    std::thread::sleep(Duration::from_millis(300));
-    let outcome = sandbox.run(&call("print('n is large', n > 50)"));
-    assert!(outcome.out().contains("n is large True"), "{}", outcome.out());
-    let began = Instant::now();
+    let text = "while n < 50: time.sleep(0.01)\nprint('n is large')";
+    let outcome = sandbox.run(&call(text));
+    assert!(outcome.out().contains("n is large"), "{}", outcome.out());
     let flood = call("import subprocess; p = subprocess.Popen(['yes'])");
-    sandbox.run(&Start { output_limit_bytes: 1000, ..flood });
-    assert!(began.elapsed() < Duration::from_secs(3));
+    let flooded = sandbox.run(&Start { output_limit_bytes: 1000, ..flood }).exited;
+    assert!(!flooded.timed_out, "{flooded:?}");
     let outcome = sandbox.run(&call("p.kill(); print(p.wait())"));
     assert!(outcome.out().contains("-9"));
 }
@@ -92,16 +97,18 @@ fn what_a_call_leaves_behind_can_write_on() {
         );
         assert_eq!(sandbox.run(&call(&text)).exited.exit_code, 0);
     }
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(sandbox.shell("echo *").out(), "one two\n");
+    let script = "until test -e one -a -e two; do sleep 0.02; done; echo *";
+    assert_eq!(sandbox.shell(script).out(), "one two\n");
 }
 
 #[test]
 fn a_stopped_interpreter_and_a_fork_bomb_are_overcome() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.run(&call("import os, threading\npid = os.getpid()"));
+    let pid = sandbox.run(&call("import os, threading\npid = os.getpid(); print(pid)")).out();
     sandbox.run(&call("os.system(f'(sleep 0.1; kill -STOP {pid}) >/dev/null 2>&1 &')"));
-    std::thread::sleep(Duration::from_millis(300));
+    let stopped =
+        format!("until grep -q '^State:.T' /proc/{}/status; do sleep 0.02; done", pid.trim());
+    background(&mut sandbox, &stopped);
     let stopped = sandbox.run(&Start { timeout_ms: 200, ..call("print(1)") });
     assert!(stopped.exited.timed_out && stopped.exited.state_lost && !fresh(&stopped));
     let bomb = "import os\nwhile True:\n try: os.fork()\n except BaseException: pass";
@@ -185,10 +192,9 @@ fn usage_is_that_of_the_call() {
     let busy = sandbox.run(&call(spin)).exited;
     let idle = sandbox.run(&call("pass")).exited;
     let sum = |exited: &Exited| exited.cpu_user_us + exited.cpu_system_us;
-    assert!((290_000..900_000).contains(&sum(&busy)), "{busy:?}");
-    assert!(sum(&idle) < 50_000, "{idle:?}");
+    assert!(sum(&busy) > 290_000 && sum(&idle) < sum(&busy) / 2, "{busy:?} {idle:?}");
     assert!(busy.peak_memory_bytes > 5 << 20, "{busy:?}");
-    assert!(busy.wall_us >= 300_000 && idle.wall_us < busy.wall_us);
+    assert!(busy.wall_us >= 290_000, "{busy:?}");
 }
 
 #[test]

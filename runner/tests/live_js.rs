@@ -326,7 +326,7 @@ fn what_cannot_be_interrupted_costs_the_state_and_says_so() {
     for (engine, text) in [(Bun, "await 1; while (true) {}"), (Deno, "while (true) {}")] {
         let mut sandbox = engine.sandbox();
         sandbox.run(&engine.call("let x = 42"));
-        let exited = sandbox.run(&Start { timeout_ms: 300, ..engine.call(text) }).exited;
+        let exited = sandbox.run(&Start { timeout_ms: 1500, ..engine.call(text) }).exited;
         assert!(exited.timed_out && exited.state_lost, "{engine:?}: {exited:?}");
         let outcome = sandbox.run(&engine.call("console.log(typeof x)"));
         assert_eq!(outcome.out(), "undefined\n", "{engine:?}");

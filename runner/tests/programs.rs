@@ -2,8 +2,6 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
-
 use harness::*;
 use runner::protocol::*;
 
@@ -67,7 +65,7 @@ fn a_child_given_up_before_it_was_known_is_not_taken_for_the_next() {
         sandbox.run(&shell("true"));
         assert!(sandbox.reset().prepared);
         let mut start = python(&format!("print({round})"));
-        (start.prepared, start.timeout_ms) = (true, 10_000);
+        start.prepared = true;
         let outcome = sandbox.run(&start);
         assert_eq!((outcome.out(), outcome.exited.timed_out), (format!("{round}\n"), false));
         assert!(sandbox.reset().prepared);
@@ -144,12 +142,10 @@ fn hundred_megabytes_are_counted_but_cut() {
     let mut sandbox = Sandbox::new("python");
     let mut start = shell("head -c 104857600 /dev/zero; echo done >&2");
     start.output_limit_bytes = 1_000_000;
-    let began = Instant::now();
     let outcome = sandbox.run(&start);
     assert_eq!(outcome.stdout.len(), 1_000_000);
     assert_eq!(outcome.exited.stdout_bytes, 104_857_600);
     assert_eq!(outcome.err(), "done\n");
-    assert!(began.elapsed() < Duration::from_secs(10));
     start.output_limit_bytes = u64::MAX;
     assert_eq!(sandbox.run(&start).stdout.len(), 104_857_600);
 }
@@ -177,7 +173,8 @@ fn stdin_reaches_the_program_within_its_window() {
 #[test]
 fn closed_stdin_is_discarded_and_acknowledged() {
     let mut sandbox = Sandbox::new("python");
-    sandbox.send(Kind::Start, &Start { stdin: true, ..shell("exec 0<&-; sleep 0.5; echo end") });
+    let script = "exec 0<&-; until test -e go; do sleep 0.02; done; echo end";
+    sandbox.send(Kind::Start, &Start { stdin: true, ..shell(script) });
     let mut acknowledged = 0;
     for _ in 0..4 {
         sandbox.send_data(Kind::Stdin, &vec![1; DATA_CHUNK_BYTES]);
@@ -188,6 +185,7 @@ fn closed_stdin_is_discarded_and_acknowledged() {
             acknowledged += frame.message::<StdinAck>().bytes;
         }
     }
+    sandbox.put_file("go", b"");
     assert_eq!(sandbox.collect().out(), "end\n");
 }
 
@@ -215,7 +213,7 @@ fn usage_is_the_kernels_own() {
         let exited = sandbox.run(&Start { prepared, ..python(text) }).exited;
         assert!(exited.peak_memory_bytes > 50 << 20, "{exited:?}");
         assert!(
-            exited.cpu_user_us > 50_000 && exited.wall_us >= exited.cpu_user_us / 2,
+            exited.cpu_user_us + exited.cpu_system_us > 20_000 && exited.wall_us > 20_000,
             "{exited:?}"
         );
         sandbox.reset();

@@ -19,8 +19,8 @@ use runner::protocol::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Longest wait for any one frame.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for any one frame: longer than any program may run.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One frame from the runner.
 #[derive(Debug)]
@@ -285,7 +285,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.input = None;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;
@@ -313,7 +313,7 @@ pub(crate) fn start(argv: &[&str]) -> Start {
         argv: strings(argv),
         env: environment(),
         cwd: "/sandbox".to_owned(),
-        timeout_ms: 15_000,
+        timeout_ms: 50_000,
         output_limit_bytes: 1 << 30,
         ..Start::default()
     }

@@ -28,8 +28,9 @@ const DEMAND_HALF_LIFE: Duration = Duration::from_secs(30);
 /// Sandboxes created at the same time: Docker gets no faster with more, and one that comes back
 /// meanwhile serves a waiting job sooner.
 const CREATED_AT_ONCE: usize = 2;
-/// How long a job waits for a new sandbox before the engine counts as broken.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a job waits for a new sandbox before the engine counts as broken: a crowded machine may need
+/// many times the usual fraction of a second.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Pause after a sandbox could not be created, so that a broken engine is not hammered.
 const CREATE_BACKOFF: Duration = Duration::from_secs(5);
 
