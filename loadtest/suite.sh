@@ -1,6 +1,6 @@
 #!/bin/sh
 # Starts a server with sandboxes and one without, measures both beside the machine's own floors, then
-# sessions, streams and files on a third, and writes docs/performance/.
+# sessions, streams, files and the filtered network on a third, and writes docs/performance/.
 # Usage: loadtest/suite.sh [OUT [FLAGS OF loadtest suite...]]
 set -eu
 cd "$(dirname "$0")/.."
@@ -41,8 +41,10 @@ mkdir -p "$out"
 ./target/release/loadtest suite --url "$sandboxes" --noop-url "$no_op" --out "$out" $flags
 cat "$out/table.md"
 
-# Sessions, streams and files: on a server of their own, with a slot for each stream.
+# Sessions, streams, files and the filtered network, whose far end is on this machine: on a server of
+# their own, with a slot for each stream.
 stop
+export ISOL8_POLICY__ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8
 start streams --port 3952 --max-concurrent 210
 sleep 8
 ./target/release/loadtest surface --url "$url" --out "$out" \

@@ -1,9 +1,10 @@
 //! What the table of goals says beyond single jobs: calls of a live session, output as it comes,
-//! many streams at once, and files. Each measures what a client would see.
+//! many streams at once, files, and the filtered network. Each measures what a client would see.
 
 mod files;
 mod session;
 mod stream;
+mod tunnel;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::measurement::Percentiles;
 
 pub use files::Transfer;
 pub use stream::Transport;
+pub use tunnel::Tunnel;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -31,7 +33,7 @@ pub struct Surface {
     pub length: Duration,
     /// Streams open at once.
     pub streams: usize,
-    /// Size of the file that goes up and down, in MiB.
+    /// Size of the file that goes up and down, and of what goes over the filtered network, in MiB.
     pub file_mib: usize,
 }
 
@@ -50,6 +52,8 @@ pub struct Found {
     pub streams: usize,
     /// The file, up and down.
     pub file: Transfer,
+    /// The filtered network.
+    pub tunnel: Tunnel,
 }
 
 impl Surface {
@@ -77,6 +81,8 @@ impl Surface {
         tell(&format!("output delay, {} streams: {crowded_delay_ms}", self.streams));
         let file = files::measure(self).await?;
         tell(&format!("file: {file}"));
+        let tunnel = tunnel::measure(self).await?;
+        tell(&format!("filtered network: {tunnel}"));
         let streams = self.streams;
         Ok(Found {
             session_call_ms,
@@ -85,6 +91,7 @@ impl Surface {
             crowded_delay_ms,
             streams,
             file,
+            tunnel,
         })
     }
 }
@@ -112,12 +119,27 @@ impl Found {
         }
         let crowd = format!("output after it was written, {} streams", self.streams);
         row("", crowd, &self.crowded_delay_ms, "p99 ≤ 50 ms more than alone");
+        let tunnel = &self.tunnel;
+        row("", "request to a server, without a sandbox".to_owned(), &tunnel.direct_ms, "");
+        for (how, latency) in [
+            ("inside of CONNECT", &tunnel.connect_ms),
+            ("by the proxy", &tunnel.request_ms),
+            ("by the proxy, on a new connection", &tunnel.fresh_ms),
+        ] {
+            let what = format!("the same over the filtered network, {how}");
+            row("", what, latency, "p50 ≤ 1 ms more than without");
+        }
         let Transfer { mib, up_mb_per_second, down_mb_per_second, redis_mib } = self.file;
         let _ = writeln!(
             text,
             "\n{mib} MiB file: {up_mb_per_second:.0} MB/s up, {down_mb_per_second:.0} MB/s down \
              (goal 80); Redis grew by {} at most (goal 16 MiB).",
             redis_mib.map_or_else(|| "an unknown amount".to_owned(), |mib| format!("{mib:.1} MiB")),
+        );
+        let Tunnel { mib, down_mb_per_second: down, up_mb_per_second: up, .. } = tunnel;
+        let _ = writeln!(
+            text,
+            "\n{mib} MiB over the filtered network: {down:.0} MB/s down, {up:.0} MB/s up (goal 100).",
         );
         text
     }
