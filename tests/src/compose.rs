@@ -12,11 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::docker::{docker, inspect};
-use crate::node::free_port;
 
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/compose");
 /// Warming sandboxes on a busy machine takes a while.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(200);
 
 /// A compose file.
@@ -95,8 +94,6 @@ pub struct Compose {
     project: String,
     image: String,
     secrets: PathBuf,
-    /// Port on this machine of each service that has one.
-    ports: BTreeMap<String, u16>,
 }
 
 impl Compose {
@@ -120,7 +117,6 @@ impl Compose {
             file,
             image: image.to_owned(),
             secrets: secrets.to_owned(),
-            ports: BTreeMap::new(),
         }
     }
 
@@ -128,7 +124,7 @@ impl Compose {
     ///
     /// # Panics
     /// If it does not get so.
-    pub fn up(&mut self) {
+    pub fn up(&self) {
         for (name, network) in &self.file.networks {
             let (name, label) = (self.name_of(name), format!("isol8.test={}", self.project));
             let mut arguments = vec!["network", "create", "--label", &label];
@@ -150,7 +146,7 @@ impl Compose {
         names.iter().for_each(|name| self.await_healthy(name));
     }
 
-    fn create(&mut self, name: &str) {
+    fn create(&self, name: &str) {
         let service = &self.file.services[name];
         assert_eq!(service.image, self.image.split(':').next().unwrap_or_default());
         let mut arguments: Vec<String> = vec!["create".into()];
@@ -169,9 +165,8 @@ impl Compose {
         for port in &service.ports {
             let inside = port.strip_prefix("127.0.0.1:").and_then(|port| port.split_once(':'));
             let (_, inside) = inside.expect("ports are published on loopback");
-            let outside = free_port();
-            option("publish", format!("127.0.0.1:{outside}:{inside}"));
-            self.ports.insert(name.to_owned(), outside);
+            // Outside it is one that the engine finds free.
+            option("publish", format!("127.0.0.1::{inside}"));
         }
         for volume in &service.volumes {
             option("volume", place(&self.project, &self.file.volumes, volume));
@@ -239,10 +234,15 @@ impl Compose {
         }
     }
 
-    /// Port of a service on this machine.
+    /// Port of a service on this machine; another one each time it is started.
+    ///
+    /// # Panics
+    /// If it has none.
     #[must_use]
     pub fn port(&self, service: &str) -> u16 {
-        self.ports[service]
+        let published = docker(&["port", &self.name_of(service)]);
+        let port = published.lines().next().and_then(|line| line.rsplit(':').next());
+        port.and_then(|port| port.trim().parse().ok()).expect("its port is published")
     }
 
     /// Names of its services that begin with `role`.

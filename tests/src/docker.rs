@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::node::START_TIMEOUT;
+
 /// The engine's own removal of a container whose worker was killed takes a moment.
-const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Runs `docker` with `arguments` and returns its output; bounded in time.
@@ -48,6 +50,14 @@ pub fn leftovers(worker: &str) -> Vec<String> {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Removes what a worker that was killed had created and not started: it is left to the next worker of
+/// its name, and here comes none. What ran ends by itself.
+pub fn remove_unstarted(worker: &str) {
+    let (label, created) = (format!("label=isol8.worker={worker}"), "status=created");
+    let listed = docker(&["ps", "--all", "--quiet", "--filter", &label, "--filter", created]);
+    remove(&listed.lines().map(str::to_owned).collect::<Vec<_>>());
 }
 
 /// Waits until a container is gone.
@@ -94,6 +104,18 @@ pub fn processes(worker: &str) -> Vec<String> {
         .map(of)
         .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
         .collect()
+}
+
+/// Waits until a process with `text` in its command line runs in a worker's containers.
+///
+/// # Panics
+/// If none does.
+pub fn await_process(worker: &str, text: &str) {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !processes(worker).iter().any(|line| line.contains(text)) {
+        assert!(Instant::now() < deadline, "nothing like \"{text}\" runs");
+        std::thread::sleep(POLL);
+    }
 }
 
 /// Removes what a test that failed has left.

@@ -11,6 +11,9 @@ pub enum Isolation {
 }
 
 impl Isolation {
+    /// All there are.
+    pub const ALL: [Self; 1] = [Self::Runtime];
+
     /// The one asked for.
     ///
     /// # Panics

@@ -10,9 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Start-up includes warming sandboxes on a machine that is busy with other tests.
-pub const START_TIMEOUT: Duration = Duration::from_secs(40);
-/// Longer than every grace period that the tests configure.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Far longer than every grace period that the tests configure.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Variables that processes under test inherit; all others would make tests depend on the machine.
@@ -224,14 +224,4 @@ impl Drop for Node {
             let _ = self.child.wait();
         }
     }
-}
-
-/// A port that nobody listens on right now.
-///
-/// # Panics
-/// If there is none.
-#[must_use]
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("some port is free");
-    listener.local_addr().expect("it is bound").port()
 }

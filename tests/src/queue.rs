@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::node::Node;
 
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the queue may take to come to rest once all answers are in.
-const REST_TIMEOUT: Duration = Duration::from_secs(10);
+const REST_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 /// The one stream there is with the one shard that the tests configure.
 const JOBS: &str = "v1:{s0}:jobs";
@@ -125,6 +125,18 @@ impl Queue {
             assert!(Instant::now() < deadline, "no job runs");
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Calls that wait in the queue of a session.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    #[must_use]
+    pub fn waiting_calls(&self, session: &str) -> u64 {
+        let queues = format!("v1:{{s0}}:calls:*:{session}");
+        let queues: Vec<String> = self.run(&["KEYS", &queues]).expect("redis answers");
+        let length = |queue: &String| self.run::<u64>(&["LLEN", queue]).expect("redis answers");
+        queues.iter().map(length).sum()
     }
 
     /// Jobs that a worker holds right now.

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::isolation::Isolation;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/threat-model.md");
+/// Pool strategies that the suites run with.
+const STRATEGIES: [&str; 2] = ["fast", "secure"];
 
 /// One row of a suite, as far as its table shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,14 +133,29 @@ pub fn check_document(suite: &str, rows: &[Row]) -> Result<(), String> {
         text.split_once(&heading).ok_or_else(|| format!("no heading \"{}\"", heading.trim()))?;
     let section = section.split("\n### ").next().unwrap_or_default();
     let lines: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
-    for (row, shown) in rows.iter().zip(&lines) {
-        let expected = line(row.group, row.name, row.expected);
-        if !shown.starts_with(&expected) {
-            return Err(format!("it shows\n  {shown}\nwhere the suite has\n  {expected}"));
-        }
-    }
     let (count, known) = (lines.len(), rows.len());
-    if count == known { Ok(()) } else { Err(format!("{count} lines for {known} rows")) }
+    if count != known {
+        return Err(format!("{count} lines for {known} rows"));
+    }
+    rows.iter().zip(&lines).try_for_each(|(row, shown)| check_line(row, shown))
+}
+
+/// What is wrong with the line of a row: it must show the row, and at least one run in which it held.
+fn check_line(row: &Row, shown: &str) -> Result<(), String> {
+    let expected = line(row.group, row.name, row.expected);
+    let held = shown.strip_prefix(&expected).and_then(|rest| rest.strip_suffix(" |"));
+    let is_run = |run: &str| match run.split_once(' ') {
+        Some((isolation, strategy)) => {
+            Isolation::ALL.iter().any(|known| known.name() == isolation)
+                && STRATEGIES.contains(&strategy.trim_matches('`'))
+        }
+        None => false,
+    };
+    match held {
+        Some(held) if held.split(", ").all(is_run) => Ok(()),
+        Some(held) => Err(format!("\"{held}\" does not say with what \"{}\" held", row.name)),
+        None => Err(format!("it shows\n  {shown}\nwhere the suite has\n  {expected}")),
+    }
 }
 
 /// `target/security`, next to the profile in which this program was built.
@@ -147,4 +164,30 @@ fn directory() -> PathBuf {
     let program = std::env::current_exe().expect("a running program has a path");
     let target = program.ancestors().nth(3).map(Path::to_owned);
     target.expect("programs of the workspace lie three levels deep").join("security")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shows_all_of_its_row_and_nothing_unheard_of() {
+        let row = Row { group: "g", name: "n", expected: "e" };
+        for shown in
+            ["| g | n | e | runtime `fast` |", "| g | n | e | runtime `fast`, runtime `secure` |"]
+        {
+            assert_eq!(check_line(&row, shown), Ok(()));
+        }
+        for shown in [
+            "| g | n | e |  |",
+            "| g | n | e | runtime `fast`",
+            "| g | n | e | runtime `fast`,  |",
+            "| g | n | e | runtime `slow` |",
+            "| g | n | e | moon `fast` |",
+            "| g | n | f | runtime `fast` |",
+            "| g | m | e | runtime `fast` |",
+        ] {
+            assert!(check_line(&row, shown).is_err(), "{shown}");
+        }
+    }
 }

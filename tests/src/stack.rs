@@ -11,7 +11,7 @@ use crate::api::{Api, KEY};
 use crate::binary;
 use crate::docker;
 use crate::isolation::Isolation;
-use crate::node::{Node, START_TIMEOUT, free_port};
+use crate::node::{Node, START_TIMEOUT};
 use crate::queue::{Queue, RedisServer};
 
 /// A running system.
@@ -27,12 +27,12 @@ pub struct Stack {
     directory: TempDir,
 }
 
-/// Settings that suit tests: a few warm sandboxes, short leases.
+/// Settings that suit tests: a few warm sandboxes, short leases, a port that the kernel finds free.
 fn configuration(changes: &Value) -> Value {
     let mut config = json!({
         "maxConcurrent": 4,
         "worker": {"prewarm": ["bash"], "shutdownGraceMs": 10_000},
-        "gateway": {"host": "127.0.0.1", "shutdownGraceMs": 10_000},
+        "gateway": {"host": "127.0.0.1", "port": 0, "shutdownGraceMs": 10_000},
         "redis": {"leaseMs": 3000, "renewMs": 500},
     });
     merge(&mut config, &Isolation::from_environment().settings());
@@ -91,8 +91,7 @@ impl Stack {
 
     /// Starts `isol8 serve` once more, on the data it has.
     pub fn serve_again(&mut self) -> Api {
-        let port = free_port().to_string();
-        let index = self.launch("serve", &["--port", &port, "--key", KEY, "--data-dir", "data"]);
+        let index = self.launch("serve", &["--key", KEY, "--data-dir", "data"]);
         let port = self.nodes[index].await_port();
         self.own_redis = Some(self.queue.server_pid());
         Api::new(port)
@@ -121,8 +120,7 @@ impl Stack {
 
     /// Adds a gateway that may have to wait before it can listen; returns its index.
     pub fn launch_gateway(&mut self) -> usize {
-        let port = free_port().to_string();
-        self.launch_member("gateway", &["--port", &port, "--key", KEY])
+        self.launch_member("gateway", &["--key", KEY])
     }
 
     /// Adds a worker and waits until it is ready; returns its index.
@@ -246,7 +244,11 @@ impl Stack {
                 .filter(|pid| self.is_our_redis(*pid))
                 .map(|pid| format!("the server's own redis-server, process {pid}, still runs")),
         );
-        for worker in self.nodes.iter().filter_map(Node::worker_id) {
+        for node in &mut self.nodes {
+            let Some(worker) = node.worker_id() else { continue };
+            if was_killed(node) {
+                docker::remove_unstarted(&worker);
+            }
             let left = docker::leftovers(&worker);
             if !left.is_empty() {
                 wrong.push(format!("containers of worker {worker}: {left:?}"));

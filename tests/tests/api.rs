@@ -195,7 +195,7 @@ async fn results_have_the_agreed_shape() {
     findings.note("echo", equal("runtime", &result["runtime"], &"bash"));
     findings.note("ending", equal("outcome", &result["outcome"], &"exited"));
     let duration_ms = result["durationMs"].as_u64().unwrap_or_default();
-    findings.check("duration", (250..5000).contains(&duration_ms), duration_ms);
+    findings.check("duration", (250..60_000).contains(&duration_ms), duration_ms);
     let id = result["executionId"].as_str().unwrap_or_default();
     findings.check("a UUID", has_shape(id, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"), id);
     let container = result["containerId"].as_str().unwrap_or_default();

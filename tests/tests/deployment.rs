@@ -73,7 +73,7 @@ async fn the_compose_file_is_a_fleet_that_survives_a_worker() {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(directory.path(), open).expect("it is ours");
 
-    let mut compose = Compose::read(IMAGE, &secrets, &ENVIRONMENT);
+    let compose = Compose::read(IMAGE, &secrets, &ENVIRONMENT);
     compose.up();
     let gateways: Vec<Api> =
         compose.services("gateway").iter().map(|name| Api::new(compose.port(name))).collect();

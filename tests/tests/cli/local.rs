@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tests::case::equal;
 use tests::docker::containers;
-use tests::node::{Node, START_TIMEOUT};
+use tests::node::{Node, START_TIMEOUT, STOP_TIMEOUT};
 use tests::{Findings, binary};
 
 use super::{check, directory, write};
@@ -105,7 +105,7 @@ fn programs_run_here() {
                 "",
             ),
             (
-                &["run", "-r", "bash", "-e", "echo a; sleep 60", "--timeout", "500"],
+                &["run", "-r", "bash", "-e", "echo a; sleep 60", "--timeout", "2000"],
                 "",
                 137,
                 "a\n",
@@ -277,13 +277,13 @@ fn a_run_that_is_interrupted_leaves_nothing() {
         let label = format!("isol8.owner=run-{}", node.pid());
         findings.check("it has a container", containers(&label).len() == 1, &label);
         node.signal(signal);
-        let status = node.wait(Duration::from_secs(8));
+        let status = node.wait(STOP_TIMEOUT);
         if signal != Signal::SIGKILL {
             let code = status.map(|status| status.code());
             findings
                 .note(signal.as_str(), code.and_then(|code| equal("exit code", &code, &Some(0))));
         }
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while !containers(&label).is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -10,7 +10,6 @@ mod servers;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tests::case::equal;
@@ -21,12 +20,10 @@ pub(crate) struct Did {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-    pub(crate) took: Duration,
 }
 
 pub(crate) fn run(mut command: Command, input: &str) -> Did {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let started = Instant::now();
     let mut child = command.spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("it is piped");
     // A command that does not read its input may be gone already.
@@ -37,7 +34,6 @@ pub(crate) fn run(mut command: Command, input: &str) -> Did {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        took: started.elapsed(),
     }
 }
 

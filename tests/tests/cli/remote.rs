@@ -2,13 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::api::KEY;
 use tests::case::equal;
-use tests::node::{Node, START_TIMEOUT};
+use tests::node::{Node, START_TIMEOUT, STOP_TIMEOUT};
 use tests::{Findings, Stack, binary};
 
 use super::{Did, directory, run, write};
@@ -78,7 +77,7 @@ async fn output_comes_as_a_stream_or_at_the_end() {
         (&["-e", "echo out; echo err >&2; exit 42"][..], 42, "out\n", "err\n"),
         (&["-e", "printf 'no newline'"], 0, "no newline", ""),
         (&["--no-stream", "-e", "printf 'x\n\n'; exit 3"], 3, "x\n", ""),
-        (&["-e", "echo a; sleep 60", "--timeout", "400"], 137, "a\n", "[ERR] EXECUTION TIMED OUT"),
+        (&["-e", "echo a; sleep 60", "--timeout", "2000"], 137, "a\n", "[ERR] EXECUTION TIMED OUT"),
         (&["--no-stream", "-e", "sleep 60", "--timeout", "400"], 137, "", "EXECUTION TIMED OUT"),
         (&["-e", "x", "--setup", "echo why >&2; exit 9"], 9, "", "[ERR] Setup script failed"),
         (&["-e", "cat made", "--setup", "echo set > made; echo up"], 0, "up\nset\n", ""),
@@ -116,7 +115,7 @@ async fn output_comes_as_a_stream_or_at_the_end() {
     let mut node = Node::start("run", command);
     node.await_line("early", START_TIMEOUT);
     node.signal(nix::sys::signal::Signal::SIGINT);
-    let status = node.wait(Duration::from_secs(8)).map(|status| status.code());
+    let status = node.wait(STOP_TIMEOUT).map(|status| status.code());
     findings.note("interrupt", status.and_then(|code| equal("exit code", &code, &Some(0))));
     findings.report();
     stack.finish();

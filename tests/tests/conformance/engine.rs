@@ -13,7 +13,7 @@ type Call = (&'static str, &'static str, i64);
 
 async fn call(api: &Api, id: &str, runtime: &str, text: &str) -> Value {
     api.run(
-        json!({"request": {"runtime": runtime, "code": text, "timeoutMs": 8000}, "sessionId": id}),
+        json!({"request": {"runtime": runtime, "code": text, "timeoutMs": 30_000}, "sessionId": id}),
     )
     .await
 }
@@ -108,7 +108,7 @@ async fn interpreters_live_from_call_to_call() {
 async fn a_timeout_keeps_the_state_if_it_can() {
     let (stack, [first, second]) = fleet(&settings());
     let mut findings = Findings::default();
-    let slow = |text: &str| json!({"request": {"runtime": "python", "code": text, "timeoutMs": 500}, "sessionId": "t"});
+    let slow = |text: &str| json!({"request": {"runtime": "python", "code": text, "timeoutMs": 2000}, "sessionId": "t"});
     call(&first, "t", "python", "x = 42").await;
     let late = second.run(slow("import time; time.sleep(60)")).await;
     let has_marks = late["exitCode"] == 137

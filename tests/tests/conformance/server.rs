@@ -1,13 +1,15 @@
 //! What isol8's own server tests check (contract section 8.2) and what they leave out (8.5), where
 //! `checklist` and `remote` do not show it already.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::api::KEY;
 use tests::case::is_error;
+use tests::node::START_TIMEOUT;
 use tests::{Api, Findings, Stack, code, docker};
+use tokio::sync::Notify;
 
 use super::{fleet, settings};
 
@@ -37,13 +39,22 @@ async fn a_lost_session_is_announced() {
         [&opened, &idle].map(|it| it["containerId"].as_str().unwrap_or_default().to_owned());
     let owners = containers.each_ref().map(|container| owner(&stack, container));
     // A call that is under way, and one that waits behind it.
-    let running = first.post(in_session("s", "import time; time.sleep(60)").to_string());
+    let worker = docker::worker_of(&containers[0]);
+    let program = "import subprocess; subprocess.run(['sleep', '61'])";
+    let running = first.post(in_session("s", program).to_string());
+    let begun = Notify::new();
     let waiting = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        begun.notified().await;
         second.post(in_session("s", "print(x)").to_string()).await
     };
     let killing = async {
-        tokio::time::sleep(Duration::from_millis(800)).await;
+        while !docker::processes(&worker).iter().any(|line| line.contains("sleep 61")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        begun.notify_one();
+        while stack.queue().waiting_calls("s") == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         stack.node(owners[0]).kill();
     };
     let (running, waiting, ()) = tokio::join!(running, waiting, killing);
@@ -116,12 +127,10 @@ async fn idle_sessions_expire() {
     let busy = second.run(in_session("busy", "import time; time.sleep(3); print('whole')")).await;
     assert_eq!(busy["stdout"], "whole");
     docker::await_gone(opened["containerId"].as_str().unwrap_or_default());
-    for _ in 0..100 {
-        if sessions(&first).await.is_empty() {
-            break;
-        }
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !sessions(&first).await.is_empty() {
+        assert!(Instant::now() < deadline, "it does not expire");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(sessions(&first).await.is_empty());
     stack.finish();
 }

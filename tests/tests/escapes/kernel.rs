@@ -74,7 +74,7 @@ say(call(126, header, struct.pack('IIIIII', *[0xffffffff] * 6)), call(157, 47, 2
 found = subprocess.run(['find', '/', '-xdev', '-perm', '/6000', '-type', 'f'], capture_output=True, text=True).stdout.split()
 for path in found:
     for option in ('-c', '-i'):
-        other = subprocess.run([path, option, 'id -u'], stdin=subprocess.DEVNULL, capture_output=True, timeout=5)
+        other = subprocess.run([path, option, 'id -u'], stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
         if other.stdout.strip() == b'0': print(path)
 open('/sandbox/mine', 'wb').write(open('/usr/bin/id', 'rb').read()); os.chmod('/sandbox/mine', 0o6755)
 print(subprocess.run(['/sandbox/mine', '-u'], capture_output=True, text=True).stdout.strip())",

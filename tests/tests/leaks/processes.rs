@@ -73,7 +73,7 @@ def work():
         open('/tmp/late', 'w').close()
     signal.signal(signal.SIGALRM, late); signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3)
 background(work)",
-        probe: "time.sleep(0.5); print_if(left())",
+        probe: "print_if(soon(left))",
         ..ALIVE
     },
     Channel {
@@ -86,7 +86,9 @@ def work():
         while True:
             os.read(watch, 4096); open('/tmp/seen', 'w').close()
 background(work)",
-        probe: "open('/sandbox/mine', 'w').close(); time.sleep(0.3); os.unlink('/sandbox/mine'); print_if(left())",
+        probe: "
+open('/sandbox/mine', 'w').close()
+print_if(soon(lambda: set(left()) - {'/sandbox/mine'}))",
         ..ALIVE
     },
     Channel {
@@ -198,10 +200,11 @@ print_if(state * (state[0] == 'left' or state[1] == '999' or int(state[2], 16) =
     Channel {
         name: "output that comes after the end",
         plant: "
+written, writes = os.pipe()
 if os.fork() == 0:
     os.setsid()
-    while True: os.write(1, b'late\\n'); os.write(2, b''); time.sleep(0.01)
-time.sleep(0.1)",
+    while True: os.write(1, b'late\\n'); os.write(2, b''); os.write(writes, b'.'); time.sleep(0.01)
+os.read(written, 1)",
         probe: "time.sleep(0.1)",
         ..INHERITED
     },

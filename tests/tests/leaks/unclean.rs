@@ -33,9 +33,12 @@ async fn what_the_reset_cannot_remove_destroys_the_sandbox() {
         panic!("there is not exactly one sandbox");
     };
     assert!(sandbox.starts_with(&before), "{sandbox} is not {before}");
-    let job = command("python", "until test -e /tmp/left; do sleep 0.01; done; echo seen");
+    let line = ": > /tmp/on; until test -e /tmp/left; do sleep 0.01; done; echo seen";
+    let job = command("python", line);
     let hole = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while !docker(&["exec", &sandbox, "ls", "/tmp"]).contains("on") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         docker(&["exec", "--user", "0", &sandbox, "touch", "/tmp/left"])
     };
     let (ended, _) = tokio::join!(api.run(job), hole);

@@ -14,7 +14,7 @@ use crate::programs::{bash, failure, python, result};
 async fn a_sandbox_that_does_not_report_a_timeout_makes_no_second_run() {
     let fleet = Fleet::start().await;
     let mut job = python("import time; print('on', flush=True); time.sleep(60)");
-    job.timeout_ms = 3000;
+    job.timeout_ms = 10_000;
     job.stream = true;
     job.output_paths = Some(vec!["none".into()]);
     let id = fleet.enqueue(&job).await;

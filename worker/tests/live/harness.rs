@@ -26,7 +26,7 @@ use worker::fetch::Fetcher;
 use crate::programs::{python, result};
 
 /// Long enough for anything that is going to happen at all.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 /// What tests choose about a worker.
@@ -40,7 +40,7 @@ pub(crate) struct Choices {
 
 impl Default for Choices {
     fn default() -> Self {
-        let grace = Duration::from_secs(5);
+        let grace = Duration::from_secs(30);
         Self { max_concurrent: 2, max_sessions: 4, session_idle: None, grace }
     }
 }
@@ -83,7 +83,7 @@ impl Fleet {
             .expect("these tests need redis-server on the PATH");
         let config = config::Redis {
             url: Some(format!("redis+unix://{}", socket.display())),
-            lease_ms: 2000,
+            lease_ms: 5000,
             renew_ms: 300,
             ..config::Redis::default()
         };

@@ -81,7 +81,7 @@ async fn a_transfer_does_not_keep_a_slot_from_jobs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_end_while_a_job_has_the_only_slot() {
-    let idle = Some(Duration::from_secs(3));
+    let idle = Some(Duration::from_secs(10));
     let fleet = Fleet::start_with(Choices { session_idle: idle, ..one_slot() }).await;
     fleet.python("closed", "pass").await;
     fleet.python("expired", "pass").await;

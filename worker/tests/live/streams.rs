@@ -1,5 +1,7 @@
 //! Output as it comes, input while it runs, and cancelling.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use shared::ErrorCode;
 use shared::execution::{EventKind, Input, Outcome, Phase, Stream};
@@ -165,7 +167,7 @@ async fn a_stream_outlives_a_redis_that_is_away_for_a_moment() {
     let id = fleet.enqueue(&job).await;
     fleet.await_output(id, "on").await;
     fleet.signal_redis("STOP");
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     fleet.signal_redis("CONT");
     let ended = result(fleet.ending(id).await);
     assert_eq!(fleet.output(id, Phase::Code, Stream::Stdout).await.trim_end(), ended.stdout);
@@ -189,7 +191,8 @@ async fn output_that_was_seen_is_not_shown_twice_when_the_job_cannot_go_on() {
     // Its worker dies.
     let id = fleet.enqueue(&job).await;
     fleet.await_output(id, "on").await;
-    fleet.add_worker(Choices::default()).await;
+    let grace = Duration::from_secs(1);
+    fleet.add_worker(Choices { grace, ..Choices::default() }).await;
     let killed = fleet.kill_worker();
     assert_eq!(failure(fleet.ending(id).await).code, ErrorCode::WorkerLost);
     await_silence(killed).await;
