@@ -73,7 +73,11 @@ async fn the_compose_file_is_a_fleet_that_survives_a_worker() {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(directory.path(), open).expect("it is ours");
 
-    let compose = Compose::read(IMAGE, &secrets, &ENVIRONMENT);
+    // Its workers number themselves in a volume of their own: by another name than those on this machine,
+    // of which each would remove the other's sandboxes.
+    let name = format!("compose-test-{}", std::process::id());
+    let environment = [&ENVIRONMENT[..], &[("ISOL8_WORKER__NAME", &name)]].concat();
+    let compose = Compose::read(IMAGE, &secrets, &environment);
     compose.up();
     let gateways: Vec<Api> =
         compose.services("gateway").iter().map(|name| Api::new(compose.port(name))).collect();
