@@ -12,7 +12,7 @@ use crate::net::{AddressRange, Host, HostError};
 
 /// The way out of a job's sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Egress {
     /// Hosts that the server lets requests name.
     pub server: NetworkFilter,

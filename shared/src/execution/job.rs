@@ -11,9 +11,10 @@ use super::request::Network;
 use crate::config::Seccomp;
 use crate::runtime::Runtime;
 
-/// A fully resolved execution.
+/// A fully resolved execution. A worker refuses one with fields that it does not know: to pass over one
+/// could be to pass over a limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Job {
     /// Language, echoed in the result.
     pub runtime: Runtime,
@@ -122,7 +123,7 @@ pub struct InputFile {
 
 /// What one sandbox may use. Part of the pool key: sandboxes of other limits are other sandboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limits {
     /// Memory including tmpfs pages; there is no swap on top.
     pub memory_bytes: u64,

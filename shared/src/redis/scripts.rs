@@ -42,6 +42,7 @@ pub(super) struct Scripts {
     watch: Script,
     housekeep: Script,
     reconcile: Script,
+    look: Script,
     standing: Script,
     redrive: Script,
     forget: Script,
@@ -199,6 +200,7 @@ impl Scripts {
             watch: script(&plain, include_str!("scripts/watch.lua")),
             housekeep: script(&placing, include_str!("scripts/housekeep.lua")),
             reconcile: script(&repairing, include_str!("scripts/reconcile.lua")),
+            look: script(&repairing, include_str!("scripts/look.lua")),
             standing: script(&looking, include_str!("scripts/standing.lua")),
             redrive: adding(&dead_letter, include_str!("scripts/redrive.lua")),
             forget: script(&dead_letter, include_str!("scripts/forget.lua")),
@@ -231,6 +233,7 @@ impl Scripts {
             &self.watch,
             &self.housekeep,
             &self.reconcile,
+            &self.look,
             &self.standing,
             &self.redrive,
             &self.forget,
@@ -436,6 +439,18 @@ impl Scripts {
         let mut call = self.reconcile.call(&[keys::reconciler(shard), keys::tenants(shard)]);
         call.arg(worker).arg(jobs);
         self.reconcile.run(&self.client, &call).await
+    }
+
+    /// State and result of a job, each '' if there is none, and whether it was put right.
+    pub(super) async fn look(
+        &self,
+        shard: u16,
+        tenant: &TenantId,
+        job: &str,
+    ) -> RedisResult<(String, String, bool)> {
+        let mut call = self.look.call(&[keys::record(shard, job)]);
+        call.arg(job).arg(tenant.as_str());
+        self.look.run(&self.client, &call).await
     }
 
     /// Why a job waits, its place, the fleet's slots, and how long a job takes in microseconds; nothing if

@@ -157,3 +157,24 @@ async fn a_consumer_leaves_only_when_it_holds_nothing() {
     fleet.queue.leave(fleet.worker).await.unwrap();
     assert_eq!(consumers(), 0);
 }
+
+#[tokio::test]
+async fn a_job_with_what_a_worker_does_not_know_is_refused_rather_than_run_without() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    for within in ["", "limits"] {
+        let id = fleet.enqueue().await;
+        let record = format!("v1:{{s0}}:job:{id}");
+        let mut payload: serde_json::Value =
+            serde_json::from_str(&redis.run::<String>(&["HGET", &record, "payload"])).unwrap();
+        let place = if within.is_empty() { &mut payload } else { &mut payload[within] };
+        place["ofANewerGateway"] = true.into();
+        let _: u64 = redis.run(&["HSET", &record, "payload", &payload.to_string()]);
+        let none = fleet.queue.claim(&mut fleet.consumer, 1, Duration::from_millis(50)).await;
+        assert!(none.unwrap().is_empty());
+        let failure = fleet.failure(id).await;
+        assert_eq!(failure.code, ErrorCode::Internal);
+        assert!(failure.message.contains("Upgrade workers before gateways"), "{failure:?}");
+    }
+    assert_eq!(fleet.queue.depth().await.unwrap(), Depth::default());
+}

@@ -20,7 +20,7 @@ use shared::redis::{
 
 use crate::harness::{BLOCK, Redis, ending, failure, job};
 
-const CASES: u32 = 40;
+const CASES: u32 = 150;
 const LONGEST: usize = 40;
 /// Listed jobs of the capped tenant that stand in line or run.
 const CAP: usize = 2;

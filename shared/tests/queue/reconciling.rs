@@ -140,6 +140,31 @@ async fn calls_of_a_session_that_is_gone_end() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_job_that_was_lost_finds_it_again() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let lose = |id: JobId| redis.run::<u64>(&["XDEL", "v1:{s0}:jobs", &entry(&redis, id)]);
+    let id = fleet.enqueue().await;
+    assert_eq!(lose(id), 1);
+    assert!(matches!(fleet.state(id).await, JobState::Queued));
+    let first = fleet.claim_one().await;
+    assert_eq!(first.lease.job, id);
+    assert!(matches!(fleet.state(id).await, JobState::Running), "all is well");
+
+    assert_eq!(lose(id), 1);
+    assert!(matches!(fleet.state(id).await, JobState::Queued));
+    let second = fleet.claim_one().await;
+    assert_eq!((second.lease.job, second.attempt), (id, 2));
+    let late = fleet.queue.finish(fleet.worker, &first.lease, &ending("late")).await.unwrap();
+    assert_eq!(late, Commit::Fenced);
+    // What a caller has seen is not to be shown a second time.
+    let _: u64 = redis.run(&["HSET", &format!("v1:{{s0}}:job:{id}"), "shown", "1"]);
+    assert_eq!(lose(id), 1);
+    assert_eq!(fleet.failure(id).await.code, ErrorCode::WorkerLost);
+    redis.assert_nothing_left();
+}
+
+#[tokio::test]
 async fn counters_that_drifted_are_counted_anew() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;

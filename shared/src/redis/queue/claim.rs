@@ -224,7 +224,8 @@ impl Queue {
                 tracing::warn!(job = %lease.job, %error, "a queued job is not readable here");
                 let ending = Ending::Error(Failure::new(
                     ErrorCode::Internal,
-                    "The job cannot be read by the worker's version of isol8.",
+                    "The job cannot be read by the worker's version of isol8. Upgrade workers \
+                     before gateways, and submit it again.",
                 ));
                 let worker = worker.to_string();
                 let held = lease.held(&worker);

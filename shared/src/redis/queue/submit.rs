@@ -274,31 +274,30 @@ impl Queue {
         })
     }
 
-    /// Where a job of this tenant stands, by its record.
+    /// Where a job of this tenant stands, by its record; for whoever waits for it. One that has got lost
+    /// while its record has not waits again, or ends, by this look.
     ///
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn state(&self, tenant: &TenantId, id: JobId) -> Result<JobState, Error> {
-        let record = keys::record(self.shard_of(tenant), id);
-        let mut read = cmd("HMGET");
-        read.arg(record).arg("tenant").arg("state").arg("result");
-        let (owner, state, result): (Option<String>, Option<String>, Option<String>) =
-            self.inner.client.run(&read).await.map_err(failure)?;
-        if owner.as_deref() != Some(tenant.as_str()) {
-            return Ok(JobState::Unknown);
+        self.ready().await?;
+        let (shard, name) = (self.shard_of(tenant), id.to_string());
+        let found = self.inner.scripts.look(shard, tenant, &name).await;
+        let (state, result, is_mended) = found.map_err(failure)?;
+        if is_mended {
+            tracing::warn!(job = name, "a job was not where its record says; put right");
         }
-        match (state.as_deref(), result) {
-            (Some("queued"), _) => Ok(JobState::Queued),
-            (Some("running"), _) => Ok(JobState::Running),
-            (Some("finished"), Some(result)) => {
-                RawValue::from_string(result).map(JobState::Finished).map_err(|error| {
-                    let message = format!("The stored result of job {id} is not JSON.");
-                    Error::new(ErrorCode::Internal, message).with_source(error)
-                })
-            }
-            (state, _) => Err(Error::new(
+        match state.as_str() {
+            "" => Ok(JobState::Unknown),
+            "queued" => Ok(JobState::Queued),
+            "running" => Ok(JobState::Running),
+            "finished" => RawValue::from_string(result).map(JobState::Finished).map_err(|error| {
+                let message = format!("The stored result of job {id} is not JSON.");
+                Error::new(ErrorCode::Internal, message).with_source(error)
+            }),
+            state => Err(Error::new(
                 ErrorCode::Internal,
-                format!("The record of job {id} is in no known state ({state:?})."),
+                format!("The record of job {id} is in no known state ({state})."),
             )),
         }
     }
