@@ -88,6 +88,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::SetupFailed
         | ErrorCode::CodeFetchFailed
         | ErrorCode::CodeHashMismatch
+        | ErrorCode::InstallFailed
         | ErrorCode::StartFailed
         | ErrorCode::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::QueueFull

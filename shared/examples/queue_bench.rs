@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use shared::config::{self, Seccomp};
 use shared::error::ErrorCode;
-use shared::execution::{Ending, Failure, Job, Limits, Network, Source};
+use shared::execution::{Ending, Failure, Job, Limits, Network, PackageSet, Source};
 use shared::id::{GatewayId, JobId, TenantId, WorkerId};
 use shared::redis::{Queue, Quota, Reply, Submission};
 use shared::runtime::Runtime;
@@ -189,6 +189,8 @@ fn job(payload: usize) -> Job {
         stdin: None,
         files: Vec::new(),
         output_paths: None,
+        packages: PackageSet::default(),
+        substitutes: Vec::new(),
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,

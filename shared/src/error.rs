@@ -42,12 +42,14 @@ pub enum ErrorCode {
     FileWriteFailed,
     /// The program could not be started.
     StartFailed,
-    /// The setup script ended with another code than 0.
+    /// A setup script ended with another code than 0.
     SetupFailed,
     /// The program could not be fetched from where it is.
     CodeFetchFailed,
     /// The program fetched is not the one whose hash was given.
     CodeHashMismatch,
+    /// The packages could not be installed.
+    InstallFailed,
     /// Every worker that took the job died.
     WorkerLost,
     /// The job was cancelled.
@@ -97,6 +99,7 @@ impl ErrorCode {
             Self::SetupFailed => "SETUP_FAILED",
             Self::CodeFetchFailed => "CODE_FETCH_FAILED",
             Self::CodeHashMismatch => "CODE_HASH_MISMATCH",
+            Self::InstallFailed => "INSTALL_FAILED",
             Self::WorkerLost => "WORKER_LOST",
             Self::Cancelled => "CANCELLED",
             Self::Expired => "EXPIRED",

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod isolation;
 pub mod node;
 pub mod queue;
+pub mod registry;
 pub mod results;
 pub mod stack;
 pub mod stream;

@@ -18,6 +18,9 @@ pub(crate) struct BuildArgs {
     /// Shell line, or file of them, kept with the image as its setup script; may be repeated.
     #[arg(long, value_name = "COMMAND")]
     pub(crate) setup: Vec<String>,
+    /// Python module to import once, ahead of the jobs; may be repeated, or separated by commas.
+    #[arg(long, value_name = "MODULE")]
+    pub(crate) preload: Vec<String>,
     /// Build even if the image is what is wanted.
     #[arg(long)]
     pub(crate) force: bool,

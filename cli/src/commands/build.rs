@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use shared::config::{Config, PrebuiltImage};
+use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
-use worker::engine::images::{CustomImage, PackageSet, build_custom};
+use worker::engine::images::{CustomImage, Preload, build_custom};
 
 use super::setup::{self, SetupArgs};
 use crate::args::BuildArgs;
@@ -20,18 +21,19 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let runtime = Runtime::from_name(&args.base)
         .ok()
         .with_context(|| format!("Invalid runtime: {}. {}", args.base, choices()))?;
-    let packages = PackageSet::from_list(&args.install.join(","))?;
+    let packages = PackageSet::from_list(runtime, &args.install.join(","))?;
     let setup = request::setup_script(&args.setup)?;
+    let preload = Preload::new(runtime, &args.preload)?;
     ensure!(
-        !packages.is_empty() || setup.is_some(),
-        "No packages or setup script specified. Give --install or --setup."
+        !packages.is_empty() || setup.is_some() || !preload.is_empty(),
+        "No packages or setup script specified. Give --install, --setup or --preload."
     );
     let docker = dockerd::connect().await.map_err(dockerd::not_running)?;
     if docker.image_info(runtime.image()).await?.is_none() {
         setup::run(SetupArgs { no_host: true, ..SetupArgs::default() }).await?;
     }
     let tag = args.tag.clone();
-    let wanted = CustomImage { runtime, tag, packages, setup, force: args.force };
+    let wanted = CustomImage { runtime, tag, packages, setup, preload, force: args.force };
     let screen = Screen::new();
     let built = build(&docker, &wanted, &screen).await;
     screen.close();
@@ -55,6 +57,9 @@ fn description(image: &CustomImage) -> Vec<String> {
     }
     if let Some(setup) = &image.setup {
         lines.push(format!("Setup: {}", first_line(setup)));
+    }
+    if !image.preload.is_empty() {
+        lines.push(format!("Preload: {}", image.preload));
     }
     lines.push(format!("Image: {}", image.tag));
     lines
@@ -84,8 +89,9 @@ pub(crate) async fn prebuilt(
         let wanted = CustomImage {
             runtime: image.runtime,
             tag: image.tag.clone(),
-            packages: PackageSet::new(&image.install_packages)?,
+            packages: PackageSet::new(image.runtime, &image.install_packages)?,
             setup: image.setup_script.clone(),
+            preload: Preload::new(image.runtime, &image.preload)?,
             force,
         };
         let outcome = build(docker, &wanted, screen).await;

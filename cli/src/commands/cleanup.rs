@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use worker::engine::docker::Docker;
-use worker::engine::{is_runner_volume, runner_volume};
+use worker::engine::images::is_package_image;
+use worker::engine::{is_package_volume, is_runner_volume, runner_volume};
 
 use crate::args::CleanupArgs;
 use crate::host::dockerd;
@@ -60,17 +61,16 @@ pub(crate) async fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
 
 async fn find(docker: &Docker, images: bool) -> anyhow::Result<Found> {
     let containers = docker.list_containers(&[MANAGED.to_owned()]).await?;
-    let images = if images {
-        let tags = docker.list_images(&[]).await?.into_iter().flat_map(|image| image.tags);
-        tags.filter(|tag| tag.starts_with("isol8:")).collect()
-    } else {
-        Vec::new()
-    };
-    // Those of other versions. A worker that still uses one keeps it.
+    let tags = docker.list_images(&[]).await?.into_iter().flat_map(|image| image.tags);
+    // Those made for packages are a cache, as the volumes are.
+    let is_meant = |tag: &String| is_package_image(tag) || images && tag.starts_with("isol8:");
+    let images = tags.filter(is_meant).collect();
+    // Runners of other versions, and packages. A worker that still uses one keeps it.
     let current = runner_volume();
+    let is_ours =
+        |name: &String| is_package_volume(name) || is_runner_volume(name) && *name != current;
     let volumes = docker.unused_volumes().await?;
-    let volumes =
-        volumes.into_iter().filter(|name| is_runner_volume(name) && *name != current).collect();
+    let volumes = volumes.into_iter().map(|volume| volume.name).filter(is_ours).collect();
     let containers = containers.into_iter().map(|(id, _)| id).collect();
     Ok(Found { containers, images, volumes, removed: false })
 }

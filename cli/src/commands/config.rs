@@ -119,6 +119,10 @@ const SECTIONS: [Section; 15] = [
             ("Idle", "worker.idleMs"),
             ("Shutdown grace", "worker.shutdownGraceMs"),
             ("No-op", "worker.noOp"),
+            ("Package cache", "worker.packageCacheSize"),
+            ("Package set", "worker.packageSetSize"),
+            ("Install timeout", "worker.installTimeoutMs"),
+            ("Registry hosts", "worker.registryHosts"),
         ],
     ),
     (
@@ -139,6 +143,7 @@ const SECTIONS: [Section; 15] = [
             ("Images", "policy.images"),
             ("Seccomp", "policy.seccomp"),
             ("Writable root", "policy.allowWritableRoot"),
+            ("Packages", "policy.allowPackages"),
         ],
     ),
     (

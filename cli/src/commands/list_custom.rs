@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
+use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 use worker::engine::docker::ImageInfo;
-use worker::engine::images::{LABEL_DEPENDENCIES, LABEL_RUNTIME, LABEL_SETUP};
+use worker::engine::images::{
+    LABEL_DEPENDENCIES, LABEL_PRELOAD, LABEL_RUNTIME, LABEL_SETUP, is_package_image,
+};
 
 use super::build::first_line;
 use crate::args::JsonArgs;
@@ -19,6 +22,7 @@ struct Listed {
     runtime: String,
     dependencies: Vec<String>,
     setup: Option<String>,
+    preload: Vec<String>,
     size_bytes: u64,
 }
 
@@ -43,6 +47,9 @@ pub(crate) async fn run(args: &JsonArgs) -> anyhow::Result<ExitCode> {
         if let Some(setup) = &image.setup {
             printer::line(format!("  Setup: {}", first_line(setup)));
         }
+        if !image.preload.is_empty() {
+            printer::line(format!("  Preload: {}", image.preload.join(", ")));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -54,15 +61,21 @@ fn listed(image: &ImageInfo) -> Vec<Listed> {
     if image.tags.iter().any(is_base) {
         return Vec::new();
     }
+    let runtime = label(LABEL_RUNTIME).unwrap_or_default();
     let dependencies = label(LABEL_DEPENDENCIES).unwrap_or_default();
-    let dependencies: Vec<_> =
-        dependencies.split(',').filter(|name| !name.is_empty()).map(String::from).collect();
+    let dependencies: Vec<_> = Runtime::from_name(&runtime)
+        .and_then(|runtime| PackageSet::from_list(runtime, &dependencies))
+        .map(|packages| packages.iter().map(String::from).collect())
+        .unwrap_or_default();
+    let preload = label(LABEL_PRELOAD).unwrap_or_default();
+    let preload: Vec<_> = preload.split_terminator(',').map(String::from).collect();
     let listed = |tag: &String| Listed {
         tag: tag.clone(),
-        runtime: label(LABEL_RUNTIME).unwrap_or_default(),
+        runtime: runtime.clone(),
         dependencies: dependencies.clone(),
         setup: label(LABEL_SETUP),
+        preload: preload.clone(),
         size_bytes: image.size_bytes,
     };
-    image.tags.iter().map(listed).collect()
+    image.tags.iter().filter(|tag| !is_package_image(tag)).map(listed).collect()
 }

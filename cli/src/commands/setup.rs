@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use shared::execution::PackageSet;
 use shared::runtime::Runtime;
-use worker::engine::images::{PackageSet, Plan, Wanted};
+use worker::engine::images::{Plan, Wanted};
 
 use super::build;
 use crate::host::{Privilege, dockerd, os_image, packages, registries};
@@ -54,7 +55,7 @@ impl SetupArgs {
         let mut packages = BTreeMap::new();
         for (runtime, list) in lists {
             if let Some(list) = list {
-                packages.insert(runtime, PackageSet::from_list(list)?);
+                packages.insert(runtime, PackageSet::from_list(runtime, list)?);
             }
         }
         Ok(packages)

@@ -36,10 +36,11 @@ pub(crate) fn authorities() -> Vec<Authority> {
 
 /// Everything else. `apt_sources` is known from the choice of the operating system image.
 pub(crate) async fn settings(apt_sources: String) -> RegistrySettings {
+    let (pip_config, npm_config) = tokio::join!(pip_config(), npm_config());
     RegistrySettings {
         apt_sources,
-        pip_config: pip_config().await,
-        npm_config: npm_config().await,
+        pip_config,
+        npm_config,
         proxies: PROXY_VARIABLES
             .iter()
             .filter_map(|&name| Some((name.to_owned(), std::env::var(name).ok()?)))

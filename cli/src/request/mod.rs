@@ -176,10 +176,6 @@ fn network_filter(args: &RunArgs, loaded: &Loaded) -> Option<FilterOptions> {
 
 fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
     let Some(name) = &args.net else {
-        // Packages come over the network (contract section 4.2).
-        if !args.install.is_empty() {
-            return Ok(Some(Network::Filtered));
-        }
         let is_written = is_written(loaded, "defaults.network");
         return Ok(is_written.then_some(loaded.config.defaults.network));
     };

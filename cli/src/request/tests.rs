@@ -184,12 +184,12 @@ fn only_what_was_asked_for_is_sent() {
 }
 
 #[test]
-fn packages_need_a_network_unless_one_was_chosen() {
+fn packages_do_not_give_the_program_a_network() {
     let network = |line: &[&str]| request(line).unwrap().options.network;
-    assert_eq!(network(&["-e", "1", "--install", "numpy"]), Some(Network::Filtered.into()));
+    assert_eq!(network(&["-e", "1", "--install", "numpy"]), None);
     assert_eq!(
-        network(&["-e", "1", "--install", "numpy", "--net=none"]),
-        Some(Network::None.into())
+        network(&["-e", "1", "--install", "numpy", "--net=filtered"]),
+        Some(Network::Filtered.into())
     );
     assert!(refusal(&["-e", "1", "--net", "all"]).contains("unknown network mode \"all\""));
 }

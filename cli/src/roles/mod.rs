@@ -16,15 +16,18 @@ use shared::execution::{Admission, ExecuteEnvelope, ExecutionRequest, Job, PoolS
 use shared::id::{TenantId, WorkerId};
 use shared::redis::Queue;
 use shared::runtime::Runtime;
+use shared::size::parse_bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use worker::Executor;
 use worker::engine::docker::Docker;
-use worker::engine::{Engine, Options};
+use worker::engine::images::RegistrySource;
+use worker::engine::{Engine, Options, PackageSettings};
 use worker::fetch::Fetcher;
 use worker::metrics::Metrics;
 use worker::name::Name;
 
+use crate::host::registries;
 use crate::{printer, settings};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use signals::interrupted;
@@ -210,6 +213,19 @@ fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
         idle: Duration::from_millis(config.worker.idle_ms),
         prewarm: prewarm?,
         custom_seccomp: settings::custom_seccomp(config)?,
+        packages: package_settings(config)?,
+    })
+}
+
+/// How this machine installs packages that jobs ask for.
+pub(crate) fn package_settings(config: &Config) -> anyhow::Result<PackageSettings> {
+    let worker = &config.worker;
+    Ok(PackageSettings {
+        registries: RegistrySource::new(|| registries::settings(String::new())),
+        more_hosts: worker.registry_hosts.clone(),
+        max_bytes: parse_bytes("worker.packageCacheSize", &worker.package_cache_size)?,
+        max_set_bytes: parse_bytes("worker.packageSetSize", &worker.package_set_size)?,
+        limit: Duration::from_millis(worker.install_timeout_ms),
     })
 }
 

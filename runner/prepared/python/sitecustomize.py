@@ -6,7 +6,8 @@ does not return: it forks one child for each job. A child drops to the sandbox u
 job, and only then returns, so that the interpreter goes on natively with the job's own main file.
 
 Known differences to a fresh interpreter, all harmless: children of one server share its hash seed
-(`random` is reseeded), `os.getppid()` is the server, `/proc/self/environ` is the server's.
+(`random` is reseeded), `os.getppid()` is the server, `/proc/self/environ` is the server's. An image may
+name modules in ISOL8_PRELOAD: those are imported once, here, and are in `sys.modules` from the start.
 """
 
 
@@ -29,6 +30,17 @@ def _serve():
             # Debian's, which does nothing but look for a module that sandboxes do not have.
             if path_finder.find_spec("apport_python_hook", sys.path) is None:
                 own_code = None
+    # --- what the image wants imported ahead of its jobs ----------------------------------------
+    not_imported = []
+    for name in posix.environ.get(b"ISOL8_PRELOAD", b"").decode("ascii", "replace").split(","):
+        try:
+            if name:
+                __import__(name)
+        except BaseException as error:
+            not_imported.append("%s: %r" % (name, error))
+    # Its generator was seeded by the import; each job needs a seed of its own.
+    reseed = getattr(sys.modules.get("numpy.random"), "seed", None)
+
     plain_modules, plain_finders = set(sys.modules), set(sys.path_importer_cache)
 
     import _socket
@@ -407,7 +419,10 @@ def _serve():
             posix.chdir(directory)
         except OSError as error:
             fail(channel, "cwd", error, directory.decode("utf-8", "replace"))
-        sys.modules.pop("resource", None)
+        if "resource" not in plain_modules:
+            sys.modules.pop("resource", None)
+        if reseed is not None:
+            reseed()
         add_user_packages()
         atexit.register(at_exit, getpid(), frozenset(sys.modules))
         channel.send(b"S")
@@ -459,6 +474,8 @@ def _serve():
         gc.collect()
         gc.freeze()
         pages = try_a_program()
+        if not_imported:
+            server.send(("W" + "; ".join(not_imported))[:900].encode("utf-8", "replace"))
         while True:
             descriptors = next_request(server)
             pid = posix.fork()

@@ -27,6 +27,8 @@ pub(crate) enum Report {
     Forked(i32),
     /// Its child ended.
     Ended(Ended),
+    /// It could not import what its image wants imported ahead.
+    Lacking(String),
     /// It is gone, for the given reason.
     Gone(String),
 }
@@ -145,6 +147,7 @@ fn parse(message: &[u8]) -> Report {
             system_us: positive(*system_us),
             peak_kib: positive(*peak_kib),
         }),
+        ("W", _) => Report::Lacking(format!("not preloaded: {rest}")),
         _ => Report::Gone(format!("the fork server gave up: {rest}")),
     }
 }

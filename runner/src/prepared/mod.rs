@@ -53,6 +53,8 @@ pub(crate) struct Prepared {
     waiting: Option<Waiting>,
     /// Why nothing waits or will.
     detail: Option<String>,
+    /// What the fork server lacks; told once.
+    lacking: Option<String>,
     replacements: u32,
     /// Whether the server has passed the point where it looks at files.
     server_is_up: bool,
@@ -151,9 +153,9 @@ impl Prepared {
         self.waiting.as_ref().is_some_and(Waiting::is_ready)
     }
 
-    /// Why none waits.
-    pub(crate) fn detail(&self) -> Option<String> {
-        if self.is_waiting() { None } else { self.detail.clone() }
+    /// Why none waits, or what the one that waits lacks.
+    pub(crate) fn detail(&mut self) -> Option<String> {
+        if self.is_waiting() { self.lacking.take() } else { self.detail.clone() }
     }
 
     /// Whether `start` is what the waiting interpreter stands in for.
@@ -275,6 +277,7 @@ impl Prepared {
                 self.discard();
                 self.detail = Some(reason.clone());
             }
+            Report::Lacking(what) => self.lacking = Some(what.clone()),
             Report::Ended(_) => {}
         }
         Some(report)

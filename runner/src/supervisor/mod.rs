@@ -167,7 +167,7 @@ impl Supervisor {
         while let Some(report) = self.prepared.on_server() {
             match report {
                 Report::Ended(ended) => self.on_ended(ended),
-                Report::Forked(_) => {}
+                Report::Forked(_) | Report::Lacking(_) => {}
                 Report::Gone(_) => return,
             }
         }

@@ -129,7 +129,11 @@ impl<'a> Record<'a> {
         result: &'a ExecutionResult,
     ) -> Self {
         let timings = &result.timings;
-        let took = timings.sandbox_ms + timings.setup_ms + timings.run_ms + timings.collect_ms;
+        let took = timings.sandbox_ms
+            + timings.install_ms
+            + timings.setup_ms
+            + timings.run_ms
+            + timings.collect_ms;
         #[expect(clippy::cast_possible_truncation, reason = "milliseconds of one job")]
         let started = result.timestamp - TimeDelta::milliseconds(took.round() as i64);
         let code = program(&job.source);

@@ -14,8 +14,8 @@ use super::*;
 use crate::config::{AuditDestination, Seccomp};
 use crate::error::ErrorCode;
 use crate::execution::{
-    self, ExecutionRequest, ExecutionResult, Failure, Job, Limits, Network, ResourceUsage, Source,
-    Timings,
+    self, ExecutionRequest, ExecutionResult, Failure, Job, Limits, Network, PackageSet,
+    ResourceUsage, Source, Timings,
 };
 use crate::id::{JobId, SessionId, TenantId};
 use crate::runtime::Runtime;
@@ -42,6 +42,8 @@ fn job() -> Job {
         stdin: None,
         files: Vec::new(),
         output_paths: None,
+        packages: PackageSet::default(),
+        substitutes: Vec::new(),
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,

@@ -10,7 +10,7 @@ use crate::execution::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, Network, is_image_reference,
 };
 use crate::id::TenantId;
-use crate::net::HostFilter;
+use crate::net::{Host, HostFilter};
 use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
 use crate::size::parse_bytes;
@@ -314,6 +314,25 @@ fn worker(config: &Config) -> Checked {
             )
         },
     )?;
+    let cache = size("worker.packageCacheSize", &worker.package_cache_size, MIN_DISK_BYTES)?;
+    let set = size("worker.packageSetSize", &worker.package_set_size, MIN_DISK_BYTES)?;
+    let keys = ["worker.packageSetSize", "worker.packageCacheSize"];
+    require(set <= cache, &keys, || {
+        format!(
+            "worker.packageSetSize ({}) is over worker.packageCacheSize ({})",
+            worker.package_set_size, worker.package_cache_size
+        )
+    })?;
+    // What takes longer is taken for given up by other workers of the same engine.
+    let is_time = (1..=3_000_000).contains(&worker.install_timeout_ms);
+    require(is_time, &["worker.installTimeoutMs"], || {
+        format!("worker.installTimeoutMs is {}; it must be 1 to 3000000", worker.install_timeout_ms)
+    })?;
+    for host in &worker.registry_hosts {
+        require(host.parse::<Host>().is_ok(), &["worker.registryHosts"], || {
+            format!("worker.registryHosts has \"{host}\", which is not a host name")
+        })?;
+    }
     let address = worker.listen.as_deref();
     let is_address = address.is_none_or(|address| {
         address

@@ -246,4 +246,7 @@ pub struct PrebuiltImage {
     /// Script kept in a label of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup_script: Option<String>,
+    /// Modules that Python imports once, ahead of the jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preload: Vec<String>,
 }

@@ -125,6 +125,14 @@ pub struct Worker {
     pub shutdown_grace_ms: u64,
     /// Answers every job at once without a sandbox: for measuring the queue.
     pub no_op: bool,
+    /// Room for all packages that jobs asked for, as a size string.
+    pub package_cache_size: String,
+    /// Room for the packages of one job, as a size string.
+    pub package_set_size: String,
+    /// Longest installation, in milliseconds; a job waits no longer than its own time limit.
+    pub install_timeout_ms: u64,
+    /// Hosts of registries that no package manager's settings name.
+    pub registry_hosts: Vec<String>,
 }
 
 impl Default for Worker {
@@ -139,6 +147,10 @@ impl Default for Worker {
             idle_ms: 300_000,
             shutdown_grace_ms: 30_000,
             no_op: false,
+            package_cache_size: "8g".into(),
+            package_set_size: "1g".into(),
+            install_timeout_ms: 300_000,
+            registry_hosts: Vec::new(),
         }
     }
 }

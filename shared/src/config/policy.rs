@@ -44,6 +44,8 @@ pub struct Policy {
     pub seccomp: Vec<Seccomp>,
     /// Whether a request may ask for a writable root.
     pub allow_writable_root: bool,
+    /// Whether a request may ask for packages.
+    pub allow_packages: bool,
     /// Open sessions of a tenant.
     pub max_sessions: u32,
     /// Jobs of a tenant that are queued or running; 0 means any number.
@@ -84,6 +86,7 @@ impl Default for Policy {
             images: vec!["*".into()],
             seccomp: vec![Seccomp::Strict],
             allow_writable_root: true,
+            allow_packages: true,
             max_sessions: 100,
             max_concurrent_jobs: 0,
             max_requests_per_second: 0,
@@ -147,6 +150,9 @@ pub struct TenantPolicy {
     /// Whether a request may ask for a writable root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_writable_root: Option<bool>,
+    /// Whether a request may ask for packages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_packages: Option<bool>,
     /// Open sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<u32>,
@@ -197,6 +203,7 @@ impl Policy {
             images: vec!["*".into()],
             seccomp: vec![Seccomp::Strict, Seccomp::Unconfined],
             allow_writable_root: true,
+            allow_packages: true,
             max_sessions: u32::MAX,
             max_concurrent_jobs: 0,
             max_requests_per_second: 0,
@@ -240,6 +247,7 @@ impl Policy {
             images: own.images.unwrap_or(general.images),
             seccomp: own.seccomp.unwrap_or(general.seccomp),
             allow_writable_root: own.allow_writable_root.unwrap_or(general.allow_writable_root),
+            allow_packages: own.allow_packages.unwrap_or(general.allow_packages),
             max_sessions: own.max_sessions.unwrap_or(general.max_sessions),
             max_concurrent_jobs: own.max_concurrent_jobs.unwrap_or(general.max_concurrent_jobs),
             max_requests_per_second: own

@@ -249,6 +249,12 @@ fn contradictions_are_refused_by_name() {
             r#"{"worker":{"maxContainers":10},"poolSize":3}"#,
             &["worker.maxContainers", "poolSize.clean"],
         ),
+        (
+            r#"{"worker":{"packageCacheSize":"10m"}}"#,
+            &["worker.packageSetSize", "worker.packageCacheSize"],
+        ),
+        (r#"{"worker":{"installTimeoutMs":0}}"#, &["worker.installTimeoutMs"]),
+        (r#"{"worker":{"registryHosts":["http://a"]}}"#, &["worker.registryHosts"]),
         (r#"{"worker":{"listen":"9000"}}"#, &["worker.listen", "ADDRESS:PORT"]),
         (
             r#"{"prebuiltImages":[{"tag":"isol8:node","runtime":"node","installPackages":[]}]}"#,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::FileContent;
 use super::egress::Egress;
+use super::packages::PackageSet;
 use super::request::Network;
 use crate::config::Seccomp;
 use crate::runtime::Runtime;
@@ -20,6 +21,13 @@ pub struct Job {
     pub runtime: Runtime,
     /// Image to run in.
     pub image: String,
+    /// Packages the program needs.
+    #[serde(default, skip_serializing_if = "PackageSet::is_empty")]
+    pub packages: PackageSet,
+    /// Patterns of the images that may take the place of `image` because they have the packages; `*`
+    /// stands for any text. None if the request named its image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub substitutes: Vec<String>,
     /// The program.
     pub source: Source,
     /// Wall-clock limit of each phase, in milliseconds.

@@ -6,6 +6,7 @@ mod content;
 mod egress;
 mod job;
 mod output;
+mod packages;
 mod queue;
 mod request;
 mod result;
@@ -17,6 +18,7 @@ pub use content::FileContent;
 pub use egress::{BoundSecret, Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};
+pub use packages::PackageSet;
 pub use queue::{Durability, Priority, QueueOptions, Terms, Wish};
 pub use request::{
     ExecuteEnvelope, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
@@ -27,7 +29,7 @@ pub use result::{
     Ending, EndingSummary, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings,
 };
 pub use retry::{Attempt, RetryOn, RetryPolicy};
-pub use validate::{Admission, MAX_SECRET_BYTES};
+pub use validate::{Admission, MAX_SECRET_BYTES, matches_pattern};
 pub(crate) use validate::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,
 };

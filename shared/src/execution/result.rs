@@ -145,7 +145,10 @@ pub struct Timings {
     pub sandbox_ms: f64,
     /// Whether it had to be created for this job.
     pub cold: bool,
-    /// Running the setup script.
+    /// Having its packages installed, or waiting for that.
+    #[serde(default)]
+    pub install_ms: f64,
+    /// Running the setup scripts.
     pub setup_ms: f64,
     /// From the start order to the program's last output, as the worker saw it.
     pub run_ms: f64,

@@ -9,14 +9,16 @@ mod rules;
 use std::collections::{BTreeMap, HashMap};
 
 use rules::Rules;
+pub use rules::matches_pattern;
 
 use super::call::NetworkChange;
 use super::content::FileContent;
 use super::egress::BoundSecret;
 use super::job::{InputFile, Job, Limits, Source};
+use super::packages::PackageSet;
 use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, SecretOption};
 use crate::config::{Config, Defaults, NetworkFilter, Policy, Seccomp};
-use crate::error::{Error, ErrorCode};
+use crate::error::Error;
 use crate::id::TenantId;
 use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
@@ -106,8 +108,11 @@ impl Admission {
         }
         let (plain, bound) = secrets(options.secrets.clone())?;
         let (network, egress) = asked.network(&self.hosts, bound)?;
+        let packages = asked.packages(runtime, &request.install_packages)?;
         Ok(Job {
             image: asked.image(runtime)?,
+            substitutes: asked.substitutes(&packages),
+            packages,
             source: self.source(tenant, runtime, &request)?,
             agent_flags: agent::flags(runtime, request.agent_flags.as_deref())?,
             timeout_ms: asked.timeout_ms(&request)?,
@@ -182,7 +187,7 @@ impl Admission {
         request: &ExecutionRequest,
     ) -> Result<Source, Error> {
         let sources = (present(&request.code), present(&request.code_url), present(&request.cmd));
-        let source = match sources {
+        Ok(match sources {
             (Some(text), None, None) => {
                 Source::Code { text: text.to_owned(), extension: extension(runtime, request, "")? }
             }
@@ -201,11 +206,7 @@ impl Admission {
                     "code, codeUrl and cmd are mutually exclusive: give one of them",
                 ));
             }
-        };
-        if !request.install_packages.is_empty() {
-            return Err(not_supported("package installation (installPackages)"));
-        }
-        Ok(source)
+        })
     }
 
     fn remote(
@@ -335,8 +336,29 @@ impl Asked<'_> {
         }
     }
 
+    fn packages(&self, runtime: Runtime, names: &[String]) -> Result<PackageSet, Error> {
+        let packages = PackageSet::new(runtime, names)?;
+        if !packages.is_empty() && !self.rules.policy.allow_packages {
+            return Err(self.rules.forbids("installPackages", "allowPackages"));
+        }
+        Ok(packages)
+    }
+
+    /// Images that have the packages may stand in for the runtime's own, if the tenant may use them.
+    fn substitutes(&self, packages: &PackageSet) -> Vec<String> {
+        if packages.is_empty() || self.named_image().is_some() {
+            return Vec::new();
+        }
+        let own = "isol8:*".to_owned();
+        self.rules.policy.images.iter().cloned().chain([own]).collect()
+    }
+
+    fn named_image(&self) -> Option<&str> {
+        self.options.image.as_deref().filter(|image| !image.is_empty())
+    }
+
     fn image(&self, runtime: Runtime) -> Result<String, Error> {
-        let Some(image) = self.options.image.as_deref().filter(|image| !image.is_empty()) else {
+        let Some(image) = self.named_image() else {
             return Ok(runtime.image().to_owned());
         };
         if !is_image_reference(image) {
@@ -354,10 +376,6 @@ pub(crate) fn is_image_reference(text: &str) -> bool {
     text.len() <= 255
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c))
-}
-
-fn not_supported(what: &str) -> Error {
-    Error::new(ErrorCode::NotSupported, format!("This server does not offer {what}"))
 }
 
 fn at_least(field: &str, value: u64, floor: u64, unit: &str) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use shared::config::{self, Seccomp};
 use shared::error::{Error, ErrorCode};
-use shared::execution::{Call, Ending, Failure, Job, Limits, Network, Source};
+use shared::execution::{Call, Ending, Failure, Job, Limits, Network, PackageSet, Source};
 use shared::id::{GatewayId, JobId, SessionId, TenantId, WorkerId};
 use shared::redis::{
     Claimed, ClaimedCall, Commit, Consumer, JobState, Lease, LeaseNews, NextCall, OwnedSession,
@@ -322,6 +322,8 @@ pub(crate) fn job() -> Job {
         stdin: None,
         files: Vec::new(),
         output_paths: None,
+        packages: PackageSet::default(),
+        substitutes: Vec::new(),
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,

@@ -71,11 +71,11 @@ fn programs_run_here() {
             (&["run", "-e", "print(1)", "--persistent"], "", 0, "1\n", "[Run] Session ID: cli-"),
             (&["run", "--url", "https://h/a.py"], "", 1, "", "Remote code fetching is disabled"),
             (
-                &["run", "-e", "1", "--install", "x"],
+                &["run", "-e", "1", "--install", "a;b"],
                 "",
                 1,
                 "",
-                "does not offer package installation",
+                "[ERR] Invalid package name for python",
             ),
             (
                 &["run", "-e", "1", "--net", "filtered", "--allow", "("],

@@ -90,7 +90,7 @@ async fn output_comes_as_a_stream_or_at_the_end() {
         (&["-e", "cat", "--stdin", "data"], 0, "data", ""),
         (&["-e", "echo $K", "--secret", "K=hush-hush"], 0, "***\n", ""),
         (&["-e", "x", "--net", "host"], 1, "", "[ERR] network \"host\" is not allowed"),
-        (&["-e", "x", "--install", "y"], 1, "", "does not offer package installation"),
+        (&["-e", "x", "--install", "y z"], 1, "", "[ERR] Invalid package name for bash"),
         (&["--url", "https://h/a.sh"], 1, "", "Remote code fetching is disabled"),
         (&["--no-stream", "-e", "x", "--memory", "999g"], 1, "", "policy.maxMemory"),
         (

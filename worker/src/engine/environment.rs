@@ -8,7 +8,11 @@ use shared::execution::{Job, Network, Source};
 use shared::runtime::Runtime;
 
 use super::fault::JobError;
+use super::packages::{Starts, lead_to};
 use crate::egress::PROXY_PORT;
+
+/// Tells the Python fork server which modules to import, comma-joined. Jobs do not see it.
+pub(super) const PRELOAD: &str = "ISOL8_PRELOAD";
 
 /// Where packages installed inside a sandbox put their programs; in front of the image's own path.
 const SANDBOX_PATH: &str = "/sandbox/.local/bin:/sandbox/.npm-global/bin:/sandbox/.bun-global/bin";
@@ -78,12 +82,13 @@ fn proxy_variables() -> impl Iterator<Item = (String, String)> {
     proxies.chain(others.map(|(name, value)| (name.to_owned(), value.to_owned())))
 }
 
-/// Environment of a program of `job`, on top of what its image gives everyone. Whether it has a way out,
-/// with the placeholders of secrets that wait there, is not the job's to say: it may be shut for this
-/// part of it.
+/// Environment of a program of `job`, on top of what its image gives everyone; `packages` is how it is
+/// started if its sandbox has a volume of them. Whether it has a way out, with the placeholders of secrets
+/// that wait there, is not the job's to say: it may be shut for this part of it.
 pub(super) fn of_job(
     image: &BTreeMap<String, String>,
     job: &Job,
+    packages: Option<Starts>,
     way_out: Option<&BTreeMap<String, String>>,
 ) -> BTreeMap<String, String> {
     let mut environment = image.clone();
@@ -93,6 +98,9 @@ pub(super) fn of_job(
         if environment.get(name).is_some_and(|found| found == value) {
             environment.remove(name);
         }
+    }
+    if let Some(starts) = packages {
+        lead_to(job.runtime, starts, &mut environment);
     }
     for source in [&job.secrets, &job.env] {
         environment.extend(source.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -185,10 +193,11 @@ mod tests {
                 "readonlyRoot": true, "maxOutputBytes": 1},
         });
         let job: Job = serde_json::from_value(json).unwrap();
-        let open = of_job(&image, &job, Some(&BTreeMap::from([("KEY".into(), "held".into())])));
+        let held = BTreeMap::from([("KEY".into(), "held".into())]);
+        let open = of_job(&image, &job, None, Some(&held));
         assert_eq!(open["KEY"], "held");
         assert_eq!(open["HTTPS_PROXY"], "http://127.0.0.1:8118");
-        let shut = of_job(&image, &job, None);
+        let shut = of_job(&image, &job, None, None);
         assert_eq!(shut["HTTPS_PROXY"], "http://elsewhere");
         assert_eq!(proxy(&shut), [false; 3]);
     }

@@ -41,6 +41,15 @@ pub enum EngineError {
         "this worker has no custom system-call filter; set security.customProfilePath where it runs"
     )]
     NoCustomProfile,
+    /// The volume with a job's packages was removed while its sandbox was being made.
+    #[error("the packages of the job were removed from the engine's cache in the same moment")]
+    PackagesGone,
+    /// Packages could not be installed, and not for the job's fault.
+    #[error("the packages of the job could not be installed: {reason}")]
+    Installer {
+        /// What happened.
+        reason: String,
+    },
     /// The job itself is at fault.
     #[error(transparent)]
     Job(#[from] JobError),
@@ -71,6 +80,10 @@ impl From<EngineError> for Error {
                 JobError::SetupFailed { .. } | JobError::SetupTimedOut { .. } => {
                     ErrorCode::SetupFailed
                 }
+                JobError::InstallFailed { .. } | JobError::InstallTimedOut { .. } => {
+                    ErrorCode::InstallFailed
+                }
+                JobError::SessionPackages { .. } => ErrorCode::InvalidRequest,
                 JobError::FileWrite { .. } => ErrorCode::FileWriteFailed,
                 JobError::Workdir { .. }
                 | JobError::Exec { .. }

@@ -21,6 +21,32 @@ pub enum JobError {
         /// The limit.
         timeout_ms: u64,
     },
+    /// The package manager did not like what it was asked for.
+    #[error("Package install failed (exit code {exit_code}): {stderr}")]
+    InstallFailed {
+        /// Its exit code.
+        exit_code: i32,
+        /// What it wrote to standard error.
+        stderr: String,
+    },
+    /// The packages were not there in time.
+    #[error(
+        "Package install failed (exit code 137): PACKAGE INSTALL TIMED OUT after {timeout_ms} ms. It \
+         goes on for the next job that asks for the same packages."
+    )]
+    InstallTimedOut {
+        /// The job's limit.
+        timeout_ms: u64,
+    },
+    /// A later call of a session wants packages that its sandbox does not have.
+    #[error(
+        "This session was opened without {packages}. Ask for all packages in the call that opens it, \
+         or install into /sandbox."
+    )]
+    SessionPackages {
+        /// What is missing.
+        packages: String,
+    },
     /// A file could not be written.
     #[error("Failed to write file {path} in container (exit code 1): {reason}")]
     FileWrite {

@@ -12,6 +12,7 @@ pub mod images;
 mod link;
 mod mask;
 mod output;
+mod packages;
 mod pool;
 mod program;
 mod run;
@@ -46,6 +47,8 @@ use images::LABEL_RUNTIME;
 pub use link::LinkError;
 use mask::Masker;
 pub(crate) use output::complete_characters;
+use packages::{Packages, Provided};
+pub use packages::{Settings as PackageSettings, is_package_volume};
 use pool::Pool;
 use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile, Sandbox};
 use seccomp::Filters;
@@ -91,6 +94,8 @@ pub struct Options {
     pub prewarm: Vec<Job>,
     /// The profile that the filter `custom` stands for, as JSON.
     pub custom_seccomp: Option<String>,
+    /// How packages are installed and kept.
+    pub packages: PackageSettings,
 }
 
 /// A sandbox whose job is done. Dropped, it is cleaned for the next job, or destroyed.
@@ -103,6 +108,7 @@ pub struct Spent {
 pub struct Engine {
     docker: Docker,
     pool: Pool,
+    packages: Packages,
     origin: Origin,
     outside: Outside,
 }
@@ -139,8 +145,18 @@ impl Engine {
             idle: options.idle,
         };
         let prewarm = options.prewarm.iter().map(Profile::of_job).collect();
+        let outside = Outside::default();
+        let stop = token.child_token();
         let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, metrics, token);
-        Ok(Self { docker, pool, origin, outside: Outside::default() })
+        let packages = Packages::new(
+            docker.clone(),
+            origin.clone(),
+            outside.clone(),
+            pool.clone(),
+            options.packages,
+            stop,
+        );
+        Ok(Self { docker, pool, packages, origin, outside })
     }
 
     /// Runs a job for `tenant`. A program that fails is a result.
@@ -159,9 +175,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<(ExecutionResult, Spent), EngineError> {
         environment::check(job)?;
-        let asked = Instant::now();
-        let mut lent = self.acquire(tenant, job, cancel).await?;
-        let sandbox_time = asked.elapsed();
+        let Acquired { mut lent, install, sandbox } = self.acquire(tenant, job, cancel).await?;
         let container_id = lent.sandbox().id.clone();
         let masker = Masker::of_values(values_of_secrets(job));
         let way_out = self.open_way_out(lent.sandbox(), job)?;
@@ -171,7 +185,8 @@ impl Engine {
         lent.is_healthy =
             matches!(outcome, Ok(_) | Err(EngineError::Job(_))) && !lent.sandbox().is_lost;
         let mut result = result(id, job, container_id, outcome?);
-        result.timings.sandbox_ms = milliseconds(sandbox_time);
+        result.timings.install_ms = milliseconds(install);
+        result.timings.sandbox_ms = milliseconds(sandbox);
         result.timings.cold = lent.cold;
         tell_network(&mut result, report);
         Ok((result, Spent { _lent: lent }))
@@ -196,10 +211,44 @@ impl Engine {
         tenant: &TenantId,
         job: &Job,
         cancel: &CancellationToken,
-    ) -> Result<pool::Lent, EngineError> {
-        let profile = Profile::of_job(job);
-        let acquired = cancel.run_until_cancelled(self.pool.acquire(tenant, &profile)).await;
+    ) -> Result<Acquired, EngineError> {
+        let acquiring = async {
+            if job.packages.is_empty() {
+                return self.lend(tenant, &Profile::of_job(job), Duration::ZERO).await;
+            }
+            // Boxed, so that a plain job's task is no larger for it.
+            Box::pin(self.acquire_with_packages(tenant, job)).await
+        };
+        let acquired = cancel.run_until_cancelled(acquiring).await;
         acquired.unwrap_or(Err(JobError::Cancelled.into()))
+    }
+
+    async fn acquire_with_packages(
+        &self,
+        tenant: &TenantId,
+        job: &Job,
+    ) -> Result<Acquired, EngineError> {
+        let asked = Instant::now();
+        // Kept until there is a sandbox, which then keeps the volume.
+        let mut provided = self.packages.provide(job).await?;
+        let lent = self.lend(tenant, &with_packages(job, &provided), asked.elapsed()).await;
+        if !matches!(lent, Err(EngineError::PackagesGone)) {
+            return lent;
+        }
+        self.packages.forget(&provided).await;
+        provided = self.packages.provide(job).await?;
+        self.lend(tenant, &with_packages(job, &provided), asked.elapsed()).await
+    }
+
+    async fn lend(
+        &self,
+        tenant: &TenantId,
+        profile: &Profile,
+        install: Duration,
+    ) -> Result<Acquired, EngineError> {
+        let asked = Instant::now();
+        let lent = self.pool.acquire(tenant, profile).await?;
+        Ok(Acquired { lent, install, sandbox: asked.elapsed() })
     }
 
     /// Asks Docker whether it is alive.
@@ -241,11 +290,30 @@ impl Engine {
     /// # Errors
     /// If Docker does not let us look whether anything is left.
     pub async fn shutdown(&self) -> Result<(), Error> {
+        self.packages.shutdown().await;
         self.outside.shutdown().await;
         self.pool.shutdown().await;
         let label = format!("{LABEL_WORKER}={}", self.origin.worker);
         remove_labelled(&self.docker, &[label], |_| true).await.map_err(EngineError::from)?;
+        self.packages.clear().await.map_err(EngineError::from)?;
         Ok(())
+    }
+}
+
+/// A sandbox for a job, and what it took to get it.
+struct Acquired {
+    lent: pool::Lent,
+    /// Having its packages installed, or waiting for that.
+    install: Duration,
+    /// The sandbox itself.
+    sandbox: Duration,
+}
+
+fn with_packages(job: &Job, provided: &Provided) -> Profile {
+    Profile {
+        image: provided.image.clone(),
+        packages: provided.volume.clone(),
+        ..Profile::of_job(job)
     }
 }
 

@@ -381,11 +381,22 @@ impl Pool {
 
     /// Removes idle sandboxes of a tenant, or of all; fresh ones belong to nobody and stay.
     pub(super) async fn clean_up(&self, tenant: Option<&TenantId>) -> Removal {
-        let is_meant = |idle: &mut Idle| {
-            let owner = idle.sandbox.tenant.as_ref();
+        self.remove_idle(|sandbox| {
+            let owner = sandbox.tenant.as_ref();
             owner.is_some() && (tenant.is_none() || owner == tenant)
-        };
-        let idle: Vec<Idle> = self.state().idle.extract_if(.., is_meant).collect();
+        })
+        .await
+    }
+
+    /// Removes what waits for jobs of some profiles, and keeps nothing ready for them any more.
+    pub(super) async fn abandon(&self, is_meant: impl Fn(&Profile) -> bool) -> Removal {
+        self.state().demand.retain(|profile, _| !is_meant(profile));
+        self.remove_idle(|sandbox| is_meant(&sandbox.profile)).await
+    }
+
+    async fn remove_idle(&self, is_meant: impl Fn(&Sandbox) -> bool) -> Removal {
+        let idle: Vec<Idle> =
+            self.state().idle.extract_if(.., |idle| is_meant(&idle.sandbox)).collect();
         let removed = idle.into_iter().map(|Idle { sandbox, permit, .. }| async move {
             let name = sandbox.id.chars().take(SHORT_ID).collect::<String>();
             let removed = self.try_remove(sandbox).await;

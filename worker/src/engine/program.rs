@@ -36,6 +36,7 @@ const STATE_LOST: &str =
     "[isol8] The interpreter of this session was restarted: variables of earlier calls are gone.\n";
 
 /// An order to start a program, ready to be sent.
+#[derive(Clone)]
 pub(super) struct Order {
     frame: Vec<u8>,
     timeout: Duration,

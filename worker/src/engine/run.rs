@@ -1,4 +1,4 @@
-//! A job inside a sandbox, told in order: files, setup script, program, output files. Everything
+//! A job inside a sandbox, told in order: files, setup scripts, program, output files. Everything
 //! up to the program's start is one burst on the link; no step waits for an answer it does not
 //! need.
 
@@ -17,6 +17,7 @@ use super::fault::JobError;
 use super::files;
 use super::link::{LinkError, put_data};
 use super::mask::Masker;
+use super::packages::Starts;
 use super::program::{Interpreter, Order, Program, drive};
 use super::sandbox::Sandbox;
 use super::{Console, EngineError, agent, archive, environment};
@@ -66,16 +67,23 @@ pub(super) async fn run(
     let (in_setup, in_run) = (way_out.setup.then_some(&held), way_out.run.then_some(&held));
     let start = program_start(sandbox, job, masker, interpreter.is_some(), in_run)?;
     let order = Order::new(&start)?;
-    let setup_order = match &job.setup_script {
-        Some(_) => Some(Order::new(&setup_start(sandbox, job, masker, in_setup))?),
-        None => None,
+    let scripts = setup_scripts(sandbox, job);
+    let setup_order = match &scripts[..] {
+        [] => None,
+        _ => Some(Order::new(&setup_start(sandbox, job, masker, in_setup))?),
     };
     queue_files(sandbox, job)?;
 
     let started = Instant::now();
-    if let (Some(script), Some(order)) = (&job.setup_script, setup_order) {
+    if let Some(order) = setup_order {
         sandbox.set_way_out(way_out.setup);
-        run_setup(sandbox, job, script, order, masker, console, cancel).await?;
+        for script in scripts {
+            // Boxed, so that a plain job's task is no larger for it.
+            let order = order.clone();
+            Box::pin(run_setup(sandbox, job, &script, order, masker, console, cancel)).await?;
+            // Of two, the first is the image's.
+            sandbox.is_set_up = true;
+        }
     }
     let setup = started.elapsed();
     sandbox.set_way_out(way_out.run);
@@ -130,7 +138,7 @@ fn queue_files(sandbox: &mut Sandbox, job: &Job) -> Result<(), LinkError> {
     Ok(())
 }
 
-fn queue_file(
+pub(super) fn queue_file(
     sandbox: &mut Sandbox,
     path: &str,
     mode: u32,
@@ -145,15 +153,22 @@ fn queue_file(
     Ok(())
 }
 
+/// What to run before the program: the image's script, once in a session, and then the request's.
+fn setup_scripts(sandbox: &Sandbox, job: &Job) -> Vec<String> {
+    let of_image = sandbox.image_setup.clone().filter(|_| !sandbox.is_set_up);
+    of_image.into_iter().chain(job.setup_script.clone()).collect()
+}
+
 fn setup_start(
     sandbox: &Sandbox,
     job: &Job,
     masker: &Masker,
     way_out: Option<&BTreeMap<String, String>>,
 ) -> Start {
+    let packages = sandbox.packages(Starts::Shell);
     Start {
         argv: vec!["bash".into(), SETUP_SCRIPT_PATH.into()],
-        env: environment::of_job(&sandbox.environment, job, way_out),
+        env: environment::of_job(&sandbox.environment, job, packages, way_out),
         cwd: "/sandbox".into(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
@@ -216,11 +231,13 @@ fn program_start(
     way_out: Option<&BTreeMap<String, String>>,
 ) -> Result<Start, JobError> {
     let mut live = None;
-    let (argv, code) = match &job.source {
-        Source::Command { command } => (vec!["bash".into(), "-c".into(), command.clone()], None),
+    let (argv, code, starts) = match &job.source {
+        Source::Command { command } => {
+            (vec!["bash".into(), "-c".into(), command.clone()], None, Starts::Shell)
+        }
         Source::Url { .. } => return Err(JobError::NotFetched),
         Source::Code { text, .. } if job.runtime == Runtime::Agent => {
-            (agent::command(text, &job.agent_flags), None)
+            (agent::command(text, &job.agent_flags), None, Starts::Shell)
         }
         Source::Code { text, extension } => {
             let path = environment::code_path(extension);
@@ -229,22 +246,23 @@ fn program_start(
                 live = live_interpreter(job.runtime);
             }
             if is_session || text.len() <= environment::INLINE_CODE_BYTES {
-                (argv, Some(CodeFile { path, text: text.clone() }))
+                (argv, Some(CodeFile { path, text: text.clone() }), Starts::Interpreter)
             } else {
-                (argv, None)
+                (argv, None, Starts::Interpreter)
             }
         }
     };
     Ok(Start {
         argv,
         code,
-        env: environment::of_job(&sandbox.environment, job, way_out),
+        env: environment::of_job(&sandbox.environment, job, sandbox.packages(starts), way_out),
         cwd: job.workdir.clone(),
         timeout_ms: job.timeout_ms,
         output_limit_bytes: forwarded_bytes(job, masker),
         stdin: job.stdin.is_some() || job.interactive,
         prepared: !is_session
             && sandbox.prepared
+            && sandbox.image_setup.is_none()
             && environment::fits_prepared(job, way_out.is_some()),
         keep_background: is_session,
         live,

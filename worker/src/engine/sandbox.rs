@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use runner::protocol::{
-    Hello, Kind, Listen, Listening, PROTOCOL_VERSION, Ready, ResetDone, parse_message,
+    Hello, Kind, Listen, Listening, PROTOCOL_VERSION, Prepare, Ready, ResetDone, parse_message,
 };
 use shared::config::Seccomp;
 use shared::execution::{Job, Network};
 use shared::id::{TenantId, WorkerId};
 use shared::runtime::Runtime;
 
-use super::docker::{ContainerSpec, Docker, DockerError, Tmpfs};
-use super::environment;
+use super::docker::{ContainerSpec, Docker, DockerError, ImageInfo, Tmpfs};
+use super::images::{LABEL_PRELOAD, LABEL_SETUP};
 use super::link::{Frame, Link, LinkError};
+use super::packages::Starts;
 use super::seccomp::Filters;
-use super::{EngineError, volume};
+use super::{EngineError, environment, packages, volume};
 use crate::egress::{Gate, PROXY_PORT, Report};
 
 /// A started container says hello in milliseconds; a crowded machine may need longer.
@@ -47,6 +48,8 @@ const LABEL_RUNTIME: &str = "isol8.runtime";
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Profile {
     pub(super) image: String,
+    /// Volume with the packages of its jobs.
+    pub(super) packages: Option<String>,
     pub(super) runtime: Runtime,
     pub(super) network: Network,
     pub(super) seccomp: Seccomp,
@@ -63,6 +66,7 @@ impl Profile {
         let limits = &job.limits;
         Self {
             image: job.image.clone(),
+            packages: None,
             runtime: job.runtime,
             network: job.network,
             seccomp: job.seccomp,
@@ -109,6 +113,12 @@ pub(super) struct Sandbox {
     pub(super) is_lost: bool,
     /// What every program in it gets.
     pub(super) environment: BTreeMap<String, String>,
+    /// What its image wants run before a program.
+    pub(super) image_setup: Option<String>,
+    /// Whether that has been done since the sandbox was last clean.
+    pub(super) is_set_up: bool,
+    /// What its image wants imported ahead, comma-joined.
+    preload: Option<String>,
 }
 
 impl Sandbox {
@@ -138,7 +148,7 @@ impl Sandbox {
             discard(docker, &id).await;
             id = docker.create_container(spec).await?;
         }
-        match Self::bring_up(docker, &id, profile.network).await {
+        match Self::bring_up(docker, &id, &profile).await {
             Ok(link) => Ok(Self {
                 id,
                 tenant: None,
@@ -147,6 +157,9 @@ impl Sandbox {
                 is_lost: false,
                 environment: environment::of_image(&image.environment, profile.network),
                 profile,
+                image_setup: written(&image, LABEL_SETUP),
+                is_set_up: false,
+                preload: written(&image, LABEL_PRELOAD),
             }),
             Err(error) => {
                 discard(docker, &id).await;
@@ -155,7 +168,13 @@ impl Sandbox {
         }
     }
 
-    async fn bring_up(docker: &Docker, id: &str, network: Network) -> Result<Link, EngineError> {
+    async fn bring_up(docker: &Docker, id: &str, profile: &Profile) -> Result<Link, EngineError> {
+        // The engine makes an empty volume of one that is gone: no job may take that for its packages.
+        if let Some(name) = &profile.packages
+            && !packages::is_there(docker, name).await?
+        {
+            return Err(EngineError::PackagesGone);
+        }
         let mut link = Link::new(docker.attach_container(id).await?);
         docker.start_container(id).await?;
         let hello = within(HELLO_TIMEOUT, "starting", link.next()).await?;
@@ -165,7 +184,7 @@ impl Sandbox {
             return Err(EngineError::Incompatible { protocol: hello.protocol });
         }
         expect(&within(HELLO_TIMEOUT, "starting", link.next()).await?, Kind::Ready)?;
-        if network == Network::Filtered {
+        if profile.network == Network::Filtered {
             open_way_out(&mut link).await?;
         }
         Ok(link)
@@ -173,11 +192,24 @@ impl Sandbox {
 
     /// Starts an interpreter ahead of the next job, where the runtime gains by it.
     pub(super) async fn prepare(&mut self) -> Result<(), EngineError> {
-        if let Some(prepare) = environment::prepare(self.profile.runtime, &self.environment) {
+        if let Some(prepare) = self.preparation() {
             self.link.queue_message(Kind::Prepare, &prepare)?;
             self.await_ready().await?;
         }
         Ok(())
+    }
+
+    /// How a program finds the packages, if the sandbox has a volume of them.
+    pub(super) fn packages(&self, starts: Starts) -> Option<Starts> {
+        self.profile.packages.as_ref().map(|_| starts)
+    }
+
+    fn preparation(&self) -> Option<Prepare> {
+        let mut prepare = environment::prepare(self.profile.runtime, &self.environment)?;
+        if let Some(modules) = &self.preload {
+            prepare.env.insert(environment::PRELOAD.to_owned(), modules.clone());
+        }
+        Some(prepare)
     }
 
     /// Cleans up after a job. An error, or a reset that cannot be verified, means that the sandbox
@@ -190,6 +222,7 @@ impl Sandbox {
         if !done.verified {
             return Err(EngineError::Unclean { detail: done.detail.unwrap_or_default() });
         }
+        self.is_set_up = false;
         self.await_ready().await
     }
 
@@ -232,11 +265,24 @@ impl Sandbox {
         expect(&frame, Kind::Ready)?;
         let ready: Ready = parse_message(&frame.payload).map_err(LinkError::from)?;
         self.prepared = ready.prepared;
-        if let Some(detail) = ready.detail {
-            tracing::debug!(container = %self.id, detail, "no interpreter waits in the sandbox");
+        match ready.detail {
+            // Worth an operator's attention: the image promises what it does not hold.
+            Some(detail) if self.prepared => tracing::warn!(
+                container = %self.id, image = self.profile.image, detail,
+                "an interpreter waits, but not as its image wants it"
+            ),
+            Some(detail) => {
+                tracing::debug!(container = %self.id, detail, "no interpreter waits in the sandbox");
+            }
+            None => {}
         }
         Ok(())
     }
+}
+
+/// What an image's label says, if it says anything.
+fn written(image: &ImageInfo, label: &str) -> Option<String> {
+    image.labels.get(label).filter(|text| !text.trim().is_empty()).cloned()
 }
 
 /// Has the runner listen for connections of programs. Until a job's gate is opened none gets through.
@@ -265,7 +311,9 @@ fn close_volumes(volumes: &[String], spec: &mut ContainerSpec) -> bool {
     let before = spec.tmpfs.len();
     for volume in volumes.iter().filter(|_| spec.readonly_root) {
         let path = format!("/{}", volume.trim_matches('/'));
-        if path != spec.volume.1 && spec.tmpfs.iter().all(|tmpfs| tmpfs.path != path) {
+        let is_ours = spec.volumes.iter().any(|(_, mount)| *mount == path)
+            || spec.tmpfs.iter().any(|tmpfs| tmpfs.path == path);
+        if !is_ours {
             let options = "ro,noexec,nosuid,nodev,size=4096".to_owned();
             spec.tmpfs.push(Tmpfs { path, options });
         }
@@ -305,6 +353,10 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
             options: format!("rw,noexec,nosuid,nodev,size={},mode=1777", profile.tmp_bytes),
         },
     ];
+    let mut volumes = vec![(origin.volume.clone(), volume::MOUNT)];
+    if let Some(packages) = &profile.packages {
+        volumes.push((packages.clone(), packages::mount(profile.runtime)));
+    }
     let labels = HashMap::from([
         (LABEL_MANAGED.to_owned(), "true".to_owned()),
         (LABEL_OWNER.to_owned(), origin.owner.clone()),
@@ -314,7 +366,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
     Ok(ContainerSpec {
         image: profile.image.clone(),
         entrypoint: volume::RUNNER.to_owned(),
-        volume: (origin.volume.clone(), volume::MOUNT),
+        volumes,
         memory_bytes: profile.memory_bytes,
         cpu_millis: profile.cpu_millis,
         pids: profile.pids,

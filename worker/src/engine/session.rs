@@ -2,14 +2,13 @@
 //! It belongs to one task; nothing in it runs at the same time as anything else.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
 
 use bytes::Bytes;
 use runner::protocol::Kind;
 use shared::config::NetworkFilter;
 use shared::execution::{
     EgressPhases, ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, Network, NetworkChange,
-    SessionState,
+    PackageSet, SessionState,
 };
 use shared::id::{JobId, SessionId, TenantId};
 use tokio_util::sync::CancellationToken;
@@ -19,8 +18,8 @@ use super::mask::Masker;
 use super::pool::Lent;
 use super::program::Interpreter;
 use super::{
-    Console, Engine, EngineError, LinkError, environment, files, milliseconds, result, run,
-    tell_blocked, tell_network, values_of_secrets,
+    Acquired, Console, Engine, EngineError, LinkError, environment, files, milliseconds, result,
+    run, tell_blocked, tell_network, values_of_secrets,
 };
 use crate::egress::Gate;
 
@@ -42,8 +41,9 @@ pub struct Session {
     way_out: EgressPhases,
     /// The session's own rules for it.
     filter: NetworkFilter,
-    /// Until the first call has a result: how long its caller waited for the sandbox.
-    opening_ms: Option<f64>,
+    /// Until the first call has a result: how long its caller waited for packages and sandbox.
+    opening_ms: Option<(f64, f64)>,
+    packages: PackageSet,
 }
 
 impl Engine {
@@ -58,8 +58,7 @@ impl Engine {
         job: &Job,
         cancel: &CancellationToken,
     ) -> Result<Session, EngineError> {
-        let asked = Instant::now();
-        let mut lent = self.acquire(tenant, job, cancel).await?;
+        let Acquired { mut lent, install, sandbox } = self.acquire(tenant, job, cancel).await?;
         let way_out = self.open_way_out(lent.sandbox(), job)?;
         Ok(Session {
             id: id.clone(),
@@ -70,7 +69,8 @@ impl Engine {
             is_broken: false,
             way_out,
             filter: job.egress.as_ref().map(|egress| egress.filter.clone()).unwrap_or_default(),
-            opening_ms: Some(milliseconds(asked.elapsed())),
+            opening_ms: Some((milliseconds(install), milliseconds(sandbox))),
+            packages: job.packages.clone(),
         })
     }
 }
@@ -88,6 +88,7 @@ impl Session {
         cancel: &CancellationToken,
     ) -> Result<ExecutionResult, EngineError> {
         environment::check(job)?;
+        self.check_packages(job)?;
         self.learn_secrets(job);
         let container_id = self.lent.sandbox().id.clone();
         let (sandbox, interpreter) = (self.lent.sandbox(), Some(&mut self.interpreter));
@@ -107,11 +108,21 @@ impl Session {
         let mut result = result(id, job, container_id, ran);
         tell_network(&mut result, report);
         let opening_ms = self.opening_ms.take();
-        result.timings.sandbox_ms = opening_ms.unwrap_or_default();
+        (result.timings.install_ms, result.timings.sandbox_ms) = opening_ms.unwrap_or_default();
         result.timings.cold = opening_ms.is_some() && self.lent.cold;
         let (id, opened) = (self.id.clone(), opening_ms.is_some());
         result.session = Some(SessionState { id, opened, state_lost });
         Ok(result)
+    }
+
+    /// The packages of the first call are those of all.
+    fn check_packages(&self, job: &Job) -> Result<(), JobError> {
+        if self.packages.covers(&job.packages) {
+            return Ok(());
+        }
+        let is_missing = |name: &&str| !self.packages.iter().any(|own| own == *name);
+        let missing: Vec<&str> = job.packages.iter().filter(is_missing).collect();
+        Err(JobError::SessionPackages { packages: missing.join(", ") })
     }
 
     fn learn_secrets(&mut self, job: &Job) {

@@ -1,6 +1,10 @@
 //! The read-only volume that brings the runner into any image, so that a stock image starts as
 //! fast as ours. Its name is the hash of its content: an upgrade is a new volume.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::stream;
 use sha2::{Digest as _, Sha256};
 
 use super::docker::{Docker, DockerError};
@@ -38,8 +42,9 @@ pub fn is_runner_volume(name: &str) -> bool {
 /// [`DockerError::NoSuchImage`] if `image` is absent, or a failed call.
 pub(super) async fn ensure(docker: &Docker, image: &str) -> Result<String, DockerError> {
     let name = runner_volume();
-    if !docker.has_volume(&name).await? {
-        docker.create_volume_from_tar(&name, image, ARCHIVE.to_vec()).await?;
+    if docker.volume_info(&name).await?.is_none() {
+        let archive = stream::iter([Ok(Bytes::from_static(ARCHIVE))]);
+        docker.create_volume_from_tar(&name, HashMap::new(), image, archive).await?;
     }
     Ok(name)
 }

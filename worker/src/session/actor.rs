@@ -72,7 +72,7 @@ impl Actor<'_> {
         let mut idle_since = Instant::now();
         let mut is_sure = true;
         loop {
-            match self.serve_waiting(session, is_sure).await {
+            match Box::pin(self.serve_waiting(session, is_sure)).await {
                 Err(end) => return end,
                 Ok(0) => {}
                 Ok(_) => idle_since = Instant::now(),

@@ -122,6 +122,7 @@ impl Fleet {
             idle: Duration::from_secs(60),
             prewarm: Vec::new(),
             custom_seccomp: None,
+            packages: worker::engine::PackageSettings::default(),
         };
         let engine_options = options;
         let audit = config::Audit {

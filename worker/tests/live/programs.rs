@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use shared::config::Seccomp;
 use shared::error::ErrorCode;
-use shared::execution::{Ending, ExecutionResult, Failure, Job, Limits, Network, Source};
+use shared::execution::{
+    Ending, ExecutionResult, Failure, Job, Limits, Network, PackageSet, Source,
+};
 use shared::runtime::Runtime;
 
 pub(crate) fn python(code: &str) -> Job {
@@ -35,6 +37,8 @@ fn job(runtime: Runtime, source: Source) -> Job {
         stdin: None,
         files: Vec::new(),
         output_paths: None,
+        packages: PackageSet::default(),
+        substitutes: Vec::new(),
         setup_script: None,
         workdir: "/sandbox".into(),
         network: Network::None,

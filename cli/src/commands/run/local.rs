@@ -19,7 +19,7 @@ use worker::fetch::Fetcher;
 
 use super::output::{Finished, Output, to_exit_code, unwritable};
 use crate::request::Session;
-use crate::{printer, settings};
+use crate::{printer, roles, settings};
 
 /// Runs a program in a sandbox of this machine's Docker engine.
 pub(super) async fn run(
@@ -53,6 +53,7 @@ pub(super) async fn run(
         idle: Duration::ZERO,
         prewarm: Vec::new(),
         custom_seccomp: settings::custom_seccomp(config)?,
+        packages: roles::package_settings(config)?,
     };
     let (worker, metrics) = (WorkerId::generate(), Arc::default());
     let engine =

@@ -94,7 +94,7 @@ fn violation(message: String) -> Error {
 }
 
 /// Whether `text` fits a pattern in which `*` stands for any text.
-pub(super) fn matches_pattern(pattern: &str, text: &str) -> bool {
+pub fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
         return false;

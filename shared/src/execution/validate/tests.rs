@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::rules::matches_pattern;
 use super::*;
+use crate::ErrorCode;
 use crate::config::TenantPolicy;
 
 fn admit(body: serde_json::Value) -> Result<Job, Error> {
@@ -380,4 +381,24 @@ fn an_agent_needs_a_way_to_its_model_and_no_more() {
     config.network.whitelist = vec!["^api\\.example$".into()];
     let open = body(json!({"network": "filtered"}), json!({}));
     assert!(admit_by(&config, "default", open).is_ok());
+}
+
+#[test]
+fn packages_are_sorted_and_may_come_with_an_image_that_the_tenant_may_use() {
+    let mut config = Config::default();
+    config.policy.images = vec!["acme/*".into()];
+    let own = TenantPolicy { allow_packages: Some(false), ..TenantPolicy::default() };
+    config.policy.tenants.insert("plain".into(), own);
+    let mut body = with_request("installPackages", json!(["b", "a", " b "]));
+    let job = admit_by(&config, "other", body.clone()).unwrap();
+    assert_eq!(job.packages.iter().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(job.substitutes, ["acme/*", "isol8:*"]);
+    let refused = admit_by(&config, "plain", body.clone()).unwrap_err();
+    assert!(refused.message().contains("policy.tenants.plain.allowPackages"), "{refused}");
+    // Who names an image gets that one.
+    body["options"] = json!({"image": "acme/python:1"});
+    assert!(admit_by(&config, "other", body).unwrap().substitutes.is_empty());
+    assert!(admit(with_request("code", json!("1"))).unwrap().substitutes.is_empty());
+    let refused = refusal(with_request("installPackages", json!(["--index-url=x"])));
+    assert_eq!(refused.code(), ErrorCode::InvalidRequest);
 }

@@ -6,12 +6,11 @@ use std::pin::Pin;
 use bollard::container::LogOutput;
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig,
-    ResourcesUlimits, VolumeCreateRequest,
+    ResourcesUlimits,
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder, StartContainerOptions,
-    UploadToContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -35,8 +34,8 @@ pub struct ContainerSpec {
     pub image: String,
     /// Program that runs as process 1.
     pub entrypoint: String,
-    /// Volume mounted read-only, and where.
-    pub volume: (String, &'static str),
+    /// Volumes mounted read-only, and where.
+    pub volumes: Vec<(String, &'static str)>,
     /// Memory in bytes; swap is not granted on top.
     pub memory_bytes: u64,
     /// CPU in thousandths of a core.
@@ -179,89 +178,6 @@ impl Docker {
             .filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())))
             .collect())
     }
-
-    /// Whether a volume exists.
-    ///
-    /// # Errors
-    /// [`DockerError::Call`].
-    pub async fn has_volume(&self, name: &str) -> Result<bool, DockerError> {
-        match self.client.inspect_volume(name).await {
-            Ok(_) => Ok(true),
-            Err(error) if is_not_found(&error) => Ok(false),
-            Err(source) => Err(call("look at a volume", source)),
-        }
-    }
-
-    /// Creates a volume and fills it from a tar archive, by way of a container that never runs.
-    ///
-    /// # Errors
-    /// [`DockerError::NoSuchImage`] or [`DockerError::Call`]; a half-filled volume is removed.
-    pub async fn create_volume_from_tar(
-        &self,
-        name: &str,
-        image: &str,
-        archive: Vec<u8>,
-    ) -> Result<(), DockerError> {
-        let request = VolumeCreateRequest {
-            name: Some(name.to_owned()),
-            labels: Some(HashMap::from([("isol8.managed".into(), "true".into())])),
-            ..VolumeCreateRequest::default()
-        };
-        self.client
-            .create_volume(request)
-            .await
-            .map_err(|source| call("create the runner volume", source))?;
-        let filled = self.fill_volume(name, image, archive).await;
-        if filled.is_err() {
-            let options = RemoveVolumeOptionsBuilder::default().force(true).build();
-            if let Err(error) = self.client.remove_volume(name, Some(options)).await {
-                tracing::warn!(%error, volume = name, "a half-filled volume could not be removed");
-            }
-        }
-        filled
-    }
-
-    async fn fill_volume(
-        &self,
-        name: &str,
-        image: &str,
-        archive: Vec<u8>,
-    ) -> Result<(), DockerError> {
-        let body = ContainerCreateBody {
-            image: Some(image.to_owned()),
-            cmd: Some(vec!["true".into()]),
-            labels: Some(HashMap::from([("isol8.managed".into(), "true".into())])),
-            host_config: Some(HostConfig {
-                binds: Some(vec![format!("{name}:/volume")]),
-                network_mode: Some("none".into()),
-                ..HostConfig::default()
-            }),
-            ..ContainerCreateBody::default()
-        };
-        let created =
-            self.client.create_container(None::<CreateContainerOptions>, body).await.map_err(
-                |source| {
-                    if is_not_found(&source) {
-                        DockerError::NoSuchImage { image: image.to_owned() }
-                    } else {
-                        call("create the container that fills the runner volume", source)
-                    }
-                },
-            )?;
-        let options = UploadToContainerOptionsBuilder::default().path("/volume").build();
-        let uploaded = self
-            .client
-            .upload_to_container(&created.id, Some(options), bollard::body_full(archive.into()))
-            .await
-            .map_err(|source| call("fill the runner volume", source));
-        // Without `v`: the volume must outlive its filler.
-        let options = RemoveContainerOptionsBuilder::default().force(true).build();
-        self.client
-            .remove_container(&created.id, Some(options))
-            .await
-            .map_err(|source| call("remove the container that filled the runner volume", source))?;
-        uploaded
-    }
 }
 
 fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
@@ -279,7 +195,9 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(spec.capabilities.iter().copied().map(String::from).collect()),
         security_opt: Some(security_opt),
-        binds: Some(vec![format!("{}:{}:ro", spec.volume.0, spec.volume.1)]),
+        binds: Some(
+            spec.volumes.into_iter().map(|(name, path)| format!("{name}:{path}:ro")).collect(),
+        ),
         ipc_mode: Some("private".into()),
         // The streams carry our frames; a log of them would be a second copy of all output.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),

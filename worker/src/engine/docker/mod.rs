@@ -9,6 +9,7 @@ use std::time::Duration;
 
 pub use containers::{Attached, ContainerSpec, Tmpfs};
 pub use images::{BuildSpec, ImageInfo};
+pub use volumes::VolumeInfo;
 
 /// How long a single call to the engine may take before it counts as unreachable.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 
-use super::packages::PackageSet;
+use super::preload::Preload;
 use super::recipe::Recipe;
 use super::registry::{Authority, RegistrySettings};
 use super::{
@@ -88,7 +89,7 @@ impl Plan {
             let present = docker.image_info(runtime.image()).await?;
             let packages = match wanted.packages.get(&runtime) {
                 Some(packages) => packages.clone(),
-                None => baked_packages(present.as_ref())?,
+                None => baked_packages(runtime, present.as_ref())?,
             };
             let recipe = Recipe::runtime(runtime, &packages, &versions, &tools.hash);
             if !wanted.force && has_label(present.as_ref(), LABEL_BUILD_HASH, &recipe.hash) {
@@ -194,6 +195,8 @@ pub struct CustomImage {
     pub packages: PackageSet,
     /// Script to run in each sandbox before the job.
     pub setup: Option<String>,
+    /// Modules to import once, ahead of the jobs.
+    pub preload: Preload,
     /// Build even if the tag is already that.
     pub force: bool,
 }
@@ -209,15 +212,14 @@ pub async fn build_custom(
     settings: &RegistrySettings,
     progress: Progress<'_>,
 ) -> Result<bool, ImageError> {
-    if wanted.packages.is_empty() && wanted.setup.is_none() {
+    if wanted.packages.is_empty() && wanted.setup.is_none() && wanted.preload.is_empty() {
         return Err(ImageError::NothingToAdd);
     }
     let base = wanted.runtime.image();
     if docker.image_info(base).await?.is_none() {
         return Err(ImageError::BaseMissing { image: base });
     }
-    let recipe =
-        Recipe::custom(wanted.runtime, &wanted.tag, &wanted.packages, wanted.setup.as_deref());
+    let recipe = Recipe::custom(wanted);
     let present = docker.image_info(&wanted.tag).await?;
     if !wanted.force && has_label(present.as_ref(), LABEL_DEPENDENCIES_HASH, &recipe.hash) {
         return Ok(false);
@@ -267,8 +269,8 @@ fn has_label(image: Option<&ImageInfo>, label: &str, value: &str) -> bool {
 }
 
 /// The packages an image says it has.
-fn baked_packages(image: Option<&ImageInfo>) -> Result<PackageSet, ImageError> {
+fn baked_packages(runtime: Runtime, image: Option<&ImageInfo>) -> Result<PackageSet, ImageError> {
     image
         .and_then(|image| image.labels.get(LABEL_DEPENDENCIES))
-        .map_or_else(|| Ok(PackageSet::default()), |list| PackageSet::from_list(list))
+        .map_or_else(|| Ok(PackageSet::default()), |list| Ok(PackageSet::from_list(runtime, list)?))
 }

@@ -3,7 +3,7 @@
 
 mod assets;
 mod build;
-mod packages;
+mod preload;
 mod recipe;
 mod registry;
 mod resolve;
@@ -14,11 +14,12 @@ use shared::runtime::Runtime;
 
 use super::docker::DockerError;
 
+pub use super::packages::is_package_image;
 pub use assets::{SECCOMP_STRICT, Versions};
 pub use build::{CustomImage, Event, Plan, Progress, Wanted, build_custom};
-pub use packages::PackageSet;
-pub use registry::{Authority, RegistrySettings};
-pub use resolve::{Resolved, resolve};
+pub use preload::Preload;
+pub use registry::{Authority, RegistrySettings, RegistrySource};
+pub(super) use resolve::{Catalog, Choice};
 
 /// Hash of everything that went into one of our own images.
 pub const LABEL_BUILD_HASH: &str = "org.isol8.build.hash";
@@ -30,6 +31,8 @@ pub const LABEL_DEPENDENCIES: &str = "org.isol8.dependencies";
 pub const LABEL_DEPENDENCIES_HASH: &str = "org.isol8.deps.hash";
 /// Script to run in a sandbox of this image before the job.
 pub const LABEL_SETUP: &str = "org.isol8.setup";
+/// Modules that the interpreter of an image imports once, ahead of its jobs: comma-joined.
+pub const LABEL_PRELOAD: &str = "org.isol8.preload";
 
 /// Marks the inner stages of a build. They may have seen registry settings, so they go when it ends.
 const LABEL_INTERMEDIATE: &str = "org.isol8.intermediate=true";
@@ -45,13 +48,17 @@ pub enum ImageError {
     #[error(transparent)]
     Docker(#[from] DockerError),
     /// A package name that is none.
+    #[error(transparent)]
+    Package(#[from] shared::Error),
+    /// A module name that is none, or a runtime that imports nothing ahead.
     #[error(
-        "Invalid package name: {name:?}. Use the registry's own notation, such as numpy, \
-         requests[socks]>=2.31 or @scope/name@1.2.3"
+        "cannot preload {name:?} for {runtime}: only modules of Python, such as numpy or os.path"
     )]
-    PackageName {
+    Preload {
         /// What was given.
         name: String,
+        /// For which runtime.
+        runtime: Runtime,
     },
     /// The image to build upon is missing.
     #[error("image {image} is missing; run `isol8 setup` first")]
@@ -60,7 +67,7 @@ pub enum ImageError {
         image: &'static str,
     },
     /// Nothing was asked for.
-    #[error("No packages or setup script specified")]
+    #[error("No packages or setup script specified; modules to preload count too")]
     NothingToAdd,
     /// The build context could not be packed.
     #[error("packing the build context failed: {0}")]

@@ -5,13 +5,15 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 
-use super::packages::PackageSet;
+use super::build::CustomImage;
+use super::preload::Preload;
 use super::registry::{Authority, RegistrySettings};
 use super::{
     INTERPRETERS_IMAGE, ImageError, LABEL_BUILD_HASH, LABEL_DEPENDENCIES, LABEL_DEPENDENCIES_HASH,
-    LABEL_RUNTIME, LABEL_SETUP, TOOLS_IMAGE, Versions, assets, is_fetched,
+    LABEL_PRELOAD, LABEL_RUNTIME, LABEL_SETUP, TOOLS_IMAGE, Versions, assets, is_fetched,
 };
 use crate::engine::docker::BuildSpec;
 
@@ -76,8 +78,8 @@ impl Recipe {
         }
         if !packages.is_empty() {
             dockerfile.push_str(assets::packages(runtime));
-            labels
-                .insert(LABEL_DEPENDENCIES_HASH.into(), dependencies_hash(runtime, packages, None));
+            let hash = dependencies_hash(runtime, packages, None, &Preload::default());
+            labels.insert(LABEL_DEPENDENCIES_HASH.into(), hash);
         }
         // Present even when empty: it takes the place of a value inherited from the image below.
         labels.insert(LABEL_DEPENDENCIES.into(), packages.to_string());
@@ -90,27 +92,25 @@ impl Recipe {
     }
 
     /// Somebody's own image on top of a runtime's image.
-    pub(super) fn custom(
-        runtime: Runtime,
-        tag: &str,
-        packages: &PackageSet,
-        setup: Option<&str>,
-    ) -> Self {
+    pub(super) fn custom(wanted: &CustomImage) -> Self {
+        let CustomImage { runtime, tag, packages, setup, preload, force: _ } = wanted;
+        let (runtime, setup) = (*runtime, setup.as_deref());
         let mut dockerfile = format!("FROM {} AS runtime\n", runtime.image());
         if !packages.is_empty() {
             dockerfile.push_str(assets::packages(runtime));
         }
-        let hash = dependencies_hash(runtime, packages, setup);
+        let hash = dependencies_hash(runtime, packages, setup, preload);
         let labels = HashMap::from([
             (LABEL_RUNTIME.to_owned(), runtime.name().to_owned()),
             (LABEL_DEPENDENCIES.to_owned(), packages.to_string()),
             (LABEL_DEPENDENCIES_HASH.to_owned(), hash.clone()),
             (LABEL_SETUP.to_owned(), setup.unwrap_or_default().to_owned()),
+            (LABEL_PRELOAD.to_owned(), preload.to_string()),
             // Not one of our own images, though it is built upon one.
             (LABEL_BUILD_HASH.to_owned(), String::new()),
         ]);
         let (build_args, packages) = (HashMap::new(), packages.clone());
-        Self { tag: tag.to_owned(), hash, dockerfile, build_args, labels, packages }
+        Self { tag: tag.clone(), hash, dockerfile, build_args, labels, packages }
     }
 
     fn plain(
@@ -196,12 +196,13 @@ fn fetched_versions(runtime: Runtime, versions: &Versions) -> Vec<&str> {
     }
 }
 
-/// Hash of a runtime with packages and a set-up script, as images are labelled with: the parts
-/// follow each other without separators.
+/// Hash of a runtime with packages, a set-up script and modules to preload, as images are labelled
+/// with: the parts follow each other without separators.
 pub(super) fn dependencies_hash(
     runtime: Runtime,
     packages: &PackageSet,
     setup: Option<&str>,
+    preload: &Preload,
 ) -> String {
     let mut hash = Sha256::new();
     hash.update(runtime.name());
@@ -211,6 +212,10 @@ pub(super) fn dependencies_hash(
     if let Some(script) = setup {
         hash.update("setup:");
         hash.update(script);
+    }
+    if !preload.is_empty() {
+        hash.update("preload:");
+        hash.update(preload.to_string());
     }
     hex(&hash.finalize())
 }

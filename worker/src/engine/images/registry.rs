@@ -1,5 +1,9 @@
-//! How the host reaches its package registries, passed into image builds so that they go the same
-//! way. Settings that may hold credentials reach inner build stages only, never an image.
+//! How the host reaches its package registries, passed into image builds and installers so that they go
+//! the same way. Settings that may hold credentials reach inner build stages only, never an image.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
 
 /// What the host is set up to use; everything may be empty.
 #[derive(Clone, Default)]
@@ -13,6 +17,59 @@ pub struct RegistrySettings {
     pub npm_config: String,
     /// Proxy variables, as build arguments. Docker leaves these out of an image's history.
     pub proxies: Vec<(String, String)>,
+}
+
+impl RegistrySettings {
+    /// The same without what only its owner should know: for where code of packages runs.
+    #[must_use]
+    pub fn without_credentials(&self) -> Self {
+        let is_public = |line: &&str| !line.trim_start().starts_with("//");
+        let npm_config = self.npm_config.lines().filter(is_public);
+        Self {
+            pip_config: without_users(&self.pip_config),
+            npm_config: npm_config.map(|line| without_users(line) + "\n").collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// Takes user and password out of all addresses in a text.
+fn without_users(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(part.len());
+        let start = part[..end].rfind('@').map_or(0, |at| at + 1);
+        clean.push_str("://");
+        clean.push_str(&part[start..]);
+    }
+    clean
+}
+
+/// Reads the host's settings when they are first needed: asking package managers takes a while.
+#[derive(Clone)]
+pub struct RegistrySource(Arc<dyn Fn() -> BoxFuture<'static, RegistrySettings> + Send + Sync>);
+
+impl RegistrySource {
+    /// A source that asks in the given way.
+    #[must_use]
+    pub fn new<F>(read: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = RegistrySettings> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(read())))
+    }
+
+    /// What the host is set up to use.
+    pub async fn read(&self) -> RegistrySettings {
+        (self.0)().await
+    }
+}
+
+impl std::fmt::Debug for RegistrySource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("RegistrySource")
+    }
 }
 
 /// A certificate authority the host trusts beyond the usual ones. It becomes part of the images, so
