@@ -33,8 +33,11 @@ start() {
     done
 }
 
+./target/release/isol8 build --base python --tag isol8-loadtest:numpy --install numpy --preload numpy
 start sandboxes --port 3950 --max-concurrent 16
 sandboxes=$url
+# The second job with the same packages is measured, not the first.
+./target/release/isol8 run --host "$sandboxes" -r python --install numpy -e 'print(1)'
 start no-op --port 3951 --max-concurrent 256 --no-op
 no_op=$url
 mkdir -p "$out"

@@ -12,7 +12,7 @@ use crate::floors::docker::DockerFloor;
 use crate::floors::redis::RedisFloor;
 use crate::measurement::Summary;
 use crate::plot::{Panel, Series, svg};
-use crate::scenario::{GOALS, Goal, Metric, Offered, Reference};
+use crate::scenario::{GOALS, Goal, Metric, Offered, Reference, by_name};
 
 /// Where a suite ran.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -102,6 +102,9 @@ impl Row {
             Metric::TimesFaster => {
                 self.reference.is_some_and(|(_, value)| value / self.ours >= self.goal.limit)
             }
+            Metric::TimesSlower => {
+                self.reference.is_some_and(|(_, value)| self.ours / value <= self.goal.limit)
+            }
         };
         reached && self.failed == 0 && self.not_cold == 0
     }
@@ -113,6 +116,7 @@ impl Row {
             Metric::P99 => ("≤", "p99"),
             Metric::Throughput => ("≥", "throughput"),
             Metric::TimesFaster => ("≥", "p50 against reference"),
+            Metric::TimesSlower => ("≤", "p50 against reference"),
         };
         let verdict = match (self.is_met(), self.failed, self.not_cold) {
             (true, ..) => "met".to_owned(),
@@ -134,6 +138,7 @@ impl Row {
             with_unit(metric, self.ours),
             match metric {
                 Metric::TimesFaster => format!("{:.0}× faster", self.goal.limit),
+                Metric::TimesSlower => format!("{:.1}× slower", self.goal.limit),
                 _ => with_unit(metric, self.goal.limit),
             },
         )
@@ -194,13 +199,13 @@ impl Document {
     }
 
     fn row(&self, goal: &'static Goal) -> Option<Row> {
-        let scenario = crate::scenario::by_name(goal.scenario).ok()?;
+        let scenario = by_name(goal.scenario).ok()?;
         let offered = offered_as(goal.offered, scenario.rate);
         let run =
             self.runs.iter().find(|run| run.scenario == goal.scenario && run.offered == offered)?;
         let summary = &run.summary;
         let ours = match goal.metric {
-            Metric::P50 | Metric::TimesFaster => summary.latency_ms.p50,
+            Metric::P50 | Metric::TimesFaster | Metric::TimesSlower => summary.latency_ms.p50,
             Metric::P99 => summary.latency_ms.p99,
             Metric::Throughput => summary.per_second,
         };
@@ -220,10 +225,9 @@ impl Document {
 
     fn reference(&self, goal: &Goal) -> Option<(&'static str, f64)> {
         let of_docker = |floor: &DockerFloor| match goal.metric {
-            Metric::P50 => floor.latency_ms.p50,
+            Metric::P50 | Metric::TimesFaster | Metric::TimesSlower => floor.latency_ms.p50,
             Metric::P99 => floor.latency_ms.p99,
             Metric::Throughput => floor.per_second,
-            Metric::TimesFaster => floor.latency_ms.p50,
         };
         Some(match goal.reference {
             Reference::Http => {
@@ -248,6 +252,11 @@ impl Document {
             }
             Reference::DockerRun => {
                 ("docker run", of_docker(self.floors.docker_run.get(goal.scenario)?))
+            }
+            Reference::Scenario(name) => {
+                let offered = offered_as(Offered::AtRate, by_name(name).ok()?.rate);
+                let is_it = |run: &&Run| run.scenario == name && run.offered == offered;
+                (name, self.runs.iter().find(is_it)?.summary.latency_ms.p50)
             }
         })
     }

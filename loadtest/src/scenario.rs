@@ -26,21 +26,32 @@ pub struct Scenario {
     pub rate: f64,
     /// Command line that runs `code`, appended to it, without isol8.
     pub plain_command: &'static [&'static str],
+    /// Packages it asks for.
+    pub packages: &'static [&'static str],
+    /// Image it names, instead of its runtime's own.
+    pub image: Option<&'static str>,
 }
 
 const PYTHON: &[&str] = &["python3", "-c"];
+/// Made by `suite.sh`: Python with numpy, which is imported ahead of the jobs.
+const NUMPY_IMAGE: &str = "isol8-loadtest:numpy";
+/// Plain Debian: nothing of isol8 is in it.
+const STOCK_IMAGE: &str = "isol8-base:bookworm";
 
 /// The programs.
 #[rustfmt::skip]
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "python-hello", runtime: Runtime::Python, code: "print(\"hello\")",       stdout: Some("hello"), cold: false, rate: 50.0,  plain_command: PYTHON },
-    Scenario { name: "node-hello",   runtime: Runtime::Node,   code: "console.log(\"hello\")", stdout: Some("hello"), cold: false, rate: 5.0,   plain_command: &["node", "-e"] },
-    Scenario { name: "bun-hello",    runtime: Runtime::Bun,    code: "console.log(\"hello\")", stdout: Some("hello"), cold: false, rate: 40.0,  plain_command: &["bun", "-e"] },
-    Scenario { name: "deno-hello",   runtime: Runtime::Deno,   code: "console.log(\"hello\")", stdout: Some("hello"), cold: false, rate: 10.0,  plain_command: &["deno", "eval"] },
-    Scenario { name: "bash-hello",   runtime: Runtime::Bash,   code: "echo hello",             stdout: Some("hello"), cold: false, rate: 50.0,  plain_command: &["bash", "-c"] },
-    Scenario { name: "noop",         runtime: Runtime::Python, code: "print(\"hello\")",       stdout: None,          cold: false, rate: 500.0, plain_command: PYTHON },
-    Scenario { name: "cold-python",  runtime: Runtime::Python, code: "print(\"hello\")",       stdout: Some("hello"), cold: true,  rate: 1.0,   plain_command: PYTHON },
-    Scenario { name: "cold-node",    runtime: Runtime::Node,   code: "console.log(\"hello\")", stdout: Some("hello"), cold: true,  rate: 1.0,   plain_command: &["node", "-e"] },
+    Scenario { name: "python-hello", runtime: Runtime::Python, code: "print(\"hello\")",       stdout: Some("hello"), cold: false, rate: 50.0,  plain_command: PYTHON, packages: &[], image: None },
+    Scenario { name: "node-hello",   runtime: Runtime::Node,   code: "console.log(\"hello\")", stdout: Some("hello"), cold: false, rate: 5.0,   plain_command: &["node", "-e"], packages: &[], image: None },
+    Scenario { name: "bun-hello",    runtime: Runtime::Bun,    code: "console.log(\"hello\")", stdout: Some("hello"), cold: false, rate: 40.0,  plain_command: &["bun", "-e"], packages: &[], image: None },
+    Scenario { name: "deno-hello",   runtime: Runtime::Deno,   code: "console.log(\"hello\")", stdout: Some("hello"), cold: false, rate: 10.0,  plain_command: &["deno", "eval"], packages: &[], image: None },
+    Scenario { name: "bash-hello",   runtime: Runtime::Bash,   code: "echo hello",             stdout: Some("hello"), cold: false, rate: 50.0,  plain_command: &["bash", "-c"], packages: &[], image: None },
+    Scenario { name: "noop",         runtime: Runtime::Python, code: "print(\"hello\")",       stdout: None,          cold: false, rate: 500.0, plain_command: PYTHON, packages: &[], image: None },
+    Scenario { name: "cold-python",  runtime: Runtime::Python, code: "print(\"hello\")",       stdout: Some("hello"), cold: true,  rate: 1.0,   plain_command: PYTHON, packages: &[], image: None },
+    Scenario { name: "cold-node",    runtime: Runtime::Node,   code: "console.log(\"hello\")", stdout: Some("hello"), cold: true,  rate: 1.0,   plain_command: &["node", "-e"], packages: &[], image: None },
+    Scenario { name: "installed-hello", runtime: Runtime::Python, code: "print(\"hello\")", stdout: Some("hello"), cold: false, rate: 50.0, plain_command: PYTHON, packages: &["numpy"], image: None },
+    Scenario { name: "numpy-preloaded", runtime: Runtime::Python, code: "import numpy; print(numpy.arange(4).sum())", stdout: Some("6"), cold: false, rate: 20.0, plain_command: PYTHON, packages: &[], image: Some(NUMPY_IMAGE) },
+    Scenario { name: "stock-hello", runtime: Runtime::Bash, code: "echo hello", stdout: Some("hello"), cold: false, rate: 50.0, plain_command: &["bash", "-c"], packages: &[], image: Some(STOCK_IMAGE) },
 ];
 
 /// How the requests of a goal are offered.
@@ -63,6 +74,8 @@ pub enum Metric {
     Throughput,
     /// How many times the median of the reference exceeds ours, at least the limit.
     TimesFaster,
+    /// How many times our median exceeds that of the reference, at most the limit.
+    TimesSlower,
 }
 
 /// What the same machine does without isol8, measured in the same run.
@@ -74,6 +87,8 @@ pub enum Reference {
     DockerExec,
     /// `docker run` of the same program, one at a time.
     DockerRun,
+    /// Another scenario, at its own rate.
+    Scenario(&'static str),
 }
 
 /// A row of the table of goals.
@@ -107,6 +122,9 @@ pub const GOALS: &[Goal] = &[
     Goal { row: 5, scenario: "bash-hello",   offered: Offered::AtRate,          metric: Metric::P50,         limit: 5.0,      reference: Reference::DockerExec },
     Goal { row: 7, scenario: "cold-python",  offered: Offered::Connections(1),  metric: Metric::P50,         limit: 250.0,    reference: Reference::DockerRun },
     Goal { row: 9, scenario: "python-hello", offered: Offered::AtRate,          metric: Metric::TimesFaster, limit: 20.0,     reference: Reference::DockerExec },
+    Goal { row: 10, scenario: "installed-hello", offered: Offered::AtRate, metric: Metric::TimesSlower, limit: 2.0,  reference: Reference::Scenario("python-hello") },
+    Goal { row: 11, scenario: "numpy-preloaded", offered: Offered::AtRate, metric: Metric::P50,         limit: 10.0, reference: Reference::DockerExec },
+    Goal { row: 12, scenario: "stock-hello",     offered: Offered::AtRate, metric: Metric::TimesSlower, limit: 1.2,  reference: Reference::Scenario("bash-hello") },
 ];
 
 /// The scenario called `name`.
@@ -164,8 +182,10 @@ fn encode(scenario: &Scenario, options: ExecutionOptions) -> Bytes {
     let request = ExecutionRequest {
         runtime: scenario.runtime.name().to_owned(),
         code: Some(scenario.code.to_owned()),
+        install_packages: scenario.packages.iter().map(|&name| name.to_owned()).collect(),
         ..ExecutionRequest::default()
     };
+    let options = ExecutionOptions { image: scenario.image.map(str::to_owned), ..options };
     let envelope = ExecuteEnvelope { request, options, ..ExecuteEnvelope::default() };
     serde_json::to_vec(&envelope).expect("strings and numbers always become JSON").into()
 }
@@ -182,6 +202,11 @@ mod tests {
         assert_eq!(names.len(), SCENARIOS.len());
         for goal in GOALS {
             by_name(goal.scenario).unwrap();
+            if let Reference::Scenario(name) = goal.reference {
+                let is_run =
+                    |other: &Goal| other.scenario == name && other.offered == Offered::AtRate;
+                assert!(GOALS.iter().any(is_run), "{name}");
+            }
         }
         assert!(by_name("cobol").unwrap_err().to_string().contains("python-hello"));
     }

@@ -154,7 +154,8 @@ impl Suite {
         floors: &mut Floors,
         tell: Progress<'_>,
     ) -> Result<()> {
-        let image = self.image.as_deref().unwrap_or_else(|| scenario.runtime.image());
+        let image = self.image.as_deref().or(scenario.image);
+        let image = image.unwrap_or_else(|| scenario.runtime.image());
         let name = scenario.name.to_owned();
         if reference == Reference::DockerRun {
             let floor = docker::run(image, scenario, self.length).await?;

@@ -345,13 +345,13 @@ impl Pool {
             Ok(()) if !sandbox.prepared => sandbox.prepare().await,
             outcome => outcome,
         };
-        self.state().stop_recycling(&key);
         match outcome {
             Ok(()) => {
                 self.inner.metrics.sandbox_reset("verified");
-                self.put(sandbox, permit);
+                self.put(sandbox, permit, Some(&key));
             }
             Err(error) => {
+                self.state().stop_recycling(&key);
                 self.inner.metrics.sandbox_reset("failed");
                 tracing::warn!(%error, container = %sandbox.id, "destroying a sandbox");
                 self.destroy(sandbox, permit);
@@ -360,12 +360,24 @@ impl Pool {
         }
     }
 
-    /// Makes a sandbox available.
-    fn put(&self, sandbox: Sandbox, permit: OwnedSemaphorePermit) {
+    /// Makes a sandbox available. One that was being reset is so in the same moment: in between, a job
+    /// would find neither and have another made.
+    fn put(
+        &self,
+        sandbox: Sandbox,
+        permit: OwnedSemaphorePermit,
+        recycled: Option<&(TenantId, Profile)>,
+    ) {
+        let mut state = self.state();
+        if let Some(key) = recycled {
+            state.stop_recycling(key);
+        }
         if self.inner.token.is_cancelled() {
+            drop(state);
             self.destroy(sandbox, permit);
         } else {
-            self.state().idle.push(Idle { sandbox, permit, since: Instant::now() });
+            state.idle.push(Idle { sandbox, permit, since: Instant::now() });
+            drop(state);
         }
         self.inner.returned.notify_waiters();
     }
@@ -491,7 +503,7 @@ impl Pool {
         match created.await {
             Ok((sandbox, permit)) => {
                 self.inner.metrics.sandbox_created("ahead");
-                self.put(sandbox, permit);
+                self.put(sandbox, permit, None);
             }
             Err(error) => {
                 tracing::warn!(%error, image = profile.image, "no sandbox could be kept ready");
