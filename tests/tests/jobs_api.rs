@@ -27,6 +27,15 @@ async fn ended(api: &Api, id: &str) -> Value {
     job
 }
 
+/// Waits until a job runs.
+async fn await_running(api: &Api, id: &str) {
+    let begun = Instant::now();
+    while call(api, Method::GET, &format!("/v1/jobs/{id}"), None).await.1["state"] != "running" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{id} never begins");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Waits until so many events of a job are there to be read.
 async fn await_events(stack: &Stack, id: &str, count: u64) {
     let begun = Instant::now();
@@ -59,12 +68,7 @@ async fn jobs_run_are_followed_and_cancelled_on_a_fleet() {
     assert!(live.contains(r#""stdoutBytes":4,"stderrBytes":4"#), "{live}");
 
     let id = submit(&first, &code("bash", "echo begun; sleep 300")).await;
-    let begun = Instant::now();
-    while call(&second, Method::GET, &format!("/v1/jobs/{id}"), None).await.1["state"] != "running"
-    {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never begins");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    await_running(&second, &id).await;
     let (status, job) = call(&second, Method::DELETE, &format!("/v1/jobs/{id}"), None).await;
     assert_eq!((status, &job["outcome"]), (200, &json!("cancelled")), "{job}");
     let running = docker::processes(&stack.worker_id(2));
@@ -131,10 +135,7 @@ async fn a_drained_worker_takes_no_more_jobs_and_ends_what_it_runs() {
     body["options"] = json!({"timeoutMs": 300_000});
     let running = submit(&api, &body).await;
     let state = |state: &'static str| await_worker(&api, &drained, state);
-    while call(&api, Method::GET, &format!("/v1/jobs/{running}"), None).await.1["state"] == "queued"
-    {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    await_running(&api, &running).await;
     state("active").await;
     let path = format!("/v1/workers/{drained}/drain");
     assert_eq!(call(&api, Method::POST, &path, None).await, (202, json!({"ok": true})));

@@ -298,8 +298,12 @@ async fn a_call_that_waits_for_a_session_to_close_is_not_sent_again_and_again() 
         fleet.queue.end_session(fleet.worker, &opened, false).await.unwrap();
     };
     let call = Call::Execute { job };
-    let (id, ()) = tokio::join!(fleet.call("s", &call), close);
-    assert!(matches!(fleet.state(id.unwrap()).await, JobState::Queued));
+    let (called, ()) = tokio::join!(fleet.call("s", &call), close);
+    match called {
+        Ok(id) => assert!(matches!(fleet.state(id).await, JobState::Queued)),
+        // This machine was so slow that the patience of the call was over before the session was.
+        Err(error) => assert_eq!(error.code(), ErrorCode::SessionLimit),
+    }
     assert!(received() - before < 3 * payload_bytes, "and then once more");
 }
 
