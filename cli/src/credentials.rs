@@ -1,4 +1,4 @@
-//! The key that `isol8 login` keeps, and which key a command uses (contract section 4.4). Keys never
+//! The key that `isol8 login` keeps, and which key a command uses. Keys never
 //! reach a log or the arguments of another process.
 
 use std::io::Write as _;

@@ -68,7 +68,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Help and version are answers; anything else is the user's mistake (contract section 4: 1).
+/// Help and version are answers; anything else is the user's mistake.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if std::env::args_os().len() < 2 => {

@@ -107,7 +107,7 @@ impl Execution {
     }
 }
 
-/// What came of a program (contract section 3.2). A failing program is a result.
+/// What came of a program. A failing program is a result.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionResult {

@@ -1,4 +1,4 @@
-//! Which addresses code may be fetched from (contract section 5.11). A gateway asks before it queues
+//! Which addresses code may be fetched from. A gateway asks before it queues
 //! a job; the worker asks again at each hop on the way to the text.
 
 use url::Url;

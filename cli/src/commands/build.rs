@@ -73,7 +73,7 @@ pub(super) fn first_line(script: &str) -> String {
 }
 
 /// Builds the images of the configuration; tells of each whether it was not there yet. What one that
-/// is there is made of is not compared unless `force` is given (contract section 4.6).
+/// is there is made of is not compared unless `force` is given.
 pub(crate) async fn prebuilt(
     docker: &Docker,
     images: &[PrebuiltImage],
@@ -101,7 +101,7 @@ pub(crate) async fn prebuilt(
     Ok(built)
 }
 
-/// Builds those that are missing before a worker starts (contract section 1.16); given up when
+/// Builds those that are missing before a worker starts; given up when
 /// `stop` is cancelled.
 pub(crate) async fn missing_prebuilt(
     config: &Config,

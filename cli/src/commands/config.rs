@@ -12,7 +12,7 @@ use crate::settings;
 /// A section of the text form: its title, and the label and path of each line.
 type Section = (&'static str, &'static [(&'static str, &'static str)]);
 
-/// The sections of the contract (4.10) by its names, then ours.
+/// The sections of the contract by its names, then ours.
 const SECTIONS: [Section; 15] = [
     ("General", &[("Max concurrent", "maxConcurrent"), ("Debug", "debug")]),
     (

@@ -1,4 +1,4 @@
-//! `--files`: the regular files of a directory (contract section 4.3).
+//! `--files`: the regular files of a directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;

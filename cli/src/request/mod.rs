@@ -24,7 +24,7 @@ use crate::args::{ProgramArgs, RunArgs};
 /// All that a program leaves, as one archive.
 pub(crate) const WHOLE_SANDBOX: &str = "/sandbox/";
 
-/// What an agent gets unless told otherwise (contract section 4.2).
+/// What an agent gets unless told otherwise.
 const AGENT: &str = "agent";
 const AGENT_PIDS: i64 = 200;
 const AGENT_SANDBOX_SIZE: &str = "2g";
@@ -159,7 +159,7 @@ fn more_options(args: &RunArgs, session: &Session) -> Map<String, Value> {
     more
 }
 
-/// Flags, each kind in place of what is configured (contract section 4.2).
+/// Flags, each kind in place of what is configured.
 fn network_filter(args: &RunArgs, loaded: &Loaded) -> Option<FilterOptions> {
     let rules = |flags: &[String], path, configured: &[String]| match flags {
         [] => is_written(loaded, path).then(|| configured.to_vec()),
@@ -214,7 +214,7 @@ fn secrets(args: &ProgramArgs) -> anyhow::Result<BTreeMap<String, SecretOption>>
     Ok(values.into_iter().map(secret).collect())
 }
 
-/// `KEY=VALUE` flags; entries without a key are ignored (contract section 4.2).
+/// `KEY=VALUE` flags; entries without a key are ignored.
 fn pairs(flags: &[String]) -> BTreeMap<String, String> {
     flags
         .iter()

@@ -1,4 +1,4 @@
-//! Where the program comes from (contract section 4.1): the first of a command, an address, a text,
+//! Where the program comes from: the first of a command, an address, a text,
 //! a file and standard input that is given.
 
 use std::io::{IsTerminal as _, Read as _};

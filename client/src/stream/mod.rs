@@ -27,7 +27,7 @@ mod known {
     pub(super) const FAILS: u8 = 2;
 }
 
-/// Something that happened in a running program (contract section 3.3).
+/// Something that happened in a running program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamEvent {
     /// What happened.

@@ -25,7 +25,7 @@ use crate::state::State;
 /// Events that are written in one go, if so many are there.
 const MOST_AT_ONCE: usize = 16;
 
-/// Contract section 1.5, and a word to proxies that would hold events back.
+/// What isol8 itself sends, and a word to proxies that would hold events back.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
     (CACHE_CONTROL, HeaderValue::from_static("no-cache")),

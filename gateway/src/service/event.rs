@@ -1,4 +1,4 @@
-//! What a stream tells its client: the events of contract section 1.5, and which of them an ending
+//! What a stream tells its client: the events of isol8's contract, and which of them an ending
 //! becomes.
 
 use serde::{Deserialize, Serialize};

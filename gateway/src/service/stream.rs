@@ -43,7 +43,7 @@ pub(crate) trait Narrator: Send + Sync + 'static {
     fn error(&mut self, error: &Error) -> Self::Line;
 }
 
-/// isol8's own events (contract section 1.5).
+/// isol8's own events.
 pub(crate) struct Contract;
 
 impl Narrator for Contract {

@@ -1,5 +1,5 @@
-//! The audit log: one JSON line for each execution, whether it ran, failed or was refused
-//! (contract section 5.14). Writing it never holds up and never fails an execution: what does not
+//! The audit log: one JSON line for each execution, whether it ran, failed or was refused.
+//! Writing it never holds up and never fails an execution: what does not
 //! fit into the queue is counted, and the count is logged.
 //!
 //! ```no_run

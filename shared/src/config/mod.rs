@@ -1,4 +1,4 @@
-//! Configuration: isol8's own file format (contract section 3.5) plus the sections a fleet needs.
+//! Configuration: isol8's own file format plus the sections a fleet needs.
 //! Each key, and what reads it: `docs/configuration.md`.
 
 mod check;

@@ -106,7 +106,7 @@ impl Default for EgressPhases {
     }
 }
 
-/// One request of a program to the outside (contract section 3.3).
+/// One request of a program to the outside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkLogEntry {

@@ -1,4 +1,4 @@
-//! What clients send (contract sections 1.3, 3.1, 3.4). Unknown fields are ignored, as isol8's own
+//! What clients send. Unknown fields are ignored, as isol8's own
 //! client sends many that mean nothing to a server; `null` means absent.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What clients get back (contract section 3.2), and the typed ending that travels from worker to
+//! What clients get back, and the typed ending that travels from worker to
 //! gateway. A failing program is a result; only platform trouble is a failure.
 
 use std::collections::BTreeMap;

@@ -24,7 +24,7 @@ use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
 use crate::size::parse_bytes;
 
-/// Contract section 3.4.
+/// As isol8's own.
 const DEFAULT_PIDS: u32 = 64;
 const DEFAULT_OUTPUT_BYTES: u64 = 1 << 20;
 /// Files that may be asked for in one result.
@@ -179,7 +179,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Picks the one program source; a blank one counts as absent (contract section 3.1).
+    /// Picks the one program source; a blank one counts as absent.
     fn source(
         &self,
         tenant: &TenantId,

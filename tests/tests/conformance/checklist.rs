@@ -1,4 +1,4 @@
-//! The contract's checklist (section 10), as far as it can be seen over plain HTTP. WebSockets are
+//! The checklist of isol8's contract, as far as it can be seen over plain HTTP. WebSockets are
 //! checked by `remote` and by `tests/tests/streams.rs`, the command line by `tests/tests/cli`.
 
 use reqwest::Method;

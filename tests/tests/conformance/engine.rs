@@ -1,4 +1,4 @@
-//! What isol8's own engine and command-line tests check (contract section 8.3), where
+//! What isol8's own engine and command-line tests check, where
 //! `tests/tests/{jobs,limits,security}.rs` do not show it already: here with sessions.
 
 use reqwest::Method;

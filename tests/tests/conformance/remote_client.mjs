@@ -1,4 +1,4 @@
-// Behaves on the wire as isol8's own remote client does (contract section 2), on whatever runtime it
+// Behaves on the wire as isol8's own remote client does, on whatever runtime it
 // is started with: same requests, same choice between WebSocket and server-sent events, same parser,
 // same silence about close codes. One line of output for each thing checked.
 //

@@ -1,4 +1,4 @@
-//! What isol8's own server tests check (contract section 8.2) and what they leave out (8.5), where
+//! What isol8's own server tests check and what they leave out, where
 //! `checklist` and `remote` do not show it already.
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Requests that do not get through, and what the program is told (contract section 5.6).
+//! Requests that do not get through, and what the program is told.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};

@@ -6,7 +6,7 @@ use shared::net::Host;
 
 use super::refusal::Refusal;
 
-/// Ports that a URI need not name (contract section 5.6).
+/// Ports that a URI need not name.
 const HTTP_PORT: u16 = 80;
 const CONNECT_PORT: u16 = 443;
 

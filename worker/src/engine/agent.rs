@@ -1,4 +1,4 @@
-//! The command line of the coding agent (contract section 5.12). Prompt and flags are words of it, so
+//! The command line of the coding agent. Prompt and flags are words of it, so
 //! there is no shell that could read them otherwise.
 
 /// What the model is told of where it works.

@@ -1,4 +1,4 @@
-//! The environment of programs (contract section 5.5), and which jobs an interpreter that was
+//! The environment of programs, and which jobs an interpreter that was
 //! started ahead can stand in for.
 
 use std::collections::BTreeMap;

@@ -53,7 +53,7 @@ impl Collected {
     }
 }
 
-/// What a stream that was cut ends with (contract section 5.10).
+/// What a stream that was cut ends with.
 pub(super) fn truncation_marker(total_bytes: u64, limit_bytes: u64) -> String {
     format!("\n\n--- OUTPUT TRUNCATED ({total_bytes} bytes, limit: {limit_bytes}) ---")
 }

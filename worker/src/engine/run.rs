@@ -283,7 +283,7 @@ fn live_interpreter(runtime: Runtime) -> Option<LiveInterpreter> {
 
 /// Fetches the requested files, keyed by the path as the client wrote it; a path that ends with a
 /// slash is a directory, which comes as a gzipped tar. A file that cannot be
-/// read, in the time and room there is, is left out (contract section 5.7), and nobody wants more once
+/// read, in the time and room there is, is left out, and nobody wants more once
 /// the job is cancelled.
 async fn collect_files(
     sandbox: &mut Sandbox,

@@ -1,4 +1,4 @@
-//! Why code cannot be fetched, in the contract's words (section 5.11). Always the caller's affair:
+//! Why code cannot be fetched, in the words of isol8's contract. Always the caller's affair:
 //! an address that does not answer is not tried again on other workers.
 
 use shared::ErrorCode;

@@ -15,7 +15,7 @@ use crate::request::{self, Session};
 use crate::{credentials, printer, roles, settings};
 pub(crate) use output::{Output, to_exit_code};
 
-/// How long ending a run's own session may take (contract section 4.5).
+/// How long ending a run's own session may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     outcome
 }
 
-/// Ends with the program, or with a signal, which is exit code 0 (contract section 4.5). Dropping
+/// Ends with the program, or with a signal, which is exit code 0. Dropping
 /// the run hangs up on its sandbox or server, on which the program is ended there.
 pub(crate) async fn until_interrupted(
     running: impl Future<Output = anyhow::Result<ExitCode>>,

@@ -1,4 +1,4 @@
-//! What a run shows: output as it comes, or a result at the end (contract section 4.5).
+//! What a run shows: output as it comes, or a result at the end.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,4 @@
-//! What clients say over a WebSocket (contract section 1.6), read leniently: whatever is not
+//! What clients say over a WebSocket, read leniently: whatever is not
 //! understood is answered, and only what is no JSON at all ends the conversation.
 
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ pub(super) struct Execute {
     /// Whether standard input stays open for messages.
     pub(super) is_interactive: bool,
     /// Whether the client believes that it has a session: isol8's client sends the mode, but over a
-    /// WebSocket never the session (contract section 2.1).
+    /// WebSocket never the session.
     pub(super) expects_session: bool,
 }
 

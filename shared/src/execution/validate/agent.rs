@@ -1,4 +1,4 @@
-//! What is asked of requests for the agent (contract section 5.12).
+//! What is asked of requests for the agent.
 
 use super::Asked;
 use crate::config::NetworkFilter;
