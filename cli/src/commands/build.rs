@@ -45,6 +45,14 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a tag is that of a runtime, of what those are made of, or of installed packages.
+fn is_ours(tag: &str) -> bool {
+    let name = tag.strip_prefix("docker.io/").unwrap_or(tag);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    let repository = name.split([':', '@']).next().unwrap_or_default();
+    ["isol8", "isol8-base", "isol8-packages"].contains(&repository)
+}
+
 fn choices() -> String {
     format!("Available: {}", Runtime::ALL.map(Runtime::name).join(", "))
 }
@@ -119,7 +127,27 @@ pub(crate) async fn missing_prebuilt(
 }
 
 async fn build(docker: &Docker, wanted: &CustomImage, screen: &Screen) -> anyhow::Result<bool> {
+    ensure!(
+        !is_ours(&wanted.tag),
+        "{} would replace an image that isol8 itself makes; choose a tag with another name",
+        wanted.tag
+    );
     // The base image has its package sources already.
     let settings = registries::settings(String::new()).await;
     Ok(build_custom(docker, wanted, &settings, &|event| screen.show(event)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_isol8_itself_are_not_replaced() {
+        for tag in ["isol8:python", "isol8", "isol8-base:tools", "docker.io/library/isol8:node"] {
+            assert!(is_ours(tag), "{tag}");
+        }
+        for tag in ["data:1", "isol8-data:1", "registry.example:5000/isol8:1", "me/isol8:1"] {
+            assert!(!is_ours(tag), "{tag}");
+        }
+    }
 }

@@ -153,7 +153,10 @@ impl Tunnels {
                 return Ok(());
             }
         }
-        if state.has_news() {
+        if state.is_over() {
+            // The runner has given the place up, and may be about to fill it again.
+            self.open.remove(&id);
+        } else if state.has_news() {
             tunnel.tell(&mut state);
         }
         Ok(())
@@ -444,5 +447,29 @@ impl Drop for TunnelStream {
         state.taken += unread;
         state.lingered += unread;
         self.0.tell(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection whose far end has said its last.
+    fn add(tunnels: &mut Tunnels, id: u32) {
+        let state = Mutex::new(State { output: Output::Ended, ..State::new() });
+        tunnels.open.insert(id, Arc::new(Tunnel { id, state, news: Arc::clone(&tunnels.news) }));
+    }
+
+    #[test]
+    fn a_place_is_free_as_soon_as_the_runner_has_given_it_up() {
+        let most = u32::try_from(MAX_TUNNELS).unwrap();
+        let mut tunnels = Tunnels::default();
+        (0..most).for_each(|id| add(&mut tunnels, id));
+        let mut take = |kind, id: u32| tunnels.take(kind, &id.to_le_bytes());
+        assert!(take(Kind::TunnelOpen, most).is_err());
+        // The program closes one, and has the next one open before we have looked at the first.
+        take(Kind::TunnelEnd, 0).unwrap();
+        take(Kind::TunnelOpen, most).unwrap();
+        assert!(take(Kind::TunnelOpen, 1).is_err(), "that one is open");
     }
 }
