@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::time::Instant;
+use std::time::Duration;
 
 use harness::*;
 use runner::protocol::*;
@@ -218,16 +218,12 @@ fn a_killed_waiting_interpreter_is_replaced() {
     let mut sandbox = Sandbox::prepared_python();
     let outcome = sandbox.run(&Start { keep_background: true, ..shell("kill -9 -1") });
     assert!(outcome.exited.exit_code == 137 || outcome.exited.exit_code == 0, "{outcome:?}");
-    let next = Start { prepared: true, keep_background: true, ..python("print('fine')") };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let outcome = sandbox.run(&next);
-        assert_eq!(outcome.out(), "fine\n");
-        if outcome.started.expect("it started").prepared {
-            break;
-        }
-        assert!(Instant::now() < deadline, "none waits again");
-    }
+    // The next program may come before the death is known; it is started plainly then, and nothing waits
+    // before the reset. So not at once.
+    std::thread::sleep(Duration::from_secs(3));
+    let outcome = sandbox.run(&Start { prepared: true, ..python("print('fine')") });
+    assert_eq!(outcome.out(), "fine\n");
+    assert!(outcome.started.expect("it started").prepared);
     assert!(sandbox.reset().prepared);
 }
 

@@ -273,8 +273,8 @@ async fn a_sandbox_is_sealed_after_its_setup() {
             command("bash", &format!("cat /sandbox/got; env | grep -ci _proxy; {reach}"));
         // What the setup script leaves running is cut off too.
         body["request"]["setupScript"] = json!(format!(
-            "({reach}) > /sandbox/got; (exec 3<>/dev/tcp/127.0.0.1/8118; printf 'CONNECT {} HTTP/1.1\\r\\n\\r\\n' >&3; head -n 1 <&3 >> /sandbox/got; cat <&3) >/dev/null 2>&1 & \
-             until grep -q . /sandbox/got && [ $(wc -l < /sandbox/got) -gt 0 ]; do sleep 0.05; done",
+            "rm -f /sandbox/told; ({reach}) > /sandbox/got; (trap 'touch /sandbox/told' EXIT; exec 3<>/dev/tcp/127.0.0.1/8118; printf 'CONNECT {} HTTP/1.1\\r\\n\\r\\n' >&3; head -n 1 <&3 >> /sandbox/got; touch /sandbox/told; cat <&3) >/dev/null 2>&1 & \
+             until [ -e /sandbox/told ]; do sleep 0.05; done",
             destination.address.to_string()
         ));
         body["options"] = json!({"network": {"setup": setup, "run": run}});
