@@ -119,4 +119,8 @@ async fn neither_cancelled_jobs_nor_those_nobody_listed_become_dead_letters() {
         let payload: u64 = redis.run(&["HEXISTS", &format!("v1:{{s0}}:job:{id}"), "payload"]);
         assert_eq!(payload, 0);
     }
+    for (id, noted) in [(plain, 0), (id, 1)] {
+        let found: u64 = redis.run(&["EXISTS", &format!("v1:{{s0}}:attempts:{id}")]);
+        assert_eq!(found, noted, "attempts are kept of listed jobs alone");
+    }
 }

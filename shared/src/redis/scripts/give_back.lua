@@ -16,7 +16,7 @@ if not owns(KEYS[1], ARGV[1], ARGV[2]) then
 end
 local attempt = tonumber(ARGV[3])
 local counts = ARGV[6] == '1'
-if counts then
+if counts and job.keep_ms then
   note_attempt(KEYS[2], ARGV[4], ARGV[7])
 end
 -- Output that a caller has seen must not be shown a second time; readers of a listed job are told.

@@ -35,7 +35,7 @@ for index = 1, #KEYS - 1 do
     local is_loss = is_stolen and is_running and not again
     local is_listed = job[13]
     local may_expire = job[16] and attempt == 0 and not job[15]
-    if is_loss and job[2] == entry then
+    if is_loss and is_listed and job[2] == entry then
       -- In ms: a longer number would be rounded.
       local started_ms = math.floor(tonumber(job[17]) / 1000)
       note_attempt(record, id, cjson.encode({attempt = attempt, worker = job[5], startedMs = started_ms,
