@@ -3,7 +3,7 @@
 
 ISOL8 := ./target/release/isol8
 
-.PHONY: demo test build setup check bench
+.PHONY: demo test build setup check bench chaos
 
 ## Set everything up and run one program of each runtime through HTTP.
 demo: setup
@@ -31,3 +31,7 @@ check:
 bench: setup
 	cargo build --release --locked --package loadtest
 	sh loadtest/suite.sh
+
+## Have everything fail under load for ten minutes, and check that nothing was lost or doubled.
+chaos: setup
+	cargo run --release --locked --package tests --bin chaos

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod binary;
 pub mod case;
+pub mod chaos;
 pub mod compose;
 pub mod docker;
 pub mod forbidden;

@@ -69,13 +69,35 @@ impl Queue {
         log.iter().map(describe).collect()
     }
 
+    /// A connection with all rights.
+    ///
+    /// # Errors
+    /// If Redis cannot be reached.
+    pub fn connection(&self) -> redis::RedisResult<redis::Connection> {
+        redis::Client::open(self.url())?.get_connection()
+    }
+
     /// Runs a command.
     ///
     /// # Errors
     /// If Redis cannot be reached or refuses.
     pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let mut connection = redis::Client::open(self.url())?.get_connection()?;
-        redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut self.connection()?)
+    }
+
+    /// The socket it is reached through.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The file with the password of a role.
+    ///
+    /// # Panics
+    /// If it has no users.
+    #[must_use]
+    pub fn password_file(&self, role: &str) -> PathBuf {
+        self.access(role).1
     }
 
     /// The process number of the server.
@@ -221,19 +243,31 @@ const MAKE_USERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/redis/m
 /// A `redis-server` of the test's own, with the fleet's users, which keeps its data over restarts.
 pub struct RedisServer {
     directory: PathBuf,
+    users: PathBuf,
+    arguments: Vec<String>,
     node: Option<Node>,
 }
 
 impl RedisServer {
-    /// Starts one with its files in `directory`.
+    /// Starts one with its files in `directory`, reached through a socket there alone.
     ///
     /// # Panics
     /// If its users cannot be made or it does not answer.
     #[must_use]
     pub fn start(directory: &Path) -> Self {
-        let made = Command::new("sh").arg(MAKE_USERS).arg(directory.join("users")).status();
-        assert!(made.is_ok_and(|status| status.success()), "{MAKE_USERS} failed");
-        let mut server = Self { directory: directory.to_owned(), node: None };
+        let users = make_users(directory);
+        Self::start_with(directory, &users, &["--port", "0"])
+    }
+
+    /// The same with these users and settings.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn start_with(directory: &Path, users: &Path, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|it| (*it).to_owned()).collect();
+        let (directory, users) = (directory.to_owned(), users.to_owned());
+        let mut server = Self { directory, users, arguments, node: None };
         server.start_again();
         server
     }
@@ -241,10 +275,7 @@ impl RedisServer {
     /// A view of it.
     #[must_use]
     pub fn queue(&self) -> Queue {
-        Queue {
-            socket: self.directory.join("queue.sock"),
-            users: Some(self.directory.join("users")),
-        }
+        Queue { socket: self.directory.join("queue.sock"), users: Some(self.users.clone()) }
     }
 
     /// Starts it (again) on the data it has.
@@ -254,20 +285,27 @@ impl RedisServer {
     pub fn start_again(&mut self) {
         let mut command = Command::new("redis-server");
         command
-            .args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+            .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
             .args(["--unixsocketperm", "700", "--loglevel", "warning"])
             .arg("--unixsocket")
             .arg(self.directory.join("queue.sock"))
             .arg("--aclfile")
-            .arg(self.directory.join("users/users.acl"))
+            .arg(self.users.join("users.acl"))
             .arg("--dir")
-            .arg(&self.directory);
+            .arg(&self.directory)
+            .args(&self.arguments);
         self.node = Some(Node::start("redis-server", command));
         let deadline = Instant::now() + START_TIMEOUT;
+        // A replica that has not got its data yet says so, and so does one that reads its file.
         while self.queue().run::<String>(&["PING"]).is_err() {
             assert!(Instant::now() < deadline, "redis-server does not answer");
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Has it started with other settings from the next time on.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|it| (*it).to_owned()).collect();
     }
 
     /// Stops it; its data stays.
@@ -279,4 +317,26 @@ impl RedisServer {
             node.stop().expect("redis-server stops when asked to");
         }
     }
+
+    /// Kills it the hard way; what it has written stays.
+    ///
+    /// # Panics
+    /// If it has ended already.
+    pub fn kill(&mut self) {
+        if let Some(mut node) = self.node.take() {
+            node.kill();
+        }
+    }
+}
+
+/// Makes the fleet's users in a directory; those that are there keep their passwords.
+///
+/// # Panics
+/// If they cannot be made.
+#[must_use]
+pub fn make_users(directory: &Path) -> PathBuf {
+    let users = directory.join("users");
+    let made = Command::new("sh").arg(MAKE_USERS).arg(&users).status();
+    assert!(made.is_ok_and(|status| status.success()), "{MAKE_USERS} failed");
+    users
 }
