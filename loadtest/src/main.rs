@@ -1,5 +1,6 @@
 //! The command line of the load test: one scenario (`run`), the references (`floors`), both with a
-//! report (`suite`), and the report of an earlier suite again (`report`).
+//! report (`suite`), the report of an earlier suite again (`report`), and what a job costs the queue in
+//! fleets larger than a machine (`simulate`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,9 +11,11 @@ use clap::{Args, Parser, Subcommand};
 use loadtest::connection::Target;
 use loadtest::floors::{docker, redis};
 use loadtest::generate::{Load, Shape, run};
+use loadtest::queue_rows::QueueRows;
 use loadtest::report::Document;
 use loadtest::scenario::by_name;
 use loadtest::schedule::Arrivals;
+use loadtest::simulate::Simulation;
 use loadtest::suite::{Suite, docker_exec, http_floor};
 use loadtest::surface::Surface;
 
@@ -33,6 +36,12 @@ enum Command {
     Suite(SuiteArgs),
     /// Measure live sessions, streams and files; write surface.json and surface.md.
     Surface(SurfaceArgs),
+    /// Measure submissions, a flood beside interactive jobs, and the jobs of killed workers, on fleets of
+    /// its own; write queue.json and queue.md.
+    Queue(QueueArgs),
+    /// Measure what a job costs Redis, by workers, tenants and queued jobs; write simulation.json and
+    /// simulation.md.
+    Simulate(SimulateArgs),
     /// Write table.md and plot.svg of a stored results.json again.
     Report {
         /// A results.json.
@@ -165,6 +174,50 @@ struct SurfaceArgs {
     out: PathBuf,
 }
 
+#[derive(Args)]
+struct QueueArgs {
+    /// The binary under test.
+    #[arg(long, default_value = "target/release/isol8")]
+    isol8: PathBuf,
+    /// Measured seconds of each part.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Jobs of the flood.
+    #[arg(long, default_value_t = 100_000)]
+    flood_jobs: usize,
+    /// How often a worker is killed.
+    #[arg(long, default_value_t = 3)]
+    kills: usize,
+    /// Folder for the results.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct SimulateArgs {
+    /// Numbers of simulated workers.
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000")]
+    workers: Vec<usize>,
+    /// Numbers of tenants, each with as many jobs as the others.
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000")]
+    tenants: Vec<usize>,
+    /// Numbers of jobs that wait already.
+    #[arg(long, value_delimiter = ',', default_value = "0,1000,10000,100000,1000000")]
+    depths: Vec<usize>,
+    /// Jobs per second, where workers and tenants vary.
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+    /// Measured seconds of each point.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Bytes of a program's text.
+    #[arg(long, default_value_t = 200)]
+    code_bytes: usize,
+    /// Folder for the results.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(Into::into).and_then(|runtime| match Cli::parse().command {
@@ -172,6 +225,8 @@ fn main() -> ExitCode {
         Command::Floors(args) => runtime.block_on(floors(&args)),
         Command::Suite(args) => runtime.block_on(suite(args)),
         Command::Surface(args) => runtime.block_on(surface(args)),
+        Command::Queue(args) => runtime.block_on(queue_rows(args)),
+        Command::Simulate(args) => runtime.block_on(simulate(args)),
         Command::Report { from, out } => Document::read(&from)?.write(&out).map(|()| true),
     });
     match outcome {
@@ -291,6 +346,39 @@ async fn surface(args: SurfaceArgs) -> Result<bool> {
     std::fs::create_dir_all(&args.out)?;
     std::fs::write(args.out.join("surface.json"), serde_json::to_string_pretty(&found)? + "\n")?;
     std::fs::write(args.out.join("surface.md"), found.markdown())?;
+    tell(&found.markdown());
+    Ok(true)
+}
+
+async fn simulate(args: SimulateArgs) -> Result<bool> {
+    let simulation = Simulation {
+        workers: args.workers,
+        tenants: args.tenants,
+        depths: args.depths,
+        rate: args.rate,
+        length: seconds(args.seconds)?,
+        code_bytes: args.code_bytes,
+    };
+    let found = simulation.run(&tell).await?;
+    std::fs::create_dir_all(&args.out)?;
+    let json = serde_json::to_string_pretty(&found)? + "\n";
+    std::fs::write(args.out.join("simulation.json"), json)?;
+    std::fs::write(args.out.join("simulation.md"), found.markdown())?;
+    tell(&found.markdown());
+    Ok(true)
+}
+
+async fn queue_rows(args: QueueArgs) -> Result<bool> {
+    let rows = QueueRows {
+        isol8: args.isol8,
+        length: seconds(args.seconds)?,
+        flood_jobs: args.flood_jobs,
+        kills: args.kills,
+    };
+    let found = rows.run(&tell).await?;
+    std::fs::create_dir_all(&args.out)?;
+    std::fs::write(args.out.join("queue.json"), serde_json::to_string_pretty(&found)? + "\n")?;
+    std::fs::write(args.out.join("queue.md"), found.markdown())?;
     tell(&found.markdown());
     Ok(true)
 }

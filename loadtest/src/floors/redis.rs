@@ -36,7 +36,7 @@ pub async fn measure(url: Option<&str>, length: Duration) -> Result<RedisFloor> 
         None => Some(PrivateRedis::start().await?),
     };
     let url = match (&own, url) {
-        (Some(own), _) => own.url.as_str(),
+        (Some(own), _) => own.url(),
         (None, url) => url.context("either a URL or a server of our own")?,
     };
     let mut connection = connect(url).await?;
@@ -90,8 +90,9 @@ async fn pipelined(
     Ok(f64::from(batches) * f64::from(BATCH) / started.elapsed().as_secs_f64())
 }
 
-/// A Redis without persistence on a Unix socket in a folder of its own; it ends when dropped.
-struct PrivateRedis {
+/// A Redis on a Unix socket in a folder of its own; it ends when dropped.
+#[derive(Debug)]
+pub struct PrivateRedis {
     url: String,
     // Before the folder: fields are dropped in order, and the server uses the folder.
     _process: Child,
@@ -99,12 +100,25 @@ struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    async fn start() -> Result<Self> {
+    /// Starts one without persistence.
+    ///
+    /// # Errors
+    /// It cannot be started, or accepts no connection.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&["--appendonly", "no"]).await
+    }
+
+    /// Starts one with these settings besides.
+    ///
+    /// # Errors
+    /// It cannot be started, or accepts no connection.
+    pub async fn start_with(settings: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let socket = folder.path().join("redis.sock");
         let process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .args(["--port", "0", "--save", "", "--unixsocket"])
             .arg(&socket)
+            .args(settings)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -114,11 +128,25 @@ impl PrivateRedis {
         let url = format!("redis+unix://{}", socket.display());
         let redis = Self { url, _process: process, _folder: folder };
         for _ in 0..100 {
-            if connect(&redis.url).await.is_ok() {
+            if redis.connect().await.is_ok() {
                 return Ok(redis);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         bail!("redis-server was started, but accepts no connection after two seconds")
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn connect(&self) -> Result<MultiplexedConnection> {
+        connect(&self.url).await
     }
 }
