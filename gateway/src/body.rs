@@ -315,6 +315,55 @@ mod tests {
     }
 
     #[test]
+    fn a_field_of_several_forms_says_what_was_got_and_what_is_allowed() {
+        let network =
+            |value: &str| format!(r#"{{"request":{{}},"options":{{"network":{value}}}}}"#);
+        let secret = |value: &str| {
+            format!(r#"{{"request":{{}},"options":{{"secrets":{{"KEY":{value}}}}}}}"#)
+        };
+        let file = |value: &str| format!(r#"{{"request":{{"files":{{"a":{value}}}}}}}"#);
+        let modes = r#""none", "filtered" or "host", or one for each part"#;
+        let mode = "`none`, `host`, `filtered`";
+        let bound = r#"a string, or {"value": string, "hosts": [string, …]}"#;
+        let bytes = r#"a string, {"type": "Buffer", "data": [bytes]} or {"base64": text}"#;
+        for (body, path, got, allowed) in [
+            (network(r#""bridge""#), "options.network: ", "\"bridge\"", modes),
+            (network("7"), "options.network: ", "`7`", modes),
+            (network("[]"), "options.network: ", "sequence", modes),
+            (network(r#"{"setup":"none"}"#), "options.network: ", "missing", "`run`"),
+            (network(r#"{"setup":"none","run":"x"}"#), "options.network.run: ", "`x`", mode),
+            (secret("4711"), "options.secrets.KEY: ", "a number", bound),
+            (secret("true"), "options.secrets.KEY: ", "a boolean", bound),
+            (secret("null"), "options.secrets.KEY: ", "null", bound),
+            (secret(r#"{"value":4711}"#), "options.secrets.KEY.value: ", "a number", "a string"),
+            (secret(r#"{"value":"v"}"#), "options.secrets.KEY: ", "missing", "`hosts`"),
+            (
+                secret(r#"{"value":"v","hosts":["a",1]}"#),
+                "options.secrets.KEY.hosts[1]: ",
+                "`1`",
+                "a string",
+            ),
+            (
+                secret(r#"{"value":"v","hosts":[],"port":1}"#),
+                "options.secrets.KEY.port: ",
+                "`port`",
+                "`tls`",
+            ),
+            (file("7"), "request.files.a: ", "`7`", bytes),
+            (file("{}"), "request.files.a: ", "another object", bytes),
+            (file(r#"{"type":"Buffer","data":[300]}"#), "request.files.a.data[0]: ", "300", "u8"),
+            (file(r#"{"base64":"?"}"#), "request.files.a: ", "base64", "cannot be read"),
+        ] {
+            let error = error(&body);
+            assert_eq!(error.code(), ErrorCode::InvalidRequest, "{body}");
+            let said = error.message();
+            assert!(said.starts_with(path), "{body}: {said}");
+            assert!(said.contains(got) && said.contains(allowed), "{body}: {said}");
+            assert!(!said.contains("4711") && !said.contains("untagged"), "{body}: {said}");
+        }
+    }
+
+    #[test]
     fn a_missing_request_is_named() {
         for body in ["{}", r#"{"options":{}}"#] {
             assert!(error(body).message().contains("missing field `request`"));

@@ -1,36 +1,17 @@
 //! File content on the wire: text as a string, bytes as the JSON form of a Node `Buffer` (isol8's
 //! clients) or as base64 (ours).
 
+use std::fmt;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileContent(pub Bytes);
-
-/// The forms accepted from clients and from ourselves.
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "a file must be a string, {\"type\": \"Buffer\", \"data\": [bytes]} or {\"base64\": text}"
-)]
-enum Wire {
-    Text(String),
-    Buffer {
-        #[serde(rename = "type")]
-        kind: BufferKind,
-        data: Vec<u8>,
-    },
-    Base64 {
-        base64: String,
-    },
-}
-
-#[derive(Deserialize)]
-enum BufferKind {
-    Buffer,
-}
 
 impl Serialize for FileContent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -47,13 +28,55 @@ impl Serialize for FileContent {
 
 impl<'de> Deserialize<'de> for FileContent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = match Wire::deserialize(deserializer)? {
-            Wire::Text(text) => text.into_bytes(),
-            Wire::Buffer { kind: BufferKind::Buffer, data } => data,
-            Wire::Base64 { base64 } => STANDARD.decode(base64).map_err(serde::de::Error::custom)?,
-        };
-        Ok(Self(bytes.into()))
+        deserializer.deserialize_any(AnyForm)
     }
+}
+
+/// Reads each form. Written by hand so that an error says what was got, and so that bytes are never
+/// held as numbers of a generic value.
+struct AnyForm;
+
+impl<'de> Visitor<'de> for AnyForm {
+    type Value = FileContent;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .write_str("a string, {\"type\": \"Buffer\", \"data\": [bytes]} or {\"base64\": text}")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<FileContent, E> {
+        self.visit_string(text.to_owned())
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<FileContent, E> {
+        Ok(FileContent(text.into_bytes().into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FileContent, A::Error> {
+        let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
+        let bytes = match fields {
+            Fields { kind: Some(BufferKind::Buffer), data: Some(data), .. } => data,
+            Fields { base64: Some(text), .. } => STANDARD
+                .decode(text)
+                .map_err(|error| Error::custom(format!("base64 that cannot be read: {error}")))?,
+            _ => return Err(Error::invalid_value(Unexpected::Other("another object"), &self)),
+        };
+        Ok(FileContent(bytes.into()))
+    }
+}
+
+/// Fields of the forms that are objects.
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(rename = "type")]
+    kind: Option<BufferKind>,
+    data: Option<Vec<u8>>,
+    base64: Option<String>,
+}
+
+#[derive(Deserialize)]
+enum BufferKind {
+    Buffer,
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub struct Egress {
 #[serde(deny_unknown_fields)]
 pub struct BoundSecret {
     /// The secret.
+    #[serde(deserialize_with = "super::forms::secret_value")]
     pub value: String,
     /// `HOST`, at its usual port, or `HOST:PORT`.
     pub hosts: Vec<String>,

@@ -4,6 +4,7 @@
 mod call;
 mod content;
 mod egress;
+mod forms;
 mod job;
 mod output;
 mod packages;

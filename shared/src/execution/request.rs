@@ -110,7 +110,7 @@ impl Network {
 }
 
 /// The network of a request: one mode, or one for each part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum NetworkChoice {
     /// For all of it.
@@ -143,7 +143,7 @@ pub struct FilterOptions {
 }
 
 /// A secret: given to the program, or kept from it and put into what it sends to certain hosts.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum SecretOption {
     /// The program gets it.
