@@ -13,6 +13,7 @@ use crate::execution::{
     with_milliseconds,
 };
 use crate::id::{JobId, SessionId, TenantId};
+use crate::runtime::Runtime;
 
 /// How an execution ended, or why there was none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +31,8 @@ pub enum Outcome {
     Failed,
     /// It was not let in.
     Refused,
+    /// It had ended before; what it left running in its session came to its end with that.
+    SessionEnded,
 }
 
 impl From<execution::Outcome> for Outcome {
@@ -217,6 +220,26 @@ impl<'a> Record<'a> {
                 &request.metadata,
                 started,
             )
+        }
+    }
+
+    /// What the programs of a session did after its last call; `id` is the program that ran last. It began
+    /// with the first of the events, and there should be one.
+    #[must_use]
+    pub fn of_aftermath(
+        id: JobId,
+        tenant: &'a TenantId,
+        session: &'a SessionId,
+        runtime: Runtime,
+        metadata: &'a BTreeMap<String, String>,
+        security_events: Vec<SecurityEvent>,
+    ) -> Self {
+        let started = security_events.first().map_or_else(Utc::now, |event| event.timestamp);
+        let session = Some(session.as_str());
+        Self {
+            outcome: Outcome::SessionEnded,
+            security_events,
+            ..Self::of_attempt(id, tenant, session, runtime.name(), "", metadata, started)
         }
     }
 

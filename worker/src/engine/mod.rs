@@ -52,7 +52,7 @@ pub use packages::{Settings as PackageSettings, is_package_volume};
 use pool::Pool;
 use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile, Sandbox};
 use seccomp::Filters;
-pub use session::Session;
+pub use session::{Aftermath, Session};
 pub use volume::{is_runner_volume, runner_volume};
 
 /// Watches a job's output as it comes; secrets are masked already, and what is over the output limit

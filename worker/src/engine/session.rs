@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use runner::protocol::Kind;
+use shared::audit::SecurityEvent;
 use shared::config::NetworkFilter;
 use shared::execution::{
     EgressPhases, ExecutionResult, FileEntry, Job, MAX_SECRET_BYTES, Network, NetworkChange,
     PackageSet, SessionState,
 };
 use shared::id::{JobId, SessionId, TenantId};
+use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::JobError;
@@ -18,8 +20,8 @@ use super::mask::Masker;
 use super::pool::Lent;
 use super::program::Interpreter;
 use super::{
-    Acquired, Console, Engine, EngineError, LinkError, environment, files, milliseconds, result,
-    run, tell_blocked, tell_network, values_of_secrets,
+    Acquired, Console, Engine, EngineError, LinkError, environment, files, mask_report,
+    milliseconds, result, run, tell_blocked, tell_network, values_of_secrets,
 };
 use crate::egress::Gate;
 
@@ -44,6 +46,27 @@ pub struct Session {
     /// Until the first call has a result: how long its caller waited for packages and sandbox.
     opening_ms: Option<(f64, f64)>,
     packages: PackageSet,
+    /// The program that ran last.
+    last: Option<LastProgram>,
+}
+
+/// Who answers for what runs on in a session.
+struct LastProgram {
+    id: JobId,
+    runtime: Runtime,
+    metadata: BTreeMap<String, String>,
+}
+
+/// What a session's programs tried after its last call, and must not.
+pub struct Aftermath {
+    /// The program that ran last.
+    pub id: JobId,
+    /// Its language.
+    pub runtime: Runtime,
+    /// What its caller had to say about it.
+    pub metadata: BTreeMap<String, String>,
+    /// Requests that were blocked; at least one.
+    pub events: Vec<SecurityEvent>,
 }
 
 impl Engine {
@@ -71,6 +94,7 @@ impl Engine {
             filter: job.egress.as_ref().map(|egress| egress.filter.clone()).unwrap_or_default(),
             opening_ms: Some((milliseconds(install), milliseconds(sandbox))),
             packages: job.packages.clone(),
+            last: None,
         })
     }
 }
@@ -90,6 +114,8 @@ impl Session {
         environment::check(job)?;
         self.check_packages(job)?;
         self.learn_secrets(job);
+        let metadata = job.metadata.clone();
+        self.last = Some(LastProgram { id, runtime: job.runtime, metadata });
         let container_id = self.lent.sandbox().id.clone();
         let (sandbox, interpreter) = (self.lent.sandbox(), Some(&mut self.interpreter));
         if let Some(gate) = sandbox.gate() {
@@ -245,9 +271,14 @@ impl Session {
         self.is_broken
     }
 
-    /// Removes the sandbox; returns when it is gone.
-    pub async fn close(self) {
+    /// Removes the sandbox; returns when it is gone, with what is not told of its programs yet.
+    pub async fn close(mut self) -> Option<Aftermath> {
+        let report = self.lent.sandbox().take_down_gate().await;
         self.lent.destroy().await;
+        let mut report = report.filter(|report| !report.events.is_empty())?;
+        mask_report(&mut report, &self.masker);
+        let LastProgram { id, runtime, metadata } = self.last?;
+        Some(Aftermath { id, runtime, metadata, events: report.events })
     }
 
     fn note<T>(&mut self, outcome: Result<T, EngineError>) -> Result<T, EngineError> {

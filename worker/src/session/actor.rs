@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::audit::SecurityEvent;
+use shared::audit::{Record, SecurityEvent};
 use shared::execution::{Call, Ending, ExecutionResult, Job};
 use shared::id::JobId;
 use shared::redis::{
@@ -19,7 +19,7 @@ use super::files::FileCall;
 use super::{Handle, Seat, opening};
 use crate::attend::attend;
 use crate::commit::{Told, Verdict, insist, judge, was_cut_short};
-use crate::engine::{EngineError, Session, milliseconds};
+use crate::engine::{Aftermath, EngineError, Session, milliseconds};
 use crate::{Attempt, Context};
 
 /// Pauses between attempts while the queue cannot be reached.
@@ -311,16 +311,25 @@ impl Actor<'_> {
     /// Ends the session: here, and in the queue.
     async fn end(&self, session: Session, end: End) {
         match end {
-            End::Gone => session.close().await,
+            End::Gone => self.close(session).await,
             // Its callers wait for the news, and nobody for the sandbox.
             End::Lost => {
-                tokio::join!(say_farewell(self.context, &self.owned, true), session.close());
+                tokio::join!(say_farewell(self.context, &self.owned, true), self.close(session));
             }
             // Who closes a session may rely on it that nothing of it runs any more.
             End::Closed => {
-                session.close().await;
+                self.close(session).await;
                 say_farewell(self.context, &self.owned, false).await;
             }
         }
+    }
+
+    /// Removes the sandbox; what was blocked since the last call goes into the audit log.
+    async fn close(&self, session: Session) {
+        let Some(aftermath) = session.close().await else { return };
+        let Aftermath { id, runtime, metadata, events } = aftermath;
+        let (tenant, name) = (&self.owned.tenant, &self.owned.id);
+        let record = Record::of_aftermath(id, tenant, name, runtime, &metadata, events);
+        self.context.audit.record(&record);
     }
 }
