@@ -72,6 +72,7 @@ impl Access {
         let host = &target.host;
         self.check(asked, host)?;
         if let Some(limit) = self.meter.exhausted() {
+            self.journal.block(asked.method, &host.to_string(), asked.path, "byte_limit");
             return Err(Refusal::Exhausted { limit });
         }
         match self.resolver.resolve(host, port, &self.addresses, deadline).await {

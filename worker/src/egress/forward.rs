@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::dial::{Asked, unreachable};
 use super::gate::Access;
-use super::proxy::{Body, Handover};
+use super::proxy::{Body, Handover, MAX_HEADERS};
 use super::refusal::Refusal;
 use super::relay::relay;
 use super::target::Target;
@@ -63,7 +63,7 @@ impl Access {
         let is_tls = tls_port.is_some();
         self.secrets().put_into(request.headers_mut(), &target.host, port, is_tls);
         let mut client = http1::Builder::new();
-        let client = client.preserve_header_case(true);
+        let client = client.preserve_header_case(true).max_headers(MAX_HEADERS);
         let failed = |error: hyper::Error| {
             tracing::debug!(%error, "a request of a program failed");
             unreachable(&target)

@@ -13,6 +13,7 @@ mod secrets;
 mod target;
 mod tls;
 mod tunnel;
+mod unread;
 
 use shared::Error;
 use shared::execution::Egress;

@@ -15,7 +15,7 @@ use hyper::header::UPGRADE;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -26,6 +26,7 @@ use super::refusal::Refusal;
 use super::relay::relay;
 use super::target::Target;
 use super::tunnel::TunnelStream;
+use super::unread::{Turn, Worded};
 
 /// Where TLS is spoken end to end, and nothing can be read.
 const CONNECT_PORT: u16 = 443;
@@ -34,7 +35,9 @@ const CONNECT: Asked<'_> = Asked { method: "CONNECT", path: None };
 /// How TLS begins: with a record of this kind.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Bytes that the head of a request may have.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Headers that a request may have, and the answer to it.
+pub(super) const MAX_HEADERS: usize = 1024;
 /// Bytes of a method. None is longer, and every request is written down with its own.
 const MAX_METHOD_BYTES: usize = 32;
 /// How long a program may take for the head of a request, and leave a connection unused.
@@ -71,12 +74,25 @@ async fn serve_http(
     access: Arc<Access>,
     inner: Option<Target>,
 ) {
-    let handover = Handover::default();
-    let service =
-        service_fn(|request| answer(request, Arc::clone(&access), handover.clone(), inner.clone()));
+    let (handover, turn) = (Handover::default(), Turn::default());
+    let service = service_fn(|request: Request<Incoming>| {
+        turn.begin();
+        let (turn, is_connect) = (turn.clone(), request.method() == Method::CONNECT);
+        let answer = answer(request, Arc::clone(&access), handover.clone(), inner.clone());
+        async move {
+            let answer = answer.await;
+            let status = answer.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success()) {
+                turn.hand_over();
+            }
+            Ok::<_, Infallible>(answer.map(|body| turn.of_answer(body)))
+        }
+    });
     let mut server = http1::Builder::new();
     let server = server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
-    let server = server.max_buf_size(MAX_HEAD_BYTES).preserve_header_case(true);
+    let server = server.max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
+    let server = server.preserve_header_case(true);
+    let stream = Worded::new(stream, turn.clone());
     let connection = server.serve_connection(TokioIo::new(stream), service).with_upgrades();
     if let Err(error) = connection.await {
         tracing::trace!(%error, "a program's connection to its proxy broke off");
@@ -110,7 +126,7 @@ async fn answer(
     access: Arc<Access>,
     handover: Handover,
     inner: Option<Target>,
-) -> Result<Response<Body>, Infallible> {
+) -> Response<Body> {
     let inside = hyper::upgrade::on(&mut request);
     if request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE) {
         handover.put(end(inside.clone()));
@@ -122,7 +138,7 @@ async fn answer(
     } else {
         access.forward(request, inside, &handover, inner.as_ref()).await
     };
-    Ok(answer.unwrap_or_else(|refusal| refusal.response()))
+    answer.unwrap_or_else(|refusal| refusal.response())
 }
 
 /// Ends a connection that could have become another protocol and did not. It is given back as it is,

@@ -2,16 +2,20 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::proxy::Body;
+use super::proxy::{Body, MAX_HEAD_BYTES, MAX_HEADERS};
+
+const PLAIN_TEXT: &str = "text/plain";
 
 /// Why a request does not get through.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// It is no request that a proxy could carry out.
     Bad(String),
+    /// Its head is larger than one may be.
+    HeadTooLarge,
     /// The rules do not allow it.
     Blocked {
         /// `CONNECT to example.com`, or `request to example.com`.
@@ -29,6 +33,7 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Blocked { .. } | Self::Exhausted { .. } => StatusCode::FORBIDDEN,
             Self::Unreachable { .. } => StatusCode::BAD_GATEWAY,
         }
@@ -37,6 +42,9 @@ impl Refusal {
     fn words(&self) -> String {
         match self {
             Self::Bad(words) => format!("isol8: {words}"),
+            Self::HeadTooLarge => format!(
+                "isol8: the head of a request has at most {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers"
+            ),
             Self::Blocked { what, address: None } => {
                 format!("isol8: {what} blocked by network filter")
             }
@@ -58,11 +66,20 @@ impl Refusal {
         let mut response = Response::new(body);
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PLAIN_TEXT));
         // What follows may not be a request at all.
         if matches!(self, Self::Bad(_)) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// The same as it stands on a connection, of which it is the end.
+    pub(super) fn written(&self) -> String {
+        let (status, words) = (self.status(), self.words());
+        format!(
+            "HTTP/1.1 {status}\r\n{CONTENT_TYPE}: {PLAIN_TEXT}\r\n{CONTENT_LENGTH}: {}\r\n{CONNECTION}: close\r\n\r\n{words}",
+            words.len()
+        )
     }
 }
