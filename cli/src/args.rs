@@ -14,7 +14,7 @@ pub(crate) use fleet::{
 };
 pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs};
 pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, NetworkArgs, SessionCommand};
-pub(crate) use run::{ProgramArgs, RemoteArgs, RunArgs};
+pub(crate) use run::{OutputArgs, ProgramArgs, RemoteArgs, RequestArgs, RunArgs};
 pub(crate) use servers::{GatewayArgs, ListenArgs, QueueArgs, ServeArgs, SlotArgs, WorkerArgs};
 
 /// Runs untrusted code in locked-down sandboxes: on this machine, or on a fleet.

@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 
 use super::remote::ListArgs;
-use super::run::{ProgramArgs, RemoteArgs, RunArgs};
+use super::run::{RemoteArgs, RequestArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
@@ -64,19 +64,7 @@ pub(crate) enum JobsCommand {
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArgs {
     #[command(flatten)]
-    pub(crate) program: ProgramArgs,
-    /// Image instead of the runtime's own.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) image: Option<String>,
-    /// Network: none, host or filtered.
-    #[arg(long, value_name = "MODE")]
-    pub(crate) net: Option<String>,
-    /// Memory, like 512m.
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<String>,
-    /// Cores, may be a fraction.
-    #[arg(long, value_name = "CORES")]
-    pub(crate) cpu: Option<f64>,
+    pub(crate) request: RequestArgs,
     /// Run in this session.
     #[arg(long, value_name = "ID")]
     pub(crate) session_id: Option<String>,
@@ -112,21 +100,6 @@ pub(crate) struct SubmitArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
-}
-
-impl SubmitArgs {
-    /// The flags that `run` has too.
-    pub(crate) fn to_run(&self) -> RunArgs {
-        RunArgs {
-            program: self.program.clone(),
-            image: self.image.clone(),
-            net: self.net.clone(),
-            memory: self.memory.clone(),
-            cpu: self.cpu,
-            remote: self.remote.clone(),
-            ..RunArgs::default()
-        }
-    }
 }
 
 #[derive(Debug, Args)]

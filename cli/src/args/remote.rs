@@ -3,7 +3,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::run::{ProgramArgs, RemoteArgs};
+use super::run::{OutputArgs, RemoteArgs, RequestArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
@@ -99,7 +99,9 @@ pub(crate) struct ExecArgs {
     /// The session.
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) program: ProgramArgs,
+    pub(crate) request: RequestArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
 }

@@ -1,4 +1,5 @@
-//! `isol8 run` and `isol8 session exec`: what to run, and how.
+//! What to run, and how: the flags of `isol8 run`, which `isol8 jobs submit` and `isol8 session exec`
+//! share as far as they can mean something there.
 
 use std::path::PathBuf;
 
@@ -28,7 +29,8 @@ pub(crate) struct ProgramArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) secret: Vec<String>,
     /// Host that alone gets a secret: the program has a placeholder, and the worker puts the secret into
-    /// headers of http:// requests, which it sends over TLS (with --net filtered); may be repeated.
+    /// headers of http:// requests, which it sends over TLS (with --net filtered), or, to KEY=http://HOST,
+    /// as they are; may be repeated.
     #[arg(long, value_name = "KEY=HOST")]
     pub(crate) secret_host: Vec<String>,
     /// Standard input of the program.
@@ -37,9 +39,6 @@ pub(crate) struct ProgramArgs {
     /// Working directory inside /sandbox.
     #[arg(long, value_name = "PATH")]
     pub(crate) workdir: Option<String>,
-    /// Print output at the end instead of as it comes.
-    #[arg(long)]
-    pub(crate) no_stream: bool,
 }
 
 /// A server, and the key to it.
@@ -53,8 +52,9 @@ pub(crate) struct RemoteArgs {
     pub(crate) key: Option<String>,
 }
 
+/// A program and all that it is to have: everything that becomes a request.
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct RunArgs {
+pub(crate) struct RequestArgs {
     #[command(flatten)]
     pub(crate) program: ProgramArgs,
     /// Program from an address.
@@ -117,13 +117,31 @@ pub(crate) struct RunArgs {
     /// Directory whose files are put into /sandbox.
     #[arg(long, value_name = "DIR", help_heading = "Preparation")]
     pub(crate) files: Option<PathBuf>,
-    /// Put what the program leaves in its working directory into this one (implies --no-stream).
-    #[arg(long, value_name = "DIR", help_heading = "Preparation")]
-    pub(crate) out_dir: Option<PathBuf>,
     /// Flags of the agent (runtime agent).
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true, help_heading = "Preparation")]
     pub(crate) agent_flags: Option<String>,
+}
 
+/// How what comes of a program is wanted, where somebody waits for it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// Print output at the end instead of as it comes.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) no_stream: bool,
+    /// Write standard output to a file too (with --no-stream).
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) out: Option<PathBuf>,
+    /// Put what the program leaves in its working directory into this one (implies --no-stream).
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub(crate) out_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) request: RequestArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) remote: RemoteArgs,
     /// Run in a session of its own that ends with the run.
@@ -135,7 +153,4 @@ pub(crate) struct RunArgs {
     /// Keep the container.
     #[arg(long)]
     pub(crate) persist: bool,
-    /// Write standard output to a file too (with --no-stream).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
 }

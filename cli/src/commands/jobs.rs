@@ -55,7 +55,7 @@ async fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
         ..QueueOptions::default()
     };
     let session = args.session_id.clone().map_or(Session::None, Session::Named);
-    let execution = request::of_run(&args.to_run(), &session, &settings::load()?)?;
+    let execution = request::of_request(&args.request, &session, &settings::load()?)?;
     let client = credentials::client(&args.remote, session.id())?;
     let job = client.submit_job(&execution, &queue, args.idempotency_key.as_deref()).await?;
     if args.json {

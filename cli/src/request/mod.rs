@@ -19,7 +19,7 @@ use shared::execution::{
     SecretOption,
 };
 
-use crate::args::{ProgramArgs, RunArgs};
+use crate::args::{ExecArgs, OutputArgs, ProgramArgs, RequestArgs, RunArgs};
 
 /// All that a program leaves, as one archive.
 pub(crate) const WHOLE_SANDBOX: &str = "/sandbox/";
@@ -68,29 +68,67 @@ pub(crate) fn of_run(
     session: &Session,
     loaded: &Loaded,
 ) -> anyhow::Result<Execution> {
-    let program = program::of_run(args)?;
+    let mut execution = of_request(&args.request, session, loaded)?;
+    take_out(&mut execution, &args.output);
+    if args.persist {
+        execution.more_options.insert("persist".into(), json!(true));
+    }
+    Ok(execution)
+}
+
+/// The request of `session exec`.
+pub(crate) fn of_exec(args: &ExecArgs, loaded: &Loaded) -> anyhow::Result<Execution> {
+    let session = Session::Named(args.id.clone());
+    let mut execution = of_request(&args.request, &session, loaded)?;
+    take_out(&mut execution, &args.output);
+    Ok(execution)
+}
+
+/// What the program leaves is to come back, if there is a place for it.
+fn take_out(execution: &mut Execution, output: &OutputArgs) {
+    let paths = output.out_dir.as_ref().map(|_| vec![WHOLE_SANDBOX.to_owned()]);
+    execution.request.output_paths = paths;
+}
+
+/// The request of any command that runs a program.
+pub(crate) fn of_request(
+    args: &RequestArgs,
+    session: &Session,
+    loaded: &Loaded,
+) -> anyhow::Result<Execution> {
+    let program = program::of_request(args)?;
     let options = options(args, loaded, program.runtime == AGENT)?;
+    let program::Program { runtime, code, code_url, cmd, extension } = program;
     let request = ExecutionRequest {
+        runtime,
+        code,
+        code_url,
+        cmd,
+        file_extension: extension,
+        env: pairs(&args.program.env),
+        stdin: args.program.stdin.clone(),
+        workdir: args.program.workdir.clone(),
         timeout_ms: options.timeout_ms,
         code_hash: args.hash.clone(),
-        output_paths: args.out_dir.as_ref().map(|_| vec![WHOLE_SANDBOX.to_owned()]),
         agent_flags: args.agent_flags.clone(),
         allow_insecure_code_url: args.allow_insecure_code_url,
         files: args.files.as_deref().map(files::read).transpose()?.unwrap_or_default(),
         setup_script: setup_script(&args.setup)?,
         install_packages: args.install.clone(),
-        ..base_request(&args.program, program)
+        ..ExecutionRequest::default()
     };
-    Ok(Execution {
-        request,
-        options,
-        more_options: more_options(args, session),
-        session_id: session.id().map(String::from),
-        ..Execution::default()
-    })
+    // What isol8's own server reads, and ours not.
+    let mode = if session.id().is_some() { "persistent" } else { "ephemeral" };
+    let more_options = Map::from_iter([("mode".to_owned(), json!(mode))]);
+    let session_id = session.id().map(String::from);
+    Ok(Execution { request, options, more_options, session_id, ..Execution::default() })
 }
 
-fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<ExecutionOptions> {
+fn options(
+    args: &RequestArgs,
+    loaded: &Loaded,
+    is_agent: bool,
+) -> anyhow::Result<ExecutionOptions> {
     let defaults = &loaded.config.defaults;
     let text = |flag: &Option<String>, key: &str, configured: &String| {
         flag.clone().or_else(|| is_written(loaded, key).then(|| configured.clone()))
@@ -119,48 +157,13 @@ fn options(args: &RunArgs, loaded: &Loaded, is_agent: bool) -> anyhow::Result<Ex
     })
 }
 
-/// The request of `session exec`: a session has its options already.
-pub(crate) fn of_exec(id: &str, args: &ProgramArgs) -> anyhow::Result<Execution> {
-    let program = program::of_program(args)?;
-    let request = ExecutionRequest { timeout_ms: args.timeout, ..base_request(args, program) };
-    let options = ExecutionOptions { secrets: secrets(args)?, ..ExecutionOptions::default() };
-    let more_options = Map::from_iter([("mode".to_owned(), json!("persistent"))]);
-    let session_id = Some(id.to_owned());
-    Ok(Execution { request, options, more_options, session_id, ..Execution::default() })
-}
-
-fn base_request(args: &ProgramArgs, program: program::Program) -> ExecutionRequest {
-    let program::Program { runtime, code, code_url, cmd, extension } = program;
-    ExecutionRequest {
-        runtime,
-        code,
-        code_url,
-        cmd,
-        file_extension: extension,
-        env: pairs(&args.env),
-        stdin: args.stdin.clone(),
-        workdir: args.workdir.clone(),
-        ..ExecutionRequest::default()
-    }
-}
-
 /// Whether somebody wrote a value into the configuration.
 fn is_written(loaded: &Loaded, path: &str) -> bool {
     loaded.sources.contains_key(path)
 }
 
-/// What isol8's own server reads, and ours not or not yet.
-fn more_options(args: &RunArgs, session: &Session) -> Map<String, Value> {
-    let mode = if session.id().is_some() { "persistent" } else { "ephemeral" };
-    let mut more = Map::from_iter([("mode".to_owned(), json!(mode))]);
-    if args.persist {
-        more.insert("persist".into(), json!(true));
-    }
-    more
-}
-
 /// Flags, each kind in place of what is configured.
-fn network_filter(args: &RunArgs, loaded: &Loaded) -> Option<FilterOptions> {
+fn network_filter(args: &RequestArgs, loaded: &Loaded) -> Option<FilterOptions> {
     let rules = |flags: &[String], path, configured: &[String]| match flags {
         [] => is_written(loaded, path).then(|| configured.to_vec()),
         flags => Some(flags.to_vec()),
@@ -174,7 +177,7 @@ fn network_filter(args: &RunArgs, loaded: &Loaded) -> Option<FilterOptions> {
     })
 }
 
-fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
+fn network(args: &RequestArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
     let Some(name) = &args.net else {
         let is_written = is_written(loaded, "defaults.network");
         return Ok(is_written.then_some(loaded.config.defaults.network));
@@ -184,34 +187,42 @@ fn network(args: &RunArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
     Ok(Some(network))
 }
 
-/// The secrets; those that are bound to hosts stay with the worker.
+/// The secrets; those that are bound to hosts stay with the worker. `KEY=http://HOST` binds to a host that
+/// is spoken to without TLS.
 ///
 /// # Errors
 /// A binding that binds nothing is refused: the value would go into the sandbox as it is.
 fn secrets(args: &ProgramArgs) -> anyhow::Result<BTreeMap<String, SecretOption>> {
-    let values = pairs(&args.secret);
-    let mut hosts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut secrets: BTreeMap<_, _> =
+        pairs(&args.secret).into_iter().map(|(name, value)| (name, value.into())).collect();
     for flag in &args.secret_host {
-        let (name, host) = flag
-            .split_once('=')
-            .filter(|(name, host)| !name.is_empty() && !host.is_empty())
-            .with_context(|| format!("--secret-host \"{flag}\" is not KEY=HOST"))?;
-        ensure!(
-            values.contains_key(name),
-            "--secret-host {flag}: there is no --secret {name}=VALUE"
-        );
-        hosts.entry(name).or_default().push(host.to_owned());
-    }
-    let secret = |(name, value): (String, String)| {
-        let secret = match hosts.get(name.as_str()) {
-            None => SecretOption::Plain(value),
-            Some(hosts) => {
-                SecretOption::Bound(BoundSecret { value, hosts: hosts.clone(), tls: true })
-            }
+        let (name, place) = flag.split_once('=').unwrap_or_default();
+        let (tls, host) = match place.strip_prefix("http://") {
+            Some(host) => (false, host),
+            None => (true, place.strip_prefix("https://").unwrap_or(place)),
         };
-        (name, secret)
-    };
-    Ok(values.into_iter().map(secret).collect())
+        ensure!(
+            !name.is_empty() && !host.is_empty() && !host.contains('/'),
+            "--secret-host \"{flag}\" is not KEY=HOST, KEY=HOST:PORT or KEY=http://HOST"
+        );
+        let secret = secrets.get_mut(name);
+        let secret = secret
+            .with_context(|| format!("--secret-host {flag}: there is no --secret {name}=VALUE"))?;
+        match secret {
+            SecretOption::Plain(value) => {
+                let (value, hosts) = (std::mem::take(value), vec![host.to_owned()]);
+                *secret = SecretOption::Bound(BoundSecret { value, hosts, tls });
+            }
+            SecretOption::Bound(bound) => {
+                ensure!(
+                    bound.tls == tls,
+                    "--secret-host {flag}: the hosts of one secret are all with TLS or all without"
+                );
+                bound.hosts.push(host.to_owned());
+            }
+        }
+    }
+    Ok(secrets)
 }
 
 /// `KEY=VALUE` flags; entries without a key are ignored.

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use shared::runtime::Runtime;
 
-use crate::args::{ProgramArgs, RunArgs};
+use crate::args::{ProgramArgs, RequestArgs};
 use crate::printer;
 
 /// Hosts that serve single files of repositories and gists.
@@ -24,8 +24,8 @@ pub(super) struct Program {
     pub(super) extension: Option<String>,
 }
 
-/// The program of `run`, which may also come from the network.
-pub(super) fn of_run(args: &RunArgs) -> anyhow::Result<Program> {
+/// The program that the flags name.
+pub(super) fn of_request(args: &RequestArgs) -> anyhow::Result<Program> {
     let Some(url) = address(args)? else {
         return of_program(&args.program);
     };
@@ -46,8 +46,8 @@ pub(super) fn of_run(args: &RunArgs) -> anyhow::Result<Program> {
     Ok(Program { runtime, code_url: Some(url), ..Program::default() })
 }
 
-/// The program of any command that runs one.
-pub(super) fn of_program(args: &ProgramArgs) -> anyhow::Result<Program> {
+/// A program that does not come from the network.
+fn of_program(args: &ProgramArgs) -> anyhow::Result<Program> {
     let or = |default: Runtime| args.runtime.clone().unwrap_or_else(|| default.name().to_owned());
     if let Some(cmd) = &args.cmd {
         ensure!(
@@ -100,7 +100,7 @@ fn detect(path: &str, shown: &str) -> anyhow::Result<String> {
 }
 
 /// Where on the network the program is, if it is there.
-fn address(args: &RunArgs) -> anyhow::Result<Option<String>> {
+fn address(args: &RequestArgs) -> anyhow::Result<Option<String>> {
     if let Some(url) = &args.url {
         return Ok(Some(url.clone()));
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use shared::config::{Config, Loaded};
 
 use super::*;
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, JobsCommand, SessionCommand};
 
 fn args(line: &[&str]) -> RunArgs {
     let words = ["isol8", "run"].iter().chain(line).copied();
@@ -46,6 +46,67 @@ fn a_binding_that_binds_nothing_is_refused() {
     ] {
         let error = line(binding).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn a_host_of_a_secret_says_whether_it_is_spoken_to_over_tls() {
+    let bound = |hosts: &[&str]| {
+        let mut line = vec!["-e", "1", "--secret", "KEY=v"];
+        hosts.iter().for_each(|host| line.extend(["--secret-host", host]));
+        let secrets = request(&line)?.options.secrets;
+        let SecretOption::Bound(secret) = &secrets["KEY"] else { panic!("{secrets:?}") };
+        assert_eq!(secret.value, "v");
+        anyhow::Ok((secret.hosts.join(" "), secret.tls))
+    };
+    for (hosts, found) in [
+        (&["KEY=api.test"][..], ("api.test", true)),
+        (&["KEY=https://api.test:8443"], ("api.test:8443", true)),
+        (&["KEY=http://api.test", "KEY=http://[::1]:80"], ("api.test [::1]:80", false)),
+        (&["KEY=api.test", "KEY=b.test"], ("api.test b.test", true)),
+    ] {
+        assert_eq!(bound(hosts).unwrap(), (found.0.to_owned(), found.1));
+    }
+    for (hosts, said) in [
+        (&["KEY=api.test", "KEY=http://b.test"][..], "all with TLS or all without"),
+        (&["KEY=http://"], "KEY=http://HOST"),
+        (&["KEY=http://api.test/"], "KEY=http://HOST"),
+        (&["KEY=ftp://api.test"], "KEY=http://HOST"),
+    ] {
+        let error = bound(hosts).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn each_command_that_runs_a_program_makes_the_same_request_of_the_same_flags() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.txt"), "x").unwrap();
+    let files = directory.path().to_str().unwrap();
+    let flags = "-e 1 -r bash --timeout 5 --env A=b --secret C=d --secret-host C=http://api.test --stdin in \
+        --workdir sub --net filtered --allow x --deny y --log-network --memory 64m --cpu 0.5 \
+        --pids-limit 9 --max-output 7 --sandbox-size 1m --tmp-size 2m --image isol8:x --install jq \
+        --setup true --hash ff --allow-insecure-code-url --agent-flags f --files";
+    let flags: Vec<_> = flags.split_ascii_whitespace().chain([files]).collect();
+    let parse = |words: &[&str]| {
+        let words = ["isol8"].iter().chain(words).chain(&flags).copied();
+        Cli::try_parse_from(words).unwrap().command
+    };
+    let json = |found: &Execution| {
+        serde_json::to_string(&(&found.request, &found.options, &found.session_id)).unwrap()
+    };
+    let named = Session::Named("s".into());
+    let Command::Run(run) = parse(&["run"]) else { panic!() };
+    let run = of_run(&run, &named, &nothing_written()).unwrap();
+    let Command::Session(SessionCommand::Exec(exec)) = parse(&["session", "exec", "s"]) else {
+        panic!()
+    };
+    assert_eq!(json(&of_exec(&exec, &nothing_written()).unwrap()), json(&run));
+    let Command::Jobs(JobsCommand::Submit(submit)) = parse(&["jobs", "submit"]) else { panic!() };
+    assert_eq!(json(&of_request(&submit.request, &named, &nothing_written()).unwrap()), json(&run));
+    for part in ["\"networkFilter\"", "\"logNetwork\":true", "\"/sandbox/a.txt\"", "\"tls\":false"]
+    {
+        assert!(json(&run).contains(part), "{part}: {}", json(&run));
     }
 }
 

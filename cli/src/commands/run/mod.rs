@@ -20,7 +20,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let session = request::session(&args)?;
-    let output = Output::new(&args.program, args.out.clone(), args.out_dir.clone());
+    let output = Output::new(&args.output);
     if let Some(host) = &args.remote.host {
         let loaded = settings::load()?;
         let execution = request::of_run(&args, &session, &loaded)?;

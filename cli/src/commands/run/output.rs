@@ -10,7 +10,7 @@ use serde_json::Value;
 use shared::execution::ExecutionRequest;
 
 use super::out_dir;
-use crate::args::ProgramArgs;
+use crate::args::OutputArgs;
 use crate::printer;
 use crate::request::WHOLE_SANDBOX;
 
@@ -32,7 +32,8 @@ pub(super) struct Finished<'a> {
 }
 
 impl Output {
-    pub(crate) fn new(args: &ProgramArgs, file: Option<PathBuf>, out_dir: Option<PathBuf>) -> Self {
+    pub(crate) fn new(args: &OutputArgs) -> Self {
+        let (file, out_dir) = (args.out.clone(), args.out_dir.clone());
         // What a program leaves is part of a result, not of a stream.
         let is_streamed = !args.no_stream && out_dir.is_none();
         if file.is_some() && is_streamed {

@@ -9,8 +9,8 @@ use client::{Client, Session, SessionNetwork};
 
 use super::keys::local;
 use super::run::{Output, remote, until_interrupted};
-use crate::args::{ExecArgs, ListArgs, NetworkArgs, RemoteArgs, SessionCommand};
-use crate::{credentials, printer, request};
+use crate::args::{ExecArgs, ListArgs, NetworkArgs, RemoteArgs, RequestArgs, SessionCommand};
+use crate::{credentials, printer, request, settings};
 
 pub(crate) async fn run(command: SessionCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -19,7 +19,7 @@ pub(crate) async fn run(command: SessionCommand) -> anyhow::Result<ExitCode> {
             credentials::client(&remote, None)?.delete_session(&id).await?;
             printer::line(format!("[OK] Session \"{id}\" destroyed."));
         }
-        SessionCommand::Exec(args) => return exec(&args).await,
+        SessionCommand::Exec(args) => return exec(*args).await,
         SessionCommand::Cp { from, to, remote } => {
             let client = credentials::client(&remote, None)?;
             return until_interrupted(copy::run(&client, &from, &to)).await;
@@ -59,14 +59,15 @@ fn last_used(session: &Session) -> String {
     text.parse().map_or_else(|_| text.clone(), local)
 }
 
-async fn exec(args: &ExecArgs) -> anyhow::Result<ExitCode> {
+async fn exec(mut args: ExecArgs) -> anyhow::Result<ExitCode> {
     let client = credentials::client(&args.remote, Some(&args.id))?;
-    let mut program = args.program.clone();
-    if program.runtime.is_none() && program.file.is_none() {
+    let RequestArgs { program, url, github, gist, .. } = &mut args.request;
+    let has_name = [url, github, gist].iter().any(|name| name.is_some()) || program.file.is_some();
+    if program.runtime.is_none() && !has_name {
         program.runtime = runtime_of(&client, &args.id).await;
     }
-    let execution = request::of_exec(&args.id, &program)?;
-    let output = Output::new(&program, None, None);
+    let execution = request::of_exec(&args, &settings::load()?)?;
+    let output = Output::new(&args.output);
     until_interrupted(remote::run(&client, &execution, &output)).await
 }
 
