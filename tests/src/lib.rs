@@ -7,6 +7,7 @@ pub mod binary;
 pub mod case;
 pub mod chaos;
 pub mod compose;
+pub mod dns;
 pub mod docker;
 pub mod forbidden;
 pub mod gate;

@@ -123,7 +123,7 @@ impl Upstream {
         host: &str,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::start_with(host, None, Arc::new(handler)).await
+        Self::start_with((host, 0), None, Arc::new(handler)).await
     }
 
     /// One that speaks TLS, with a certificate for `localhost` that is written to `certificate`.
@@ -134,7 +134,21 @@ impl Upstream {
         certificate: &Path,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+        Self::start_tls_as(&["localhost"], ("127.0.0.1", 0), certificate, handler).await
+    }
+
+    /// The same with a certificate for other names, at an address and port.
+    ///
+    /// # Panics
+    /// If there can be no certificate, or it cannot listen.
+    pub async fn start_tls_as(
+        names: &[&str],
+        at: (&str, u16),
+        certificate: &Path,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a key");
         std::fs::write(certificate, made.cert.pem()).expect("the directory is writable");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -145,11 +159,11 @@ impl Upstream {
             .with_single_cert(vec![made.cert.der().clone()], key)
             .expect("the key fits");
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Self::start_with("127.0.0.1", Some(acceptor), Arc::new(handler)).await
+        Self::start_with(at, Some(acceptor), Arc::new(handler)).await
     }
 
-    async fn start_with(host: &str, tls: Option<TlsAcceptor>, handler: Arc<Handler>) -> Self {
-        let listener = TcpListener::bind((host, 0)).await.expect("loopback has free ports");
+    async fn start_with(at: (&str, u16), tls: Option<TlsAcceptor>, handler: Arc<Handler>) -> Self {
+        let listener = TcpListener::bind(at).await.expect("loopback has free ports");
         let address = listener.local_addr().expect("it is bound");
         let seen = Arc::<Seen>::default();
         let mut serving = JoinSet::new();

@@ -1,10 +1,13 @@
 //! Code by URL, from a request to a program that runs, through gateway, queue and worker, and in a
 //! run of this machine's own.
 
+use std::net::Ipv4Addr;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::api::KEY;
 use tests::case::equal;
+use tests::dns::{NameServer, Record};
 use tests::upstream::{Answer, Request, Upstream};
 use tests::{Case, Stack, binary, run_cases};
 
@@ -135,6 +138,64 @@ async fn programs_come_from_their_address_and_nowhere_else() {
     findings.note("session", closed);
     findings.report();
     stack.finish();
+}
+
+/// The hosts that GitHub gives files and gists out from, as a stand-in has them.
+fn github(request: &Request) -> Answer {
+    match (request.header("host"), request.path()) {
+        ("raw.githubusercontent.com", "/me/it/main/src/hello.py") => {
+            Answer::ok("print('hello from', __file__)")
+        }
+        ("gist.githubusercontent.com", "/0af1/raw/run.sh") => Answer::ok("echo gist"),
+        _ => Answer::status("404 Not Found"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_repositories_and_gists_run_by_their_short_names() {
+    let here = tempfile::tempdir().expect("a directory can be made");
+    let trusted = here.path().join("trusted.pem");
+    // The names lead to this machine: to an address of this process's own, at the port that such names have.
+    let process = std::process::id();
+    let address = Ipv4Addr::from(0x7f40_0000 | (process & 0x003f_ffff));
+    let hosts = ["raw.githubusercontent.com", "gist.githubusercontent.com"];
+    let at = (address.to_string(), 443);
+    let host = Upstream::start_tls_as(&hosts, (&at.0, at.1), &trusted, github).await;
+    let names =
+        NameServer::start(move |name, _| hosts.contains(&name).then(|| vec![Record::A(address)]))
+            .await;
+    let config = json!({
+        "remoteCode": {"enabled": true},
+        "policy": {"allowPrivateAddresses": [format!("{address}/32")]},
+        "worker": {"resolvers": [names.address.to_string()]},
+    });
+    std::fs::write(here.path().join("isol8.config.json"), config.to_string())
+        .expect("the directory is writable");
+    let run = |arguments: &[&str]| {
+        let mut command = binary::command(here.path());
+        command.env("SSL_CERT_FILE", &trusted).arg("run").args(arguments);
+        let output = command.output().expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    // sha256sum of the text of hello.py.
+    let hash = "a45a46682442e6858d98e87061c717038b738d2ac59805e39d015e8ea5bc9d0e";
+    let file = ["--github", "me/it/main/src/hello.py"];
+    for (arguments, said) in [
+        (&[&file[..], &["--hash", hash]].concat()[..], "hello from /sandbox/main.py\n"),
+        (&["--gist", "0af1/run.sh"], "gist\n"),
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stdout.as_str()), (Some(0), said), "{stderr}");
+    }
+    for (arguments, said) in [
+        (&[&file[..], &["--hash", &"0".repeat(64)]].concat()[..], "Remote code hash mismatch"),
+        (&["--github", "me/it/main/no.py"], "Failed to fetch remote code: HTTP 404"),
+    ] {
+        let (code, _, stderr) = run(arguments);
+        assert!(code == Some(1) && stderr.contains(said), "{stderr}");
+    }
+    drop(host);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,6 +123,7 @@ const SECTIONS: [Section; 15] = [
             ("Package set", "worker.packageSetSize"),
             ("Install timeout", "worker.installTimeoutMs"),
             ("Registry hosts", "worker.registryHosts"),
+            ("Name servers", "worker.resolvers"),
         ],
     ),
     (

@@ -14,6 +14,7 @@ use shared::audit::Audit;
 use shared::config::Config;
 use shared::execution::{Admission, ExecuteEnvelope, ExecutionRequest, Job, PoolStrategy};
 use shared::id::{TenantId, WorkerId};
+use shared::net::Resolver;
 use shared::redis::Queue;
 use shared::runtime::Runtime;
 use shared::size::parse_bytes;
@@ -214,6 +215,7 @@ fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
         prewarm: prewarm?,
         custom_seccomp: settings::custom_seccomp(config)?,
         packages: package_settings(config)?,
+        resolver: Resolver::of_servers(&config.worker.resolvers)?,
     })
 }
 

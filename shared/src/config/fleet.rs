@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::net::NameServer;
 use crate::runtime::Runtime;
 
 /// The queue.
@@ -133,6 +134,9 @@ pub struct Worker {
     pub install_timeout_ms: u64,
     /// Hosts of registries that no package manager's settings name.
     pub registry_hosts: Vec<String>,
+    /// Name servers that are asked for hosts of the filtered network and of code by URL, like `192.0.2.53` or
+    /// `192.0.2.53:5353`; none: the machine's own resolver.
+    pub resolvers: Vec<NameServer>,
 }
 
 impl Default for Worker {
@@ -151,6 +155,7 @@ impl Default for Worker {
             package_set_size: "1g".into(),
             install_timeout_ms: 300_000,
             registry_hosts: Vec::new(),
+            resolvers: Vec::new(),
         }
     }
 }

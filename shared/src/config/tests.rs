@@ -255,6 +255,7 @@ fn contradictions_are_refused_by_name() {
         ),
         (r#"{"worker":{"installTimeoutMs":0}}"#, &["worker.installTimeoutMs"]),
         (r#"{"worker":{"registryHosts":["http://a"]}}"#, &["worker.registryHosts"]),
+        (r#"{"worker":{"resolvers":["dns.example"]}}"#, &["worker.resolvers", "192.0.2.53:5353"]),
         (r#"{"worker":{"listen":"9000"}}"#, &["worker.listen", "ADDRESS:PORT"]),
         (
             r#"{"prebuiltImages":[{"tag":"isol8:node","runtime":"node","installPackages":[]}]}"#,

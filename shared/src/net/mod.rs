@@ -7,9 +7,11 @@ mod filter;
 mod host;
 mod range;
 mod resolve;
+mod servers;
 
 pub use address::{AddressRules, Reason};
 pub use filter::{HostFilter, HostPatterns};
 pub use host::{Host, HostError};
 pub use range::AddressRange;
 pub use resolve::{Lookup, ResolveError, Resolver, Turn};
+pub use servers::NameServer;

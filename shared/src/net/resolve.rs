@@ -2,6 +2,7 @@
 //! answer that changes between check and use changes nothing.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::address::{AddressRules, Reason};
 use super::host::Host;
+use super::servers::{NameServer, ServerLookup};
+use crate::error::Error;
 
 /// Addresses of one host that are tried; a name with more is no service of anybody's.
 const MAX_ADDRESSES: usize = 16;
 /// Look-ups under way at once. Each holds a thread until the system's resolver gives up.
-const MAX_LOOKUPS: usize = 64;
+pub(super) const MAX_LOOKUPS: usize = 64;
 
 /// Finds the addresses of a name. Tests put their own in.
 pub trait Lookup: Send + Sync {
@@ -70,6 +73,12 @@ pub struct Resolver {
     share: Option<Arc<Semaphore>>,
 }
 
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("share", &self.share).finish_non_exhaustive()
+    }
+}
+
 impl Default for Resolver {
     /// The system's own resolver.
     fn default() -> Self {
@@ -82,6 +91,17 @@ impl Resolver {
     #[must_use]
     pub fn new(lookup: impl Lookup + 'static) -> Self {
         Self { lookup: Arc::new(lookup), share: None }
+    }
+
+    /// A resolver that asks these name servers and nobody else; the system's own if there are none.
+    ///
+    /// # Errors
+    /// If they cannot be used.
+    pub fn of_servers(servers: &[NameServer]) -> Result<Self, Error> {
+        if servers.is_empty() {
+            return Ok(Self::default());
+        }
+        ServerLookup::new(servers).map(Self::new)
     }
 
     /// The same resolver for one of many who use it: at most `lookups` of its own are under way at

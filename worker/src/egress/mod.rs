@@ -39,6 +39,11 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
+    /// The way out where `resolver` knows the hosts.
+    pub(crate) fn new(resolver: Resolver) -> Self {
+        Self { resolver, ..Self::default() }
+    }
+
     /// Opens a gate for one job.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ use shared::execution::{
     Timings,
 };
 use shared::id::{JobId, TenantId, WorkerId};
+use shared::net::Resolver;
 use shared::redis::Removal;
 use shared::{Error, ErrorCode};
 use tokio::sync::mpsc;
@@ -96,6 +97,8 @@ pub struct Options {
     pub custom_seccomp: Option<String>,
     /// How packages are installed and kept.
     pub packages: PackageSettings,
+    /// Who is asked for hosts of the filtered network.
+    pub resolver: Resolver,
 }
 
 /// A sandbox whose job is done. Dropped, it is cleaned for the next job, or destroyed.
@@ -145,7 +148,7 @@ impl Engine {
             idle: options.idle,
         };
         let prewarm = options.prewarm.iter().map(Profile::of_job).collect();
-        let outside = Outside::default();
+        let outside = Outside::new(options.resolver);
         let stop = token.child_token();
         let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, metrics, token);
         let packages = Packages::new(

@@ -42,10 +42,10 @@ impl Fetcher {
     /// # Errors
     /// If a host pattern is none, or TLS cannot be set up.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        Self::with_resolver(config, &Resolver::default())
+        Self::with_resolver(config, &Resolver::of_servers(&config.worker.resolvers)?)
     }
 
-    /// Likewise, with a resolver other than the system's.
+    /// Likewise, with a resolver other than the one configured.
     ///
     /// # Errors
     /// As there.

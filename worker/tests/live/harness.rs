@@ -123,6 +123,7 @@ impl Fleet {
             prewarm: Vec::new(),
             custom_seccomp: None,
             packages: worker::engine::PackageSettings::default(),
+            resolver: shared::net::Resolver::default(),
         };
         let engine_options = options;
         let audit = config::Audit {

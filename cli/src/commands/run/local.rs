@@ -12,6 +12,7 @@ use shared::execution::{
     Admission, ExecuteEnvelope, NetworkLogEntry, Outcome, Phase, PoolStrategy, Stream,
 };
 use shared::id::{JobId, SessionId, TenantId, WorkerId};
+use shared::net::Resolver;
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
 use worker::engine::{Console, Engine, EngineError, JobError, Live, Options};
@@ -54,6 +55,7 @@ pub(super) async fn run(
         prewarm: Vec::new(),
         custom_seccomp: settings::custom_seccomp(config)?,
         packages: roles::package_settings(config)?,
+        resolver: Resolver::of_servers(&config.worker.resolvers)?,
     };
     let (worker, metrics) = (WorkerId::generate(), Arc::default());
     let engine =
