@@ -191,7 +191,7 @@ pub(crate) async fn find_dead(
 /// ask for now.
 ///
 /// # Errors
-/// `NOT_FOUND`, admission errors, `QUEUE_UNAVAILABLE`.
+/// `NOT_FOUND`, admission errors, `TOO_MANY_JOBS`, `QUEUE_FULL`, `QUEUE_UNAVAILABLE`.
 pub(crate) async fn redrive(
     state: &State,
     tenant: &TenantId,
@@ -200,7 +200,8 @@ pub(crate) async fn redrive(
 ) -> Result<JobRecord, Error> {
     let (mut job, terms) = state.queue.dead_job(tenant, id).await?;
     state.admission.change_limits(tenant, &mut job, options)?;
-    state.queue.redrive(tenant, id, &job, &terms).await?;
+    let submission = Submission { tenant, id, reply_to: None, quota: state.quota(tenant) };
+    state.queue.redrive(submission, &job, &terms).await?;
     state.queue.job(tenant, id).await?.ok_or_else(|| not_found(id))
 }
 

@@ -328,18 +328,20 @@ impl Scripts {
         self.finish.run(&self.client, &call).await
     }
 
-    /// Puts a job back, or ends it if it may not come again: with `ending`, or as lost. The delivery
-    /// counts if there is an attempt to be told of. False if fenced.
+    /// Puts a job back, or ends it if it may not come again, which `is_last` says of any: with `ending`, or as
+    /// lost. The delivery counts if there is an attempt to be told of. False if fenced.
     pub(super) async fn give_back(
         &self,
         held: &Held<'_>,
         ending: Option<&str>,
         attempt: Option<&str>,
+        is_last: bool,
     ) -> RedisResult<bool> {
         let mut call = held.call(&self.give_back);
         call.arg(ending.unwrap_or_default())
             .arg(u8::from(attempt.is_some()))
-            .arg(attempt.unwrap_or_default());
+            .arg(attempt.unwrap_or_default())
+            .arg(u8::from(is_last));
         let outcome: u8 = self.give_back.run(&self.client, &call).await?;
         Ok(outcome != 0)
     }
@@ -471,17 +473,18 @@ impl Scripts {
         }
     }
 
-    /// Puts a dead letter back into the queue: 'queued', 'alive' or 'unknown'.
+    /// Puts a dead letter back into the queue; 'alive', 'unknown', or why not, as for a new job.
     pub(super) async fn redrive(
         &self,
-        shard: u16,
-        tenant: &TenantId,
-        job: &str,
-        payload: &str,
+        job: &NewJob<'_>,
         keep_ms: u64,
-    ) -> RedisResult<String> {
-        let mut call = self.redrive.call(&[keys::record(shard, job)]);
-        call.arg(tenant.as_str()).arg(job).arg(payload).arg(keep_ms);
+        max_queued: u64,
+    ) -> RedisResult<Refusal> {
+        let mut call = self.redrive.call(&[keys::record(job.shard, &job.id)]);
+        call.arg(job.tenant.as_str()).arg(&job.id).arg(job.payload).arg(keep_ms);
+        let quota = &job.quota;
+        call.arg(quota.max_active).arg(quota.weight).arg(quota.max_open);
+        call.arg(quota.max_open_bytes).arg(max_queued);
         self.redrive.run(&self.client, &call).await
     }
 

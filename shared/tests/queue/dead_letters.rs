@@ -70,8 +70,20 @@ async fn a_dead_letter_is_driven_again_once_with_other_limits() {
     fail(&mut fleet, id).await;
     let (mut job, terms) = fleet.queue.dead_job(&fleet.tenant, id).await.unwrap();
     job.limits = Limits { memory_bytes: 1 << 30, ..job.limits };
-    fleet.queue.redrive(&fleet.tenant, id, &job, &terms).await.unwrap();
-    let again = fleet.queue.redrive(&fleet.tenant, id, &job, &terms).await.unwrap_err();
+    let submission = |quota| Submission { tenant: &fleet.tenant, id, reply_to: None, quota };
+    // It counts as any other job of its tenant: where no further one may be, it stays what it is.
+    for (quota, code) in [
+        (Quota { max_open: 0, ..Quota::default() }, ErrorCode::TooManyJobs),
+        (Quota { max_open_bytes: 10, ..Quota::default() }, ErrorCode::TooManyJobs),
+    ] {
+        let refused = fleet.queue.redrive(submission(quota), &job, &terms).await.unwrap_err();
+        assert_eq!(refused.code(), code);
+        assert!(refused.retry_after().is_some());
+        assert_eq!(dead(&fleet).await, [id]);
+    }
+    let redrive = || fleet.queue.redrive(submission(Quota::default()), &job, &terms);
+    redrive().await.unwrap();
+    let again = redrive().await.unwrap_err();
     assert_eq!(again.code(), ErrorCode::NotFound, "it is alive");
     assert!(dead(&fleet).await.is_empty());
     assert!(matches!(fleet.state(id).await, JobState::Queued));
@@ -123,4 +135,32 @@ async fn neither_cancelled_jobs_nor_those_nobody_listed_become_dead_letters() {
         let found: u64 = redis.run(&["EXISTS", &format!("v1:{{s0}}:attempts:{id}")]);
         assert_eq!(found, noted, "attempts are kept of listed jobs alone");
     }
+}
+
+#[tokio::test]
+async fn a_job_that_no_worker_can_read_becomes_a_dead_letter_at_once() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let id = submit(&fleet, None).await;
+    let record = format!("v1:{{s0}}:job:{id}");
+    let payload: String = redis.run(&["HGET", &record, "payload"]);
+    let _: i64 = redis.run(&["HSET", &record, "payload", r#"{"of":"another version"}"#]);
+    assert!(fleet.claim(1).await.is_empty());
+
+    assert_eq!(fleet.failure(id).await.code, ErrorCode::Internal);
+    assert_eq!(dead(&fleet).await, [id]);
+    let attempts = fleet.queue.attempts(&fleet.tenant, id).await.unwrap();
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0].worker, fleet.worker.to_string());
+    assert_eq!(attempts[0].code, Some(ErrorCode::Internal));
+    let unread = fleet.queue.dead_job(&fleet.tenant, id).await.unwrap_err();
+    assert!(unread.message().contains("Upgrade"), "{unread}");
+
+    // Who can read it can have it run.
+    let _: i64 = redis.run(&["HSET", &record, "payload", &payload]);
+    let (job, terms) = fleet.queue.dead_job(&fleet.tenant, id).await.unwrap();
+    let quota = Quota::default();
+    let submission = Submission { tenant: &fleet.tenant, id, reply_to: None, quota };
+    fleet.queue.redrive(submission, &job, &terms).await.unwrap();
+    assert_eq!(fleet.claim_one().await.lease.job, id);
 }

@@ -139,6 +139,11 @@ struct World<'a> {
     late: Vec<(usize, Lease)>,
 }
 
+fn quota(capped: bool) -> Quota {
+    let max_active = if capped { CAP } else { 1000 };
+    Quota { max_active: u32::try_from(max_active).unwrap(), ..Quota::default() }
+}
+
 fn tenant(capped: bool) -> TenantId {
     TenantId::new(if capped { "capped" } else { "free" })
 }
@@ -219,7 +224,9 @@ impl<'a> World<'a> {
                 if let Some(id) = self.pick(which, |job| job.dead) {
                     let tenant = tenant(self.jobs[&id].capped);
                     let (job, terms) = self.queue.dead_job(&tenant, id).await.unwrap();
-                    self.queue.redrive(&tenant, id, &job, &terms).await.unwrap();
+                    let quota = quota(self.jobs[&id].capped);
+                    let submission = Submission { tenant: &tenant, id, reply_to: None, quota };
+                    self.queue.redrive(submission, &job, &terms).await.unwrap();
                     let known = self.known(id);
                     (known.dead, known.attempt, known.tries) = (false, 0, 0);
                     known.phase = Phase::Waiting;
@@ -245,9 +252,7 @@ impl<'a> World<'a> {
         let delay_ms = delayed.then_some(FAR_MS);
         let terms = Terms { priority, delay_ms, retention_ms: FAR_MS, ..Terms::default() };
         let once = key.map(|key| Once::new(&[key], b"request"));
-        let max_active = if capped { CAP } else { 1000 };
-        let quota = Quota { max_active: u32::try_from(max_active).unwrap(), ..Quota::default() };
-        let (id, tenant) = (JobId::generate(), tenant(capped));
+        let (id, tenant, quota) = (JobId::generate(), tenant(capped), quota(capped));
         let submission = Submission { tenant: &tenant, id, reply_to: None, quota };
         let listing = Listing { terms: &terms, once: once.as_ref() };
         let accepted = self.queue.submit(submission, listing, &job()).await.unwrap();

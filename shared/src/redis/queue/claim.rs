@@ -9,9 +9,9 @@ use redis::streams::{StreamAutoClaimReply, StreamInfoConsumersReply};
 use tokio::time::{Instant, sleep};
 
 use super::consumer::{Consumer, Delivered, Place, entry_of};
-use super::{Claimed, Lease, OwnedSession, Queue, now_ms, serialize};
+use super::{Claimed, Lease, OwnedSession, Queue, now_ms};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Call, Ending, Failure, Job};
+use crate::execution::{Call, Failure, Job};
 use crate::id::{JobId, SessionId, TenantId, WorkerId};
 use crate::redis::client::{failure, is_group_missing};
 use crate::redis::keys;
@@ -197,7 +197,7 @@ impl Queue {
         Ok(claimed)
     }
 
-    /// Reads a started job. One that cannot be read would fail on every worker: it ends here.
+    /// Reads a started job. One that cannot be read would fail on every worker: it is given up here.
     async fn unpack(
         &self,
         worker: WorkerId,
@@ -222,15 +222,12 @@ impl Queue {
             })),
             Err(error) => {
                 tracing::warn!(job = %lease.job, %error, "a queued job is not readable here");
-                let ending = Ending::Error(Failure::new(
+                let cause = Failure::new(
                     ErrorCode::Internal,
                     "The job cannot be read by the worker's version of isol8. Upgrade workers \
-                     before gateways, and submit it again.",
-                ));
-                let worker = worker.to_string();
-                let held = lease.held(&worker);
-                let (text, summary) = (serialize(&ending)?, serialize(&ending.summary())?);
-                self.inner.scripts.finish(&held, &text, &summary).await.map_err(failure)?;
+                     before gateways, and have it run after all, or submit it again.",
+                );
+                self.give_up(worker, &lease, cause).await?;
                 Ok(None)
             }
         }

@@ -3,7 +3,8 @@
 
 use redis::cmd;
 
-use super::{JobFilter, Page, Queue};
+use super::submit::refused;
+use super::{JobFilter, Page, Queue, Submission};
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Job, Terms};
 use crate::id::{JobId, TenantId};
@@ -40,35 +41,41 @@ impl Queue {
             return Err(not_dead(id));
         };
         let unreadable = |error| {
-            let message = format!("Dead letter {id} cannot be read by this version of isol8.");
+            let message = format!(
+                "Dead letter {id} cannot be read by this version of isol8. Upgrade the gateway, or \
+                 forget it and submit it again."
+            );
             Error::new(ErrorCode::Internal, message).with_source(error)
         };
         let job = serde_json::from_str(&payload).map_err(unreadable)?;
         Ok((job, serde_json::from_str(&terms).map_err(unreadable)?))
     }
 
-    /// Puts a dead letter of this tenant back into the queue, as `job`.
+    /// Puts a dead letter of `submission`'s tenant and name back into the queue, as `job`.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] if it is none (any more), [`ErrorCode::QueueUnavailable`].
+    /// [`ErrorCode::NotFound`] if it is none (any more); as [`submit`](Self::submit) if its tenant has as many
+    /// open jobs as it may, or the queue is full: it stays a dead letter then.
     pub async fn redrive(
         &self,
-        tenant: &TenantId,
-        id: JobId,
+        submission: Submission<'_>,
         job: &Job,
         terms: &Terms,
     ) -> Result<(), Error> {
         let payload = super::serialize(job)?;
-        let (shard, name) = (self.shard_of(tenant), id.to_string());
-        let keep_ms = terms.retention_ms;
-        let done = self.inner.scripts.redrive(shard, tenant, &name, &payload, keep_ms).await;
-        if done.map_err(failure)? == "queued" { Ok(()) } else { Err(not_dead(id)) }
+        let new = self.new_job(submission, &payload, false);
+        let max_queued = self.inner.config.max_queued;
+        let answer = self.inner.scripts.redrive(&new, terms.retention_ms, max_queued).await;
+        match answer.map_err(failure)? {
+            (word, _) if word == "alive" || word == "unknown" => Err(not_dead(submission.id)),
+            answer => refused(answer),
+        }
     }
 
     /// Forgets a dead letter of this tenant.
     ///
     /// # Errors
-    /// As [`redrive`](Self::redrive).
+    /// [`ErrorCode::NotFound`] if it is none, [`ErrorCode::QueueUnavailable`].
     pub async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<(), Error> {
         let done = self.inner.scripts.forget(self.shard_of(tenant), tenant, &id.to_string()).await;
         if done.map_err(failure)? == "forgotten" { Ok(()) } else { Err(not_dead(id)) }

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::{Commit, GiveBack, Lease, LeaseNews, Queue, now_ms, serialize};
 use crate::error::Error;
-use crate::execution::{Attempt, Ending, Priority};
+use crate::execution::{Attempt, Ending, Failure, Priority};
 use crate::id::WorkerId;
 use crate::redis::client::failure;
 use crate::redis::keys;
@@ -116,8 +116,27 @@ impl Queue {
             }
         };
         let held = lease.held(&worker);
-        let done = self.inner.scripts.give_back(&held, ending.as_deref(), attempt.as_deref()).await;
+        let (ending, attempt) = (ending.as_deref(), attempt.as_deref());
+        let done = self.inner.scripts.give_back(&held, ending, attempt, false).await;
         done.map(commit).map_err(failure)
+    }
+
+    /// Gives a job up that no worker like `worker` can run: a listed one becomes a dead letter. Nothing
+    /// happens to one that is not held any more.
+    ///
+    /// # Errors
+    /// As [`give_back`](Self::give_back).
+    pub(super) async fn give_up(
+        &self,
+        worker: WorkerId,
+        lease: &Lease,
+        cause: Failure,
+    ) -> Result<(), Error> {
+        let (worker, ending) = (worker.to_string(), Ending::Error(cause));
+        let attempt = serialize(&lease.attempt(&worker, &ending))?;
+        let (held, ending) = (lease.held(&worker), serialize(&ending)?);
+        let done = self.inner.scripts.give_back(&held, Some(&ending), Some(&attempt), true).await;
+        done.map(drop).map_err(failure)
     }
 
     /// Has a job whose program ended so begin anew after a pause, by its own terms, if `worker` still holds this lease. One

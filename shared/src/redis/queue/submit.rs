@@ -241,7 +241,7 @@ impl Queue {
         Ok(())
     }
 
-    fn new_job<'a>(
+    pub(super) fn new_job<'a>(
         &self,
         submission: Submission<'a>,
         payload: &'a str,
@@ -330,7 +330,7 @@ fn write(payload: &impl Serialize) -> Result<String, Error> {
 }
 
 /// What a script's refusal means for the caller.
-fn refused((word, detail): Refusal) -> Result<(), Error> {
+pub(super) fn refused((word, detail): Refusal) -> Result<(), Error> {
     let wait = Duration::from_millis(detail.parse().unwrap_or(1000));
     let error = |code, message: &str| Error::new(code, message).with_retry_after(wait);
     Err(match word.as_str() {

@@ -22,29 +22,22 @@ local word, job = find_repeated(KEYS[2], ARGV[2], ARGV[10], ARGV[11])
 if word then
   return {word, job}
 end
-local now, usage = now_us(), sibling(KEYS[2], 'usage:' .. ARGV[2])
-local open = redis.call('HMGET', usage, 'jobs', 'bytes')
-if tonumber(open[1] or '0') >= tonumber(ARGV[18]) then
-  return {'jobs', 1000}
-end
-if tonumber(open[2] or '0') + #ARGV[3] > tonumber(ARGV[19]) then
-  return {'bytes', 1000}
-end
-if tonumber(redis.call('HGET', sibling(KEYS[2], 'usage'), 'jobs') or '0') >= tonumber(ARGV[12]) then
-  return {'full', 1000}
+local refusal, wait_ms = refuse_open(KEYS[2], ARGV[2], #ARGV[3], tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[12]))
+if refusal then
+  return {refusal, wait_ms}
 end
 local too_many = refuse_to_keep(KEYS[2], ARGV[2], tonumber(ARGV[20]), tonumber(ARGV[21]))
 if too_many then
   return {too_many, 60000}
 end
-local refusal, wait_ms = refuse(KEYS[2], ARGV[1], ARGV[2], 0, tonumber(ARGV[7]))
+refusal, wait_ms = refuse(KEYS[2], ARGV[1], ARGV[2], 0, tonumber(ARGV[7]))
 if refusal then
   return {refusal, wait_ms}
 end
-local id, priority = ARGV[1], ARGV[13] ~= '' and ARGV[13]
+local now, id, priority = now_us(), ARGV[1], ARGV[13] ~= '' and ARGV[13]
 write_job(KEYS[2], text(now), ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', false)
 count_open(KEYS[2], ARGV[2], #ARGV[3])
-redis.call('HSET', usage, 'cap', ARGV[6], 'weight', ARGV[17])
+redis.call('HSET', sibling(KEYS[2], 'usage:' .. ARGV[2]), 'cap', ARGV[6], 'weight', ARGV[17])
 list(KEYS[2], id, ARGV[2], ARGV[8], ARGV[9], ARGV[10], ARGV[11])
 if priority then
   redis.call('HSET', KEYS[2], 'priority', priority)

@@ -39,3 +39,18 @@ local function count_open(record, tenant, bytes)
   redis.call('HSET', record, 'bytes', bytes)
 end
 
+-- Why a tenant may not have one more open job, whose payload takes so many bytes; and after how many ms to
+-- come back. The limits are those of its jobs, of their bytes, and of all jobs of the shard.
+local function refuse_open(record, tenant, bytes, most, most_bytes, most_of_shard)
+  local open = redis.call('HMGET', sibling(record, 'usage:' .. tenant), 'jobs', 'bytes')
+  if tonumber(open[1] or '0') >= most then
+    return 'jobs', 1000
+  end
+  if tonumber(open[2] or '0') + bytes > most_bytes then
+    return 'bytes', 1000
+  end
+  if tonumber(redis.call('HGET', sibling(record, 'usage'), 'jobs') or '0') >= most_of_shard then
+    return 'full', 1000
+  end
+end
+
