@@ -58,4 +58,13 @@ impl Client {
         let request = self.request(Method::POST, &["v1", "workers", id, "drain"]);
         self.send_ok("Failed to drain the worker", request).await.map(drop)
     }
+
+    /// Has a worker that was drained take jobs again, as the master.
+    ///
+    /// # Errors
+    /// If there is no such worker, and what every call may bring.
+    pub async fn undrain_worker(&self, id: &str) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &["v1", "workers", id, "drain"]);
+        self.send_ok("Failed to take the drain back", request).await.map(drop)
+    }
 }

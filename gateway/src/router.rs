@@ -65,7 +65,10 @@ pub(crate) fn router(state: State) -> Router {
             needs(Scope::Jobs, post(routes::dead_letters::redrive)),
         )
         .route("/v1/workers", get(routes::workers::list))
-        .route("/v1/workers/{id}/drain", post(routes::workers::drain))
+        .route(
+            "/v1/workers/{id}/drain",
+            post(routes::workers::drain).delete(routes::workers::undrain),
+        )
         .route("/cleanup", needs(Scope::Sessions, post(routes::cleanup::clean_up)))
         .route("/auth/login", post(routes::keys::login))
         .route("/auth/keys", get(routes::keys::list).post(routes::keys::create))

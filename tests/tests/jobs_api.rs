@@ -125,7 +125,7 @@ async fn jobs_are_tried_again_by_their_terms_and_outlive_their_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drained_worker_takes_no_more_jobs_and_ends_what_it_runs() {
+async fn a_drained_worker_ends_what_it_runs_and_takes_no_more_jobs_until_it_may() {
     let mut stack = Stack::fleet(&json!({}));
     let api = stack.gateway();
     let first = stack.worker();
@@ -155,6 +155,17 @@ async fn a_drained_worker_takes_no_more_jobs_and_ends_what_it_runs() {
     let job = ended(&api, &running).await;
     assert_eq!((&job["attempts"], &job["result"]["stdout"]), (&json!(1), &json!("ended")), "{job}");
     state("drained").await;
+
+    // Taken back, it is there again for whatever comes; the other one has gone.
+    assert_eq!(call(&api, Method::DELETE, &path, None).await, (202, json!({"ok": true})));
+    state("active").await;
+    let other = format!("/v1/workers/{second}/drain");
+    assert_eq!(call(&api, Method::POST, &other, None).await.0, 202);
+    await_worker(&api, &second, "drained").await;
+    let id = submit(&api, &code("bash", "echo back")).await;
+    let job = ended(&api, &id).await;
+    assert_eq!(job["result"]["stdout"], "back", "{job}");
+    assert_eq!(stack.queue().job_field(&id, "worker").as_deref(), Some(drained.as_str()));
     stack.finish();
 }
 

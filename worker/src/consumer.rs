@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::redis::{Claimed, Consumer};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::{Context, Options, job};
@@ -27,16 +26,24 @@ pub(crate) fn reclaim_period(options: &Options) -> Duration {
     LONGEST_RECLAIM.min(Duration::from_millis(options.redis.lease_ms / 3))
 }
 
-/// Claims and starts jobs until no more are to be taken.
+/// Claims and starts jobs until the worker stops; none while it drains.
 pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &TaskTracker) {
-    let token = &context.claiming;
+    let stopping = &context.stopping;
     let reclaim_period = reclaim_period(options);
     let mut consumer: Option<Consumer> = None;
     let mut reclaimed_at = Instant::now();
     let mut pause = FIRST_PAUSE;
-    while !token.is_cancelled() {
-        let Some(free) = free_slots(context, token).await else {
+    while !stopping.is_cancelled() {
+        let ready = async {
+            context.claiming.until(false).await;
+            free_slots(context).await
+        };
+        let Some(free) = stopping.run_until_cancelled(ready).await else {
             return;
+        };
+        // It may have been told to drain while it waited for the slot.
+        let Some(_under_way) = context.claiming.begin() else {
+            continue;
         };
         let is_reclaim_due = reclaimed_at.elapsed() >= reclaim_period;
         match claim(context, &mut consumer, free, is_reclaim_due).await {
@@ -53,7 +60,7 @@ pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &Ta
             Err(error) => {
                 tracing::warn!(%error, "cannot claim jobs; trying again");
                 tokio::select! {
-                    () = token.cancelled() => return,
+                    () = stopping.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -62,12 +69,12 @@ pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &Ta
     }
 }
 
-/// How many slots are free, at least one. `None` at shutdown.
-async fn free_slots(context: &Context, token: &CancellationToken) -> Option<usize> {
-    let first = token.run_until_cancelled(context.slots.acquire()).await?.ok()?;
+/// Waits for a free slot; how many there are.
+async fn free_slots(context: &Context) -> usize {
+    let first = context.slots.acquire().await;
     let free = context.slots.available_permits() + 1;
     drop(first);
-    Some(free.min(CLAIM_BATCH))
+    free.min(CLAIM_BATCH)
 }
 
 async fn claim(

@@ -32,24 +32,25 @@ pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: C
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
-        facts.running = facts.slots.saturating_sub(context.slots.available_permits());
-        facts.sessions = context.sessions.current().len();
-        facts.is_draining = context.claiming.is_cancelled();
-        if let Err(error) = tick(&context, &facts).await {
+        if let Err(error) = tick(&context, &mut facts).await {
             tracing::warn!(%error, "cannot look for what is due in the queue; trying again");
         }
     }
 }
 
-async fn tick(context: &Context, facts: &WorkerFacts) -> shared::Result<()> {
+async fn tick(context: &Context, facts: &mut WorkerFacts) -> shared::Result<()> {
     // What takes no more jobs is no part of what the fleet can run.
-    let slots = if facts.is_draining { 0 } else { facts.slots };
+    let slots = if context.claiming.order().is_draining { 0 } else { facts.slots };
     context.queue.housekeep(Some((context.worker, slots))).await?;
     for (what, whose) in context.queue.reconcile(context.worker).await? {
         tracing::warn!(what, whose, "something in the queue did not fit together; put right");
     }
-    if context.queue.announce(facts).await? {
-        context.drain();
-    }
+    let order = context.claiming.order();
+    // Before the rest: once it says so, no more can come.
+    facts.is_draining = context.claiming.is_over();
+    facts.running = facts.slots.saturating_sub(context.slots.available_permits());
+    facts.sessions = context.sessions.current().len();
+    let is_draining = context.queue.announce(facts).await?;
+    context.claiming.heed(is_draining, order);
     Ok(())
 }

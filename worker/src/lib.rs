@@ -3,6 +3,7 @@
 //! `run` is the whole life of one worker. `engine` is usable without it, and without Redis.
 
 mod attend;
+mod claiming;
 mod commit;
 mod consumer;
 mod egress;
@@ -61,8 +62,8 @@ struct Context {
     session_idle: Option<Duration>,
     /// How often a job may be delivered.
     max_deliveries: u32,
-    /// Cancelled when no more jobs are to be taken: when it drains, or a shutdown begins.
-    claiming: CancellationToken,
+    /// Whether jobs are taken, unless a shutdown begins.
+    claiming: claiming::Claiming,
     /// Cancelled when a shutdown begins.
     stopping: CancellationToken,
     /// Cancelled when the grace period of a shutdown is over: jobs are handed back.
@@ -94,14 +95,6 @@ impl Context {
                 let next = Arc::clone(&self.slots).acquire_owned().await;
                 next.expect("the semaphore is never closed")
             }
-        }
-    }
-
-    /// Takes no more jobs from now on; what runs goes on, sessions too.
-    fn drain(&self) {
-        if !self.claiming.is_cancelled() {
-            tracing::info!("draining: no more jobs are taken");
-            self.claiming.cancel();
         }
     }
 
@@ -183,7 +176,7 @@ pub async fn run(
         audit: options.audit.clone(),
         session_idle: options.session_idle,
         max_deliveries: options.redis.max_deliveries,
-        claiming: token.child_token(),
+        claiming: claiming::Claiming::default(),
         stopping: token.clone(),
         abort: CancellationToken::new(),
         hush: CancellationToken::new(),
@@ -214,8 +207,6 @@ pub async fn run(
 
     let jobs = TaskTracker::new();
     consumer::consume(&context, &options, &jobs).await;
-    // One that was drained lives on, for its sessions, until it is told to stop.
-    token.cancelled().await;
 
     jobs.close();
     if tokio::time::timeout(options.shutdown_grace, jobs.wait()).await.is_err() {

@@ -33,7 +33,8 @@ pub(crate) async fn follow(context: Arc<Context>, token: CancellationToken) {
                     cleanups.spawn(clean_up(Arc::clone(&context), order));
                 }
             }
-            WorkerOrder::Drain => context.drain(),
+            WorkerOrder::Drain => context.claiming.set_draining(true),
+            WorkerOrder::Undrain => context.claiming.set_draining(false),
             WorkerOrder::Input(job) => context.inputs.wake(job),
             WorkerOrder::Session(tenant, id) => context.sessions.wake(&tenant, &id),
             WorkerOrder::Resubscribed => {

@@ -170,4 +170,11 @@ pub(crate) enum WorkersCommand {
         #[command(flatten)]
         remote: RemoteArgs,
     },
+    /// Have one that was drained take jobs again.
+    Undrain {
+        /// The worker, as listed.
+        id: String,
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
 }

@@ -33,6 +33,10 @@ pub(crate) async fn run(command: WorkersCommand) -> anyhow::Result<ExitCode> {
             }
             printer::line(format!("[OK] Worker {id} takes no more jobs."));
         }
+        WorkersCommand::Undrain { id, remote } => {
+            credentials::client(&remote, None)?.undrain_worker(&id).await?;
+            printer::line(format!("[OK] Worker {id} takes jobs again."));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

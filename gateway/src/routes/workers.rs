@@ -72,7 +72,22 @@ pub(crate) async fn drain(
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<Done>), ApiError> {
     caller.require_master()?;
-    let unknown = |_| Error::new(ErrorCode::NotFound, format!("There is no worker \"{id}\""));
-    state.queue.drain(id.parse().map_err(unknown)?).await?;
+    state.queue.drain(worker_id(&id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(Done { ok: true })))
+}
+
+/// `DELETE /v1/workers/{id}/drain`: it takes jobs again.
+pub(crate) async fn undrain(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Done>), ApiError> {
+    caller.require_master()?;
+    state.queue.undrain(worker_id(&id)?).await?;
+    Ok((StatusCode::ACCEPTED, Json(Done { ok: true })))
+}
+
+fn worker_id(id: &str) -> Result<WorkerId, Error> {
+    let unknown = |_| Error::new(ErrorCode::NotFound, format!("There is no worker \"{id}\""));
+    id.parse().map_err(unknown)
 }

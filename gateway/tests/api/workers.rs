@@ -48,7 +48,14 @@ async fn workers_are_listed_and_drained_by_the_master_alone() {
         send(harness.request(Method::POST, unknown)).await.error(404, "NOT_FOUND");
     }
     let key = harness.key_of("acme").await;
-    for (method, path) in [(Method::GET, "/v1/workers"), (Method::POST, drain.as_str())] {
+    for unknown in [path, "/v1/workers/x/drain"] {
+        send(harness.request(Method::DELETE, unknown)).await.error(404, "NOT_FOUND");
+    }
+    for (method, path) in [
+        (Method::GET, "/v1/workers"),
+        (Method::POST, drain.as_str()),
+        (Method::DELETE, drain.as_str()),
+    ] {
         send(harness.request_of(&key, method, path)).await.error(403, "FORBIDDEN");
     }
     let mut orders = queue.orders(worker.id).await.unwrap();
@@ -61,6 +68,14 @@ async fn workers_are_listed_and_drained_by_the_master_alone() {
         queue.announce(&WorkerFacts { id: worker.id, ..facts(running, true) }).await.unwrap();
         assert_eq!(list().await[0]["state"], state);
     }
+    // Taken back, once or twice.
+    for _ in 0..2 {
+        let told = send(harness.request(Method::DELETE, &drain)).await;
+        assert_eq!((told.status, told.json()), (202, json!({"ok": true})));
+        assert_eq!(orders.next().await, WorkerOrder::Undrain);
+        assert!(!queue.announce(&worker).await.unwrap());
+    }
+    assert_eq!(list().await[0]["state"], "active");
     queue.leave(worker.id).await.unwrap();
     assert!(list().await.is_empty());
 }

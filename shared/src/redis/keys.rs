@@ -121,8 +121,8 @@ pub(super) fn worker_facts(worker: WorkerId) -> String {
 
 /// That a worker is to take no more jobs.
 ///
-/// Type: string, empty. Owner: the gateway through which it was asked for. Lifetime: an hour, or the
-/// worker's.
+/// Type: string, empty. Owner: the gateway through which it was asked for; another one takes it back.
+/// Lifetime: the worker's, which renews it, and a day.
 pub(super) fn drain(worker: WorkerId) -> String {
     format!("v1:{{s0}}:drain:{worker}")
 }

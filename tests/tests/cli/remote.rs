@@ -374,6 +374,7 @@ async fn jobs_are_submitted_followed_ended_and_workers_drained() {
         (&["dlq", "forget", &id], "[ERR] Failed to forget the dead letter: "),
         (&["jobs", "submit", "-e", "x", "--priority", "urgent"], "use high, normal or low"),
         (&["workers", "drain", "x"], "[ERR] Failed to drain the worker: "),
+        (&["workers", "undrain", "x"], "[ERR] Failed to take the drain back: "),
     ] {
         desk.check(&mut findings, arguments, 1, "", text);
     }
@@ -391,6 +392,10 @@ async fn jobs_are_submitted_followed_ended_and_workers_drained() {
     desk.check(&mut findings, &["jobs", "logs", &waits], 0, "", "");
     let cancelled = desk.json(&["jobs", "cancel", &waits, "--json"]);
     findings.note("cancel", equal("outcome", &cancelled["outcome"], &"cancelled"));
+    let again = format!("[OK] Worker {worker} takes jobs again.\n");
+    desk.check(&mut findings, &["workers", "undrain", worker], 0, &again, "");
+    let runs = submit(&["-e", "echo again"]);
+    desk.check(&mut findings, &["jobs", "logs", "-f", &runs], 0, "again\n", "");
     findings.report();
     stack.finish();
 }

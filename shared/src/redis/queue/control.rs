@@ -19,6 +19,8 @@ pub enum WorkerOrder {
     Session(TenantId, SessionId),
     /// Take no more jobs.
     Drain,
+    /// Take jobs again.
+    Undrain,
     /// Remove what is not in use and say what was removed.
     CleanUp(CleanupOrder),
     /// The subscription was interrupted: look at everything.
@@ -62,6 +64,7 @@ fn parse(payload: &[u8]) -> Option<WorkerOrder> {
     match word {
         "cancel" => Some(WorkerOrder::Cancel(rest.parse().ok()?)),
         "drain" => Some(WorkerOrder::Drain),
+        "undrain" => Some(WorkerOrder::Undrain),
         "cleanup" => Some(WorkerOrder::CleanUp(CleanupOrder::decode(rest)?)),
         "input" => Some(WorkerOrder::Input(rest.parse().ok()?)),
         "session" => {

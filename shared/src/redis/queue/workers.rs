@@ -10,9 +10,9 @@ use crate::id::WorkerId;
 use crate::redis::client::failure;
 use crate::redis::keys;
 
-/// How long a worker is remembered to be draining, in milliseconds: far longer than one that is told
-/// takes to hear of it.
-const DRAIN_TTL_MS: u64 = 3_600_000;
+/// How long a worker is remembered to be draining once it gives no sign any more, in milliseconds: far
+/// longer than it may be cut off and come back.
+const DRAIN_TTL_MS: u64 = 86_400_000;
 
 /// What a worker tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,8 @@ impl Queue {
         let mut steps = pipe();
         let lease_ms = self.inner.config.lease_ms;
         steps.cmd("SET").arg(keys::worker_facts(facts.id)).arg(text).arg("PX").arg(lease_ms);
-        steps.ignore().cmd("EXISTS").arg(keys::drain(facts.id));
+        // Renews it, and tells whether there is one.
+        steps.ignore().cmd("PEXPIRE").arg(keys::drain(facts.id)).arg(DRAIN_TTL_MS);
         let (is_wanted,): (bool,) = self.inner.client.run_all(&steps).await.map_err(failure)?;
         Ok(is_wanted)
     }
@@ -94,17 +95,40 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::NotFound`] if there is no such worker, [`ErrorCode::QueueUnavailable`].
     pub async fn drain(&self, worker: WorkerId) -> Result<(), Error> {
+        self.check_worker(worker).await?;
+        let mut keep = cmd("SET");
+        keep.arg(keys::drain(worker)).arg("").arg("PX").arg(DRAIN_TTL_MS);
+        self.inner.client.run::<()>(&keep).await.map_err(failure)?;
+        self.order(worker, "drain now").await
+    }
+
+    /// Takes that back: the worker takes jobs again; it hears of it within a second. Nothing happens to one
+    /// that is not draining.
+    ///
+    /// # Errors
+    /// As [`drain`](Self::drain).
+    pub async fn undrain(&self, worker: WorkerId) -> Result<(), Error> {
+        self.check_worker(worker).await?;
+        let mut forget = cmd("DEL");
+        forget.arg(keys::drain(worker));
+        self.inner.client.run::<u64>(&forget).await.map_err(failure)?;
+        self.order(worker, "undrain now").await
+    }
+
+    /// Refuses a worker that does not live.
+    async fn check_worker(&self, worker: WorkerId) -> Result<(), Error> {
         let mut look = cmd("EXISTS");
         look.arg(keys::worker_facts(worker));
         if !self.inner.client.run::<bool>(&look).await.map_err(failure)? {
             let message = format!("There is no worker {worker}. GET /v1/workers lists them");
             return Err(Error::new(ErrorCode::NotFound, message));
         }
-        let mut keep = cmd("SET");
-        keep.arg(keys::drain(worker)).arg("").arg("PX").arg(DRAIN_TTL_MS);
-        self.inner.client.run::<()>(&keep).await.map_err(failure)?;
+        Ok(())
+    }
+
+    async fn order(&self, worker: WorkerId, words: &str) -> Result<(), Error> {
         let mut tell = cmd("PUBLISH");
-        tell.arg(keys::worker(worker)).arg("drain now");
+        tell.arg(keys::worker(worker)).arg(words);
         self.inner.client.run::<u64>(&tell).await.map(drop).map_err(failure)
     }
 
