@@ -123,7 +123,10 @@ impl RemoteCodeRules {
 /// The refusal of a host on account of where it leads.
 #[must_use]
 pub fn blocked(host: &Host, reason: Reason) -> Error {
-    violation(format!("Blocked code URL host: {host} (it leads to a {reason} address)"))
+    violation(format!(
+        "Blocked code URL host: {host} (it leads to {} {reason} address)",
+        reason.article()
+    ))
 }
 
 fn violation(message: impl Into<String>) -> Error {

@@ -12,6 +12,11 @@ use tests::{Case, Findings, Stack, run_cases};
 
 const KEY_OF_MODEL: &str = "key-of-the-model-4711";
 
+/// As the agent, git and gh keep credentials of their user.
+const WRITES_CREDENTIALS: &str = "mkdir -p .pi/agent .config/gh kept/.pi/agent
+for file in .pi/agent/auth.json .config/gh/hosts.yml .git-credentials .netrc kept/.pi/agent/auth.json
+do echo secret > $file; done";
+
 /// Answers as an OpenAI-style model does, in pieces: first with a call of the agent's tool that writes
 /// a file, and once it is told the result, with a text.
 fn model(request: &Request) -> Answer {
@@ -60,7 +65,8 @@ fn envelope(upstream: &Upstream) -> Value {
             "code": "- write the file",
             "agentFlags": "--provider stand-in --model 'scripted'",
             "files": {"/sandbox/.pi/agent/models.json": models.to_string(), "/sandbox/old.txt": "old"},
-            "outputPaths": ["/sandbox/made.txt", "/sandbox/", "/sandbox/none/"],
+            "setupScript": WRITES_CREDENTIALS,
+            "outputPaths": ["/sandbox/made.txt", "/sandbox/", "/sandbox/.pi/", "/sandbox/none/"],
             "timeoutMs": 60_000,
         },
         "options": {
@@ -86,9 +92,20 @@ async fn a_prompt_becomes_a_file_by_way_of_a_model() {
     let made = result["files"]["/sandbox/made.txt"].as_str().unwrap_or_default();
     findings.note("file", equal("made.txt", &text_of(made).as_str(), &"made by the agent\n"));
     let listed = names_in(result["files"]["/sandbox/"].as_str().unwrap_or_default());
-    for name in ["./made.txt", "./old.txt"] {
+    // A project's own file of such a name is no credential of the sandbox's.
+    for name in ["./made.txt", "./old.txt", "./kept/.pi/agent/auth.json", "./.pi/agent/models.json"]
+    {
         findings.check(name, listed.iter().any(|found| found == name), &listed);
     }
+    for name in
+        ["./.pi/agent/auth.json", "./.config/gh/hosts.yml", "./.git-credentials", "./.netrc"]
+    {
+        findings.check(name, listed.iter().all(|found| found != name), &listed);
+    }
+    let listed = names_in(result["files"]["/sandbox/.pi/"].as_str().unwrap_or_default());
+    let is_left_out = listed.iter().all(|found| found != "./agent/auth.json");
+    let has_models = listed.iter().any(|found| found == "./agent/models.json");
+    findings.check("of its own directory", is_left_out && has_models, &listed);
     findings.check(
         "no such directory",
         result["files"]["/sandbox/none/"].is_null(),

@@ -244,11 +244,25 @@ pub(crate) fn setup_script(values: &[String]) -> anyhow::Result<Option<String>> 
         .iter()
         .map(|value| {
             if Path::new(value).is_file() {
-                std::fs::read_to_string(value).with_context(|| format!("cannot read {value}"))
-            } else {
-                Ok(value.clone())
+                return std::fs::read_to_string(value)
+                    .with_context(|| format!("cannot read {value}"));
             }
+            ensure!(
+                !is_path(value),
+                "there is no file {value} (--setup). To run a program of that name inside the \
+                 sandbox, write it as a command: `exec {value}`"
+            );
+            Ok(value.clone())
         })
         .collect();
     Ok(Some(lines?.join("\n")))
+}
+
+/// Whether one word is meant as a file rather than as a script: a command needs no folder, and a script
+/// that only starts one program is rarely meant.
+fn is_path(word: &str) -> bool {
+    let is_one_word = !word.contains(char::is_whitespace);
+    is_one_word
+        && (word.contains('/') || word.ends_with(".sh"))
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._~+-".contains(&byte))
 }

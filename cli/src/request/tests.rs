@@ -166,6 +166,26 @@ fn a_file_brings_its_runtime_and_extension() {
 }
 
 #[test]
+fn a_setup_script_that_is_a_path_must_be_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("prepare.sh");
+    std::fs::write(&file, "echo ready").unwrap();
+    let file = file.to_str().unwrap();
+    let script = |words: &[&str]| {
+        setup_script(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    };
+    let both = script(&[file, "true"]).unwrap();
+    assert_eq!(both.as_deref(), Some("echo ready\ntrue"));
+    for line in ["true", "./run.sh now", "exec /opt/prepare", "a=b/c", "echo>/tmp/x", "make", ""] {
+        assert_eq!(script(&[line]).unwrap().as_deref(), Some(line));
+    }
+    for missing in ["./missing", "missing.sh", "../a/b", "/srv/prepare", "~/prepare.sh"] {
+        let refused = script(&["true", missing]).unwrap_err().to_string();
+        assert!(refused.contains(&format!("there is no file {missing}")), "{refused}");
+    }
+}
+
+#[test]
 fn files_keep_their_nesting_and_skip_the_usual_ballast() {
     let directory = tempfile::tempdir().unwrap();
     for (path, text) in [("a/b/c.txt", "x"), ("a/.git/config", "y"), ("d.bin", "z")] {

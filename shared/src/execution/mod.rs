@@ -3,6 +3,7 @@
 
 mod call;
 mod content;
+mod credential_files;
 mod egress;
 mod forms;
 mod job;
@@ -16,6 +17,7 @@ mod validate;
 
 pub use call::{Call, Content, FileEntry, FileReply, NetworkChange};
 pub use content::FileContent;
+pub use credential_files::credential_files_below;
 pub use egress::{BoundSecret, Egress, EgressLimits, EgressPhases, NetworkAction, NetworkLogEntry};
 pub use job::{InputFile, Job, Limits, Source};
 pub use output::{Event, EventKind, Input, Phase, Stream};

@@ -22,7 +22,7 @@ const MAX_PACKAGES: usize = 64;
 pub struct PackageSet(BTreeSet<String>);
 
 impl PackageSet {
-    /// Checks and collects names; surrounding space and empty names are dropped.
+    /// Checks and collects names; surrounding space is dropped.
     ///
     /// # Errors
     /// An invalid-request error for the first name that is not acceptable, or for too many.
@@ -33,9 +33,6 @@ impl PackageSet {
         let mut set = BTreeSet::new();
         for name in names {
             let name = name.as_ref().trim();
-            if name.is_empty() {
-                continue;
-            }
             if name.len() > MAX_NAME_BYTES || !is_package(runtime, name) {
                 return Err(refusal(runtime, name));
             }
@@ -52,12 +49,13 @@ impl PackageSet {
     }
 
     /// Reads a comma-separated list. Commas inside a version range or a list of extras belong to
-    /// the package: `numpy>=1.26,<3,requests[socks,security]` is two packages.
+    /// the package: `numpy>=1.26,<3,requests[socks,security]` is two packages. Nothing between two commas
+    /// is no package.
     ///
     /// # Errors
     /// As for [`PackageSet::new`].
     pub fn from_list(runtime: Runtime, text: &str) -> Result<Self, Error> {
-        Self::new(runtime, split_list(text))
+        Self::new(runtime, split_list(text).into_iter().filter(|name| !name.trim().is_empty()))
     }
 
     /// The names, in order.
@@ -238,6 +236,8 @@ mod tests {
     #[test]
     fn options_paths_addresses_and_shell_words_are_refused_for_every_runtime() {
         for name in [
+            "",
+            " \t",
             "-r",
             "--index-url=http://x",
             "-e",

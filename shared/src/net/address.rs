@@ -41,6 +41,15 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The article that goes before the name.
+    #[must_use]
+    pub const fn article(self) -> &'static str {
+        match self {
+            Self::Unspecified => "an",
+            _ => "a",
+        }
+    }
+
     /// What kind of address it is, for messages and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -41,7 +41,7 @@ pub struct Turn {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// It leads to addresses that may not be dialled, and to no other.
-    #[error("{host} leads to a {reason} address, which may not be reached")]
+    #[error("{host} leads to {} {reason} address, which may not be reached", reason.article())]
     Refused {
         /// The host.
         host: Host,

@@ -53,6 +53,10 @@ fn images_are_built_listed_and_used() {
             &["build", "--base", "cobol", "--tag", "x", "--install", "a"][..],
             "Invalid runtime: cobol",
         ),
+        (
+            &["build", "--base", "bash", "--tag", "x", "--setup", "./missing"],
+            "there is no file ./missing",
+        ),
         (&["build", "--base", "bash", "--tag", "x"], "No packages or setup script specified"),
         (&["build", "--base", "bash", "--tag", "x", "--install", "a;b"], "Invalid package name"),
     ] {

@@ -1,10 +1,10 @@
 //! A directory of a sandbox as one file: packed inside, by the sandbox's own user and with the image's
-//! own `tar`, then read like any other file.
+//! own `tar`, then read like any other file. Files that hold credentials stay inside.
 
 use std::time::Duration;
 
 use runner::protocol::Start;
-use shared::execution::Phase;
+use shared::execution::{Phase, credential_files_below};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::JobError;
@@ -48,10 +48,10 @@ async fn pack(
 ) -> Result<(), EngineError> {
     let directory = format!("--directory={path}");
     let archive = format!("--file={ARCHIVE}");
+    let left_out = credential_files_below(path).map(|file| format!("--exclude=./{file}"));
+    let words = ["tar", "--create", "--gzip", &archive, "--ignore-failed-read"].map(String::from);
     let order = Order::new(&Start {
-        argv: ["tar", "--create", "--gzip", &archive, "--ignore-failed-read", &directory, "."]
-            .map(String::from)
-            .into(),
+        argv: words.into_iter().chain(left_out).chain([directory, ".".to_owned()]).collect(),
         env: sandbox.environment.clone(),
         cwd: "/sandbox".into(),
         timeout_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1),

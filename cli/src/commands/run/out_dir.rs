@@ -9,18 +9,19 @@ use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
-use shared::execution::ExecutionRequest;
+use shared::execution::{ExecutionRequest, credential_files_below};
 use shared::runtime::Runtime;
 use tar::Archive;
 
+use crate::request::WHOLE_SANDBOX;
 use crate::request::files::SKIPPED_DIRECTORIES;
 
 /// Most that an archive may hold once unpacked.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
 
 /// Unpacks regular files below `directory`; returns how many. Left out are: what is as it was sent;
-/// what `--files` would not send; and hidden places at the top that nothing was sent to, as the
-/// sandbox's home has settings and caches there.
+/// what `--files` would not send; hidden places at the top that nothing was sent to, as the
+/// sandbox's home has settings and caches there; and files that hold credentials.
 pub(super) fn unpack(
     archive: &str,
     sent: &ExecutionRequest,
@@ -44,7 +45,9 @@ pub(super) fn unpack(
         let is_ballast = path
             .components()
             .any(|part| SKIPPED_DIRECTORIES.iter().any(|skipped| part.as_os_str() == *skipped));
-        if is_hidden || is_ballast {
+        // A server of today does not send them.
+        let is_credential = credential_files_below(WHOLE_SANDBOX).any(|file| file == name);
+        if is_hidden || is_ballast || is_credential {
             continue;
         }
         let mut content = Vec::new();
@@ -158,9 +161,14 @@ mod tests {
         let sent = ExecutionRequest {
             runtime: "python".into(),
             code: Some("print(1)".into()),
-            files: [("same.txt", "same"), ("other.txt", "old"), (".conf/a", "old")]
-                .map(|(path, text)| (format!("/sandbox/{path}"), content(text)))
-                .into(),
+            files: [
+                ("same.txt", "same"),
+                ("other.txt", "old"),
+                (".conf/a", "old"),
+                (".pi/agent/models.json", "old"),
+            ]
+            .map(|(path, text)| (format!("/sandbox/{path}"), content(text)))
+            .into(),
             ..ExecutionRequest::default()
         };
         let file = EntryType::Regular;
@@ -171,6 +179,7 @@ mod tests {
             ("./main.py", file, "print(1)"),
             ("./.conf/a", file, "new"),
             ("./.cache/junk", file, "junk"),
+            ("./.pi/agent/auth.json", file, "token"),
             ("./repo/.git/hooks/post-checkout", file, "evil"),
             ("../escaped", file, "evil"),
             ("/tmp/isol8-escaped", file, "evil"),
