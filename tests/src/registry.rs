@@ -92,6 +92,12 @@ impl Registry {
         std::fs::write(file, settings).expect("the directory is writable");
     }
 
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.address.port()
+    }
+
     /// How often a package was fetched.
     #[must_use]
     pub fn fetched(&self, name: &str) -> usize {

@@ -2,6 +2,7 @@
 
 use chrono::Utc;
 use shared::Error;
+use shared::audit::SecurityEvent;
 use shared::execution::{ExecutionResult, Job, Outcome, Timings};
 use shared::id::{JobId, SessionId, TenantId};
 use shared::redis::{Cleaned, Removal};
@@ -36,16 +37,19 @@ impl Executor {
         }
     }
 
-    /// Opens a session; `None` if there are no sandboxes to open one in.
+    /// Opens a session, and tells what was blocked on the way; `None` if there are no sandboxes to open one in.
     pub(crate) async fn open_session(
         &self,
         tenant: &TenantId,
         id: &SessionId,
         job: &Job,
+        heard: &mut Vec<SecurityEvent>,
         cancel: &CancellationToken,
     ) -> Option<Result<Session, EngineError>> {
         match self {
-            Self::Sandbox(engine) => Some(engine.open_session(tenant, id, job, cancel).await),
+            Self::Sandbox(engine) => {
+                Some(engine.open_session(tenant, id, job, heard, cancel).await)
+            }
             Self::NoOp => None,
         }
     }

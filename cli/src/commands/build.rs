@@ -9,7 +9,7 @@ use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
-use worker::engine::images::{CustomImage, Preload, build_custom};
+use worker::engine::images::{BUILD_LIMIT, CustomImage, Preload, build_custom};
 
 use super::setup::{self, SetupArgs};
 use crate::args::BuildArgs;
@@ -132,9 +132,8 @@ async fn build(docker: &Docker, wanted: &CustomImage, screen: &Screen) -> anyhow
         "{} would replace an image that isol8 itself makes; choose a tag with another name",
         wanted.tag
     );
-    // The base image has its package sources already.
-    let settings = registries::settings(String::new()).await;
-    Ok(build_custom(docker, wanted, &settings, &|event| screen.show(event)).await?)
+    let settings = registries::settings_for(wanted.runtime).await;
+    Ok(build_custom(docker, wanted, &settings, BUILD_LIMIT, &|event| screen.show(event)).await?)
 }
 
 #[cfg(test)]

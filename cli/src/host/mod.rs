@@ -1,6 +1,7 @@
 //! Makes a bare machine ready: missing system packages, a running Docker engine, the operating
 //! system image, and the host's own way to its package registries.
 
+mod answers;
 mod apt;
 pub(crate) mod dockerd;
 pub(crate) mod os_image;

@@ -2,15 +2,11 @@
 //! read with those tools where they are installed. Values may hold credentials and are never shown.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use tokio::process::Command;
-use worker::engine::images::{Authority, RegistrySettings};
+use shared::runtime::Runtime;
+use worker::engine::images::{Authority, Registry, RegistrySettings};
 
-use super::{find_program, run};
-
-/// How long a tool may take to print its settings.
-const TOOL_LIMIT: Duration = Duration::from_secs(15);
+use super::answers::{Manager, Surroundings};
 
 /// Where administrators of Debian and Ubuntu put additional authorities.
 const AUTHORITIES: &str = "/usr/local/share/ca-certificates";
@@ -37,16 +33,26 @@ pub(crate) fn authorities() -> Vec<Authority> {
 /// Everything else. `apt_sources` is known from the choice of the operating system image.
 pub(crate) async fn settings(apt_sources: String) -> RegistrySettings {
     let (pip_config, npm_config) = tokio::join!(pip_config(), npm_config());
-    RegistrySettings {
-        apt_sources,
-        pip_config,
-        npm_config,
-        proxies: PROXY_VARIABLES
-            .iter()
-            .filter_map(|&name| Some((name.to_owned(), std::env::var(name).ok()?)))
-            .filter(|(_, value)| !value.is_empty())
-            .collect(),
-    }
+    RegistrySettings { apt_sources, pip_config, npm_config, proxies: proxies() }
+}
+
+/// What packages of one runtime need, upon an image that has its package sources already: only that
+/// manager is asked.
+pub(crate) async fn settings_for(runtime: Runtime) -> RegistrySettings {
+    let (pip_config, npm_config) = match Registry::of(runtime) {
+        Some(Registry::Pip) => (pip_config().await, String::new()),
+        Some(Registry::Npm) => (String::new(), npm_config().await),
+        None => Default::default(),
+    };
+    RegistrySettings { apt_sources: String::new(), pip_config, npm_config, proxies: proxies() }
+}
+
+fn proxies() -> Vec<(String, String)> {
+    PROXY_VARIABLES
+        .iter()
+        .filter_map(|&name| Some((name.to_owned(), std::env::var(name).ok()?)))
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
 }
 
 fn read_authorities(folder: &Path) -> Vec<Authority> {
@@ -65,22 +71,28 @@ fn read_authorities(folder: &Path) -> Vec<Authority> {
     found
 }
 
-/// A tool that is absent or fails has nothing to say: builds then use their own defaults.
-async fn ask(program: &str, arguments: &[&str]) -> String {
-    let Some(path) = find_program(program) else {
-        return String::new();
-    };
-    match run(Command::new(path).args(arguments), "read settings", TOOL_LIMIT).await {
-        Ok(output) => output,
-        Err(error) => {
-            tracing::debug!("{program} did not print its settings: {error}");
-            String::new()
-        }
-    }
-}
+const PIP: Manager = Manager {
+    program: "pip3",
+    sources: &["config", "debug"],
+    files: |listing| {
+        let named = listing.lines().filter_map(|line| line.trim().rsplit_once(", exists: "));
+        named.map(|(path, _)| PathBuf::from(path)).collect()
+    },
+    settings: &["config", "list"],
+};
+
+const NPM: Manager = Manager {
+    program: "npm",
+    sources: &["config", "get", "userconfig", "globalconfig"],
+    files: |listing| {
+        let named = listing.lines().filter_map(|line| line.trim().split_once('='));
+        named.map(|(_, path)| PathBuf::from(path)).collect()
+    },
+    settings: &["config", "get", "registry"],
+};
 
 async fn pip_config() -> String {
-    pip_config_from(&ask("pip3", &["config", "list"]).await)
+    pip_config_from(&Surroundings::own().ask(&PIP).await)
 }
 
 /// Turns `pip config list` into a `pip.conf`. Environment variables come first in importance.
@@ -123,7 +135,7 @@ fn unquote(value: &str) -> String {
 }
 
 async fn npm_config() -> String {
-    let registry = ask("npm", &["config", "get", "registry"]).await;
+    let registry = Surroundings::own().ask(&NPM).await;
     let file = std::env::var_os("NPM_CONFIG_USERCONFIG")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".npmrc")));
@@ -202,6 +214,16 @@ global.extra-index-url='\\nhttps://a.example/simple\\nhttps://b.example/simple'
             "registry=https://own.example/\n//own.example/:_authToken=s3cret\n@team:registry=https://t.example/\n"
         );
         assert_eq!(npm_config_from("undefined", "", |_| None), "");
+    }
+
+    #[test]
+    fn the_files_that_managers_read_are_found_in_their_words() {
+        let listing = "env_var:\n  PIP_CERT='/a.pem'\nenv:\nglobal:\n  /etc/xdg/pip/pip.conf, exists: False\n\
+                       \x20 /etc/pip.conf, exists: True\n    global.cert: /a.pem\n";
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!((PIP.files)(listing), paths(&["/etc/xdg/pip/pip.conf", "/etc/pip.conf"]));
+        let listing = "userconfig=/root/.npmrc\nglobalconfig=/usr/etc/npmrc\n";
+        assert_eq!((NPM.files)(listing), paths(&["/root/.npmrc", "/usr/etc/npmrc"]));
     }
 
     #[test]

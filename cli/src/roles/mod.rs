@@ -223,7 +223,7 @@ fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
 pub(crate) fn package_settings(config: &Config) -> anyhow::Result<PackageSettings> {
     let worker = &config.worker;
     Ok(PackageSettings {
-        registries: RegistrySource::new(|| registries::settings(String::new())),
+        registries: RegistrySource::new(registries::settings_for),
         more_hosts: worker.registry_hosts.clone(),
         max_bytes: parse_bytes("worker.packageCacheSize", &worker.package_cache_size)?,
         max_set_bytes: parse_bytes("worker.packageSetSize", &worker.package_set_size)?,

@@ -329,8 +329,8 @@ fn worker(config: &Config) -> Checked {
         format!("worker.installTimeoutMs is {}; it must be 1 to 3000000", worker.install_timeout_ms)
     })?;
     for host in &worker.registry_hosts {
-        require(host.parse::<Host>().is_ok(), &["worker.registryHosts"], || {
-            format!("worker.registryHosts has \"{host}\", which is not a host name")
+        require(Host::with_port(host).is_ok(), &["worker.registryHosts"], || {
+            format!("worker.registryHosts has \"{host}\", which is neither HOST nor HOST:PORT")
         })?;
     }
     let address = worker.listen.as_deref();

@@ -132,7 +132,8 @@ pub struct Worker {
     pub package_set_size: String,
     /// Longest installation, in milliseconds; a job waits no longer than its own time limit.
     pub install_timeout_ms: u64,
-    /// Hosts of registries that no package manager's settings name.
+    /// Hosts of registries that no package manager's settings name, as `HOST` (ports 443 and 80) or
+    /// `HOST:PORT`.
     pub registry_hosts: Vec<String>,
     /// Name servers that are asked for hosts of the filtered network and of code by URL, like `192.0.2.53` or
     /// `192.0.2.53:5353`; none: the machine's own resolver.

@@ -10,7 +10,7 @@ const MAX_NAME_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
 
 /// A host, normalised: lower case, without brackets and without the dot of the root.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// A literal address.
     Address(IpAddr),
@@ -27,6 +27,25 @@ pub enum HostError {
     /// It is no host name.
     #[error("\"{0}\" is not a host name")]
     NotAName(String),
+}
+
+impl Host {
+    /// Reads a host, or a host and a port: `mirror.example`, `mirror.example:8080`, `[::1]:8080`.
+    ///
+    /// # Errors
+    /// [`HostError`] if the host is none, or what follows it no port.
+    pub fn with_port(text: &str) -> Result<(Self, Option<u16>), HostError> {
+        let error = match text.parse() {
+            Ok(host) => return Ok((host, None)),
+            Err(error) => error,
+        };
+        let Some((host, digits)) = text.rsplit_once(':') else { return Err(error) };
+        let port = digits.parse().ok().filter(|port| *port > 0);
+        match port.filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit())) {
+            Some(port) => Ok((host.parse()?, Some(port))),
+            None => Err(error),
+        }
+    }
 }
 
 impl FromStr for Host {
@@ -99,6 +118,22 @@ mod tests {
             ("::ffff:127.0.0.1", "::ffff:127.0.0.1"),
         ] {
             assert_eq!(text.parse::<Host>().unwrap().to_string(), normal, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_may_follow() {
+        let read = |text: &str| {
+            let (host, port) = Host::with_port(text).ok()?;
+            Some((host.to_string(), port))
+        };
+        let found = |host: &str, port| Some((host.to_owned(), port));
+        assert_eq!(read("A.example"), found("a.example", None));
+        assert_eq!(read("a.example:8080"), found("a.example", Some(8080)));
+        assert_eq!(read("[::1]:9"), found("::1", Some(9)));
+        assert_eq!(read("::1"), found("::1", None));
+        for text in ["a:0", "a:65536", "a:+1", "a:", ":1", "a:b", "http://a", "a:1:2"] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

@@ -3,7 +3,8 @@
 
 mod stand_in;
 
-use std::process::id as process_id;
+use std::collections::BTreeSet;
+use std::process::{Command, id as process_id};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -90,6 +91,20 @@ fn own_image(base: &str, name: &str, arguments: &[&str]) -> String {
     let built = build.output().expect("isol8 can be started");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     tag
+}
+
+/// Images without a name, steps of builds among them.
+fn untagged() -> BTreeSet<String> {
+    let listed = docker(&["images", "--all", "--quiet", "--no-trunc", "--filter", "dangling=true"]);
+    listed.lines().map(str::to_owned).collect()
+}
+
+/// Whether an image was to get a package. Builds of other tests come and go.
+fn is_made_for(image: &str, package: &str) -> bool {
+    let line =
+        ["run", "--rm", "--network", "none", "--entrypoint", "cat", image, "/tmp/packages.txt"];
+    let shown = Command::new("docker").args(line).output().expect("docker can be started");
+    String::from_utf8_lossy(&shown.stdout).contains(package)
 }
 
 /// One that differs from every other by its script alone.
@@ -209,24 +224,49 @@ async fn what_cannot_be_installed_is_told_and_leaves_nothing() {
         findings.note(name, checked);
     };
     let missing = with_packages("python", &["no-such-package-of-isol8-tests"], "1");
-    let failed = "Package install failed (exit code 1): ERROR: Could not find a version";
+    let failed =
+        "Package install failed (exit code 1): no such package or version\nERROR: Could not find";
     expect("no such package", missing, 422, "INSTALL_FAILED", failed).await;
     let missing = with_packages("node", &["no-such-package-of-isol8-tests"], "1");
     expect("no such package of npm", missing, 422, "INSTALL_FAILED", "E404").await;
+    let missing = with_packages("deno", &["npm:no-such-package-of-isol8-tests"], "1");
+    expect("no such package of Deno", missing, 422, "INSTALL_FAILED", "no such package or version")
+        .await;
+    let missing = with_packages("bun", &["no-such-package-of-isol8-tests"], "1");
+    expect("no such package of Bun", missing, 422, "INSTALL_FAILED", "no such package or version")
+        .await;
     // Unpacked it takes many times what a set may have.
     let mut large = with_packages("python", &["numpy"], "1");
     large["options"] = json!({"image": image});
-    expect("too large", large, 422, "INSTALL_FAILED", "Package install failed").await;
+    let text = "Package install failed (exit code 1): no room: ";
+    expect("too large", large, 422, "INSTALL_FAILED", text).await;
     let mut hasty = with_packages("node", &["is-number"], "console.log('at last')");
     hasty["options"] = json!({"image": roomy});
     let patient = hasty.clone();
     hasty["request"]["timeoutMs"] = json!(10);
     let late = "Package install failed (exit code 137): PACKAGE INSTALL TIMED OUT after 10 ms";
     expect("too slow", hasty, 422, "INSTALL_FAILED", late).await;
-    for name in ["-r/etc/passwd", "https://host/x.whl", "../x", "a;b"] {
+    for name in ["", "  ", "-r/etc/passwd", "https://host/x.whl", "../x", "a;b"] {
         let refused = with_packages("python", &[name], "1");
         expect(name, refused, 400, "INVALID_REQUEST", "Invalid package name").await;
     }
+    let name = format!("no-such-package-of-isol8-tests-{}", process_id());
+    let missing = with_packages("bash", &[&name], "1");
+    let failed = format!(
+        "Package install failed (exit code 123): no such package or version\n\
+         E: Unable to locate package {name}"
+    );
+    let before = untagged();
+    let reply = api.post(missing.to_string()).await;
+    let told = reply.and_then(|reply| {
+        is_error(&reply, 422, "INSTALL_FAILED", &failed)?;
+        let error = reply.json()["error"].as_str().unwrap_or_default().to_owned();
+        if error == failed { Ok(()) } else { Err(error) }
+    });
+    findings.note("no such package of Debian", told);
+    let left: Vec<_> =
+        untagged().difference(&before).filter(|it| is_made_for(it, &name)).cloned().collect();
+    findings.check("nothing is left of its build", left.is_empty(), &left);
     let bystander = run(&api, &json!({"request": {"runtime": "bash", "code": "echo fine"}})).await;
     let bystander = findings.note("bystander", bystander).unwrap_or_default();
     findings.note("bystander", equal("stdout", &bystander["stdout"], &"fine"));

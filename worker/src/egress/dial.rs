@@ -39,23 +39,33 @@ impl Access {
     fn block(
         &self,
         asked: Asked<'_>,
-        host: &Host,
+        target: &Target,
         reason: &str,
-        address: Option<String>,
+        rule: Option<String>,
     ) -> Refusal {
-        self.journal.block(asked.method, &host.to_string(), asked.path, reason);
-        Refusal::Blocked { what: asked.words(host), address }
+        self.journal.block(asked.method, target, asked.path, reason);
+        Refusal::Blocked { what: asked.words(&target.host), rule }
     }
 
-    /// Lets a host pass that the job may name.
+    /// Lets a host pass that the job may name, at a port where it may be reached.
     ///
     /// # Errors
     /// If it may not; that is in the journal then.
-    pub(super) fn check(&self, asked: Asked<'_>, host: &Host) -> Result<(), Refusal> {
-        if self.allows(host) {
-            return Ok(());
+    pub(super) fn check(&self, asked: Asked<'_>, target: &Target) -> Result<(), Refusal> {
+        if !self.allows(&target.host) {
+            return Err(self.block(asked, target, "filter_mismatch", None));
         }
-        Err(self.block(asked, host, "filter_mismatch", None))
+        if !self.allows_port(target) {
+            let why = format!("port {} is not among those that may be reached", target.port);
+            return Err(self.block(asked, target, "port_mismatch", Some(why)));
+        }
+        Ok(())
+    }
+
+    /// Notes that nobody was reached, and why; the answer to that.
+    pub(super) fn unreachable(&self, target: &Target, why: &str) -> Refusal {
+        self.journal.fail(target, why);
+        Refusal::Unreachable { host: target.host.to_string(), port: target.port }
     }
 
     /// The addresses that may be dialled for a request.
@@ -70,20 +80,20 @@ impl Access {
         deadline: Instant,
     ) -> Result<Vec<SocketAddr>, Refusal> {
         let host = &target.host;
-        self.check(asked, host)?;
+        self.check(asked, target)?;
         if let Some(limit) = self.meter.exhausted() {
-            self.journal.block(asked.method, &host.to_string(), asked.path, "byte_limit");
+            self.journal.block(asked.method, target, asked.path, "byte_limit");
             return Err(Refusal::Exhausted { limit });
         }
         match self.resolver.resolve(host, port, &self.addresses, deadline).await {
             Ok(addresses) => Ok(addresses),
             Err(error @ ResolveError::Refused { .. }) => {
-                Err(self.block(asked, host, "address_refused", Some(error.to_string())))
+                Err(self.block(asked, target, "address_refused", Some(error.to_string())))
             }
             Err(error) => {
                 tracing::debug!(%error, "a host was not found for a program");
                 let _tried = self.journal.allow(asked.method, &host.to_string(), asked.path);
-                Err(unreachable(target))
+                Err(self.unreachable(target, &error.to_string()))
             }
         }
     }
@@ -102,21 +112,25 @@ impl Access {
         let deadline = Instant::now() + DIAL_LIMIT;
         let addresses = self.judge(asked, target, port, deadline).await?;
         let underway = self.journal.allow(asked.method, &target.host.to_string(), asked.path);
+        let mut why = String::new();
         for address in addresses {
             match timeout_at(deadline, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     // Only a delay is at stake.
                     let _ = stream.set_nodelay(true);
+                    self.journal.reach(target);
                     return Ok((Metered::new(stream, self.meter.clone()), underway));
                 }
-                Ok(Err(error)) => tracing::debug!(%error, %address, "no connection for a program"),
-                Err(_elapsed) => break,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, %address, "no connection for a program");
+                    why = error.kind().to_string();
+                }
+                Err(_elapsed) => {
+                    why = format!("no answer within {} s", DIAL_LIMIT.as_secs());
+                    break;
+                }
             }
         }
-        Err(unreachable(target))
+        Err(self.unreachable(target, &why))
     }
-}
-
-pub(super) fn unreachable(target: &Target) -> Refusal {
-    Refusal::Unreachable { host: target.host.to_string(), port: target.port }
 }

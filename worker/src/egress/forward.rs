@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::dial::{Asked, unreachable};
+use super::dial::Asked;
 use super::gate::Access;
 use super::proxy::{Body, Handover, MAX_HEADERS};
 use super::refusal::Refusal;
@@ -53,7 +53,7 @@ impl Access {
                 let secured = secured.map_err(io::Error::from).flatten();
                 Box::pin(secured.map_err(|error| {
                     tracing::debug!(%error, "no TLS for a program");
-                    unreachable(&target)
+                    self.unreachable(&target, "TLS failed")
                 })?)
             }
         };
@@ -66,7 +66,7 @@ impl Access {
         let client = client.preserve_header_case(true).max_headers(MAX_HEADERS);
         let failed = |error: hyper::Error| {
             tracing::debug!(%error, "a request of a program failed");
-            unreachable(&target)
+            self.unreachable(&target, "no valid answer")
         };
         let (mut sender, connection) =
             client.handshake(TokioIo::new(outside)).await.map_err(failed)?;
@@ -81,7 +81,7 @@ impl Access {
         strip(response.headers_mut(), upgrade.as_ref().filter(|_| is_switched));
         if is_switched {
             if upgrade.is_none() {
-                return Err(unreachable(&target));
+                return Err(self.unreachable(&target, "no valid answer"));
             }
             let outside = hyper::upgrade::on(&mut response);
             handover.put(async move {

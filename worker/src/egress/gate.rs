@@ -1,6 +1,6 @@
 //! The gate of one job: its rules, and every connection that went through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::journal::{Journal, Report};
 use super::meter::Meter;
 use super::secrets::Secrets;
+use super::target::Target;
 use super::tls::Tls;
 use super::tunnel::TunnelStream;
 use super::{Outside, proxy};
@@ -30,6 +31,8 @@ const MAX_LOOKUPS: usize = 8;
 pub(super) struct Access {
     /// The server's, and the job's own; both must agree.
     filters: RwLock<[HostFilter; 2]>,
+    /// Nowhere else, if given.
+    places: Option<HashSet<Target>>,
     pub(super) addresses: AddressRules,
     pub(super) resolver: Resolver,
     pub(super) tls: Tls,
@@ -55,6 +58,7 @@ impl Access {
                 HostFilter::compile("network", &egress.server)?,
                 HostFilter::compile("networkFilter", &egress.filter)?,
             ]),
+            places: None,
             addresses: AddressRules::of_this_machine(egress.private_addresses.clone())?,
             resolver: outside.resolver.share(MAX_LOOKUPS),
             tls: outside.tls.clone(),
@@ -65,10 +69,20 @@ impl Access {
         })
     }
 
+    pub(super) fn only_to(self, places: HashSet<Target>) -> Self {
+        Self { places: Some(places), ..self }
+    }
+
     /// Whether the job may name `host`.
     pub(super) fn allows(&self, host: &Host) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         filters.iter().all(|filter| filter.allows(host))
+            && self.places.as_ref().is_none_or(|all| all.iter().any(|place| place.host == *host))
+    }
+
+    /// Whether it may go to this port, if it may name the host.
+    pub(super) fn allows_port(&self, target: &Target) -> bool {
+        self.places.as_ref().is_none_or(|places| places.contains(target))
     }
 
     /// The secrets that wait out here.

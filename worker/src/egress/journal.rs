@@ -9,10 +9,14 @@ use chrono::Utc;
 use shared::audit::SecurityEvent;
 use shared::execution::{NetworkAction, NetworkLogEntry};
 
+use super::target::Target;
+
 /// Entries of one job; further ones are counted.
 const MAX_ENTRIES: usize = 1000;
 /// Blocked requests of one job that the audit log hears of.
 const MAX_EVENTS: usize = 100;
+/// Places of one job that were not reached, of which the reasons are kept.
+const MAX_UNREACHED: usize = 16;
 /// Characters of a path; whatever is longer is cut.
 pub(crate) const MAX_PATH_CHARACTERS: usize = 1024;
 
@@ -27,6 +31,7 @@ struct State {
     entries: Vec<Open>,
     dropped: u64,
     events: Vec<SecurityEvent>,
+    unreached: BTreeMap<Target, String>,
     /// Reports made so far.
     reports: u64,
 }
@@ -54,6 +59,8 @@ pub(crate) struct Report {
     pub(crate) dropped: u64,
     /// Blocked requests.
     pub(crate) events: Vec<SecurityEvent>,
+    /// Where nobody was reached the last time it was tried, and why.
+    pub(crate) unreached: BTreeMap<Target, String>,
     /// Bytes received.
     pub(crate) bytes_in: u64,
     /// Bytes sent.
@@ -85,19 +92,34 @@ impl Journal {
     }
 
     /// Notes a request that is blocked, and why.
-    pub(super) fn block(&self, method: &str, host: &str, path: Option<&str>, reason: &str) {
+    pub(super) fn block(&self, method: &str, target: &Target, path: Option<&str>, reason: &str) {
+        let host = &target.host.to_string();
         self.note(method, host, path, NetworkAction::Block);
         let mut state = self.lock();
         if state.events.len() < MAX_EVENTS {
             let details = [("method", method), ("host", host), ("reason", reason)];
-            let details = details.map(|(name, value)| (name.to_owned(), value.into()));
+            let mut details = details.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
+            details.push(("port".to_owned(), target.port.into()));
             state.events.push(SecurityEvent {
                 kind: "network_blocked".into(),
                 message: format!("a request to {host} was blocked"),
-                details: BTreeMap::from(details),
+                details: details.into_iter().collect(),
                 timestamp: Utc::now(),
             });
         }
+    }
+
+    /// Notes that a place was not reached.
+    pub(super) fn fail(&self, target: &Target, why: &str) {
+        let mut state = self.lock();
+        if state.unreached.len() < MAX_UNREACHED || state.unreached.contains_key(target) {
+            state.unreached.insert(target.clone(), why.to_owned());
+        }
+    }
+
+    /// Notes that a place was reached, after all.
+    pub(super) fn reach(&self, target: &Target) {
+        self.lock().unreached.remove(target);
     }
 
     fn note(
@@ -133,13 +155,14 @@ impl Journal {
         let mut state = self.lock();
         let reports = state.reports + 1;
         let fresh = State { reports, ..State::default() };
-        let State { entries, dropped, events, .. } = std::mem::replace(&mut *state, fresh);
+        let State { entries, dropped, events, unreached, .. } =
+            std::mem::replace(&mut *state, fresh);
         drop(state);
         let entries = entries.into_iter().map(|mut open| {
             open.end();
             open.entry
         });
-        Report { entries: entries.collect(), dropped, events, bytes_in, bytes_out }
+        Report { entries: entries.collect(), dropped, events, unreached, bytes_in, bytes_out }
     }
 }
 

@@ -15,6 +15,8 @@ mod tls;
 mod tunnel;
 mod unread;
 
+use std::collections::HashSet;
+
 use shared::Error;
 use shared::execution::Egress;
 use shared::net::Resolver;
@@ -23,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use gate::Gate;
 pub(crate) use journal::{MAX_PATH_CHARACTERS, Report};
+pub(crate) use target::Target;
 pub(crate) use tunnel::Tunnels;
 
 /// Where programs find their proxy. A constant of isol8's: programs may have it written into them.
@@ -51,6 +54,14 @@ impl Outside {
     /// addresses.
     pub(crate) fn gate(&self, egress: &Egress) -> Result<Gate, Error> {
         Ok(Gate::new(gate::Access::new(egress, self)?))
+    }
+
+    /// The same for an installer: only to these places, whatever hosts the rules allow.
+    ///
+    /// # Errors
+    /// As for [`Outside::gate`].
+    pub(crate) fn gate_to(&self, places: HashSet<Target>, egress: &Egress) -> Result<Gate, Error> {
+        Ok(Gate::new(gate::Access::new(egress, self)?.only_to(places)))
     }
 
     /// Breaks off every connection; returns when all are gone.

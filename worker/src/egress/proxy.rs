@@ -159,7 +159,7 @@ async fn connect(
     let target = Target::of_connect(request.uri())?;
     // Programs that use CONNECT for plain HTTP too, as Node does, are to be read where a secret waits.
     if target.port != CONNECT_PORT && access.secrets().wait_at(&target.host, target.port) {
-        access.check(CONNECT, &target.host)?;
+        access.check(CONNECT, &target)?;
         handover.put(async move {
             if let Ok(inside) = inside.await {
                 serve_inner(TokioIo::new(inside), access, target).await;

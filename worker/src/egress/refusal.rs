@@ -20,8 +20,8 @@ pub(super) enum Refusal {
     Blocked {
         /// `CONNECT to example.com`, or `request to example.com`.
         what: String,
-        /// The address rule, if it was one and not the filter.
-        address: Option<String>,
+        /// The rule, if it was not the filter.
+        rule: Option<String>,
     },
     /// The job has moved as many bytes as it may.
     Exhausted { limit: u64 },
@@ -45,10 +45,10 @@ impl Refusal {
             Self::HeadTooLarge => format!(
                 "isol8: the head of a request has at most {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers"
             ),
-            Self::Blocked { what, address: None } => {
+            Self::Blocked { what, rule: None } => {
                 format!("isol8: {what} blocked by network filter")
             }
-            Self::Blocked { what, address: Some(reason) } => {
+            Self::Blocked { what, rule: Some(reason) } => {
                 format!("isol8: {what} blocked by network filter: {reason}")
             }
             Self::Exhausted { limit } => {

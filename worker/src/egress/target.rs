@@ -11,10 +11,10 @@ const HTTP_PORT: u16 = 80;
 const CONNECT_PORT: u16 = 443;
 
 /// A place to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) host: Host,
-    pub(super) port: u16,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Target {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
 }
 
 impl Target {

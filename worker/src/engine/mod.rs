@@ -178,7 +178,9 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<(ExecutionResult, Spent), EngineError> {
         environment::check(job)?;
-        let Acquired { mut lent, install, sandbox } = self.acquire(tenant, job, cancel).await?;
+        let heard = &mut console.security_events;
+        let Acquired { mut lent, install, sandbox } =
+            self.acquire(tenant, job, heard, cancel).await?;
         let container_id = lent.sandbox().id.clone();
         let masker = Masker::of_values(values_of_secrets(job));
         let way_out = self.open_way_out(lent.sandbox(), job)?;
@@ -213,6 +215,7 @@ impl Engine {
         &self,
         tenant: &TenantId,
         job: &Job,
+        heard: &mut Vec<SecurityEvent>,
         cancel: &CancellationToken,
     ) -> Result<Acquired, EngineError> {
         let acquiring = async {
@@ -220,7 +223,7 @@ impl Engine {
                 return self.lend(tenant, &Profile::of_job(job), Duration::ZERO).await;
             }
             // Boxed, so that a plain job's task is no larger for it.
-            Box::pin(self.acquire_with_packages(tenant, job)).await
+            Box::pin(self.acquire_with_packages(tenant, job, heard)).await
         };
         let acquired = cancel.run_until_cancelled(acquiring).await;
         acquired.unwrap_or(Err(JobError::Cancelled.into()))
@@ -230,16 +233,17 @@ impl Engine {
         &self,
         tenant: &TenantId,
         job: &Job,
+        heard: &mut Vec<SecurityEvent>,
     ) -> Result<Acquired, EngineError> {
         let asked = Instant::now();
         // Kept until there is a sandbox, which then keeps the volume.
-        let mut provided = self.packages.provide(job).await?;
+        let mut provided = self.packages.provide(job, heard).await?;
         let lent = self.lend(tenant, &with_packages(job, &provided), asked.elapsed()).await;
         if !matches!(lent, Err(EngineError::PackagesGone)) {
             return lent;
         }
         self.packages.forget(&provided).await;
-        provided = self.packages.provide(job).await?;
+        provided = self.packages.provide(job, heard).await?;
         self.lend(tenant, &with_packages(job, &provided), asked.elapsed()).await
     }
 

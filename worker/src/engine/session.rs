@@ -70,7 +70,8 @@ pub struct Aftermath {
 }
 
 impl Engine {
-    /// Opens a session in a sandbox as `job` needs it; later calls get no other.
+    /// Opens a session in a sandbox as `job` needs it; later calls get no other. `heard` gets what the
+    /// installer of its packages was refused.
     ///
     /// # Errors
     /// If there is no such image, or no sandbox can be had.
@@ -79,9 +80,11 @@ impl Engine {
         tenant: &TenantId,
         id: &SessionId,
         job: &Job,
+        heard: &mut Vec<SecurityEvent>,
         cancel: &CancellationToken,
     ) -> Result<Session, EngineError> {
-        let Acquired { mut lent, install, sandbox } = self.acquire(tenant, job, cancel).await?;
+        let Acquired { mut lent, install, sandbox } =
+            self.acquire(tenant, job, heard, cancel).await?;
         let way_out = self.open_way_out(lent.sandbox(), job)?;
         Ok(Session {
             id: id.clone(),

@@ -74,7 +74,10 @@ impl Actor<'_> {
         let (opened, fetch_time) = match fetched {
             Ok(took) => {
                 let name = &self.owned.id;
-                (context.executor.open_session(tenant, name, job, held.cancel()).await, took)
+                let heard = &mut attempt.security_events;
+                let opening =
+                    context.executor.open_session(tenant, name, job, heard, held.cancel());
+                (opening.await, took)
             }
             Err(error) => (Some(Err(EngineError::Job(error))), Duration::ZERO),
         };
@@ -92,7 +95,7 @@ impl Actor<'_> {
                 let ran = self
                     .execute(&mut session, id, job, fetch_time, publication, held.cancel())
                     .await;
-                attempt.security_events = ran.security_events;
+                attempt.security_events.extend(ran.security_events);
                 (Ok(ran.outcome), ran.events, Some(session))
             }
         };

@@ -75,7 +75,8 @@ pub(super) async fn run(
         }
         Some(name) => {
             let name = SessionId::new(name)?;
-            let mut session = engine.open_session(&tenant, &name, &job, cancel).await?;
+            let heard = &mut console.security_events;
+            let mut session = engine.open_session(&tenant, &name, &job, heard, cancel).await?;
             session.execute(id, &job, &mut console, cancel).await
         }
     };

@@ -17,6 +17,13 @@ use super::{Docker, DockerError, call, is_not_found};
 /// How many of a build's last lines are kept to explain its failure.
 const KEPT_LINES: usize = 30;
 
+/// Bytes of a line; a longer one counts as several.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// How often it is tried to remove what a build has left, and how long is waited in between.
+const UNFINISHED_TRIES: usize = 10;
+const UNFINISHED_PAUSE: Duration = Duration::from_millis(300);
+
 /// How long a registry may stay silent before it counts as absent.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
 
@@ -54,6 +61,8 @@ pub struct BuildSpec {
     pub labels: HashMap<String, String>,
     /// Whether layers of earlier builds may be used.
     pub use_cache: bool,
+    /// Longest time it may take.
+    pub limit: Duration,
 }
 
 impl Docker {
@@ -95,15 +104,36 @@ impl Docker {
             .collect())
     }
 
-    /// Builds an image and returns when it is tagged. `on_line` sees each line of the build's output.
+    /// Builds an image and returns when it is tagged. `on_line` sees each line of the build's output. What
+    /// steps before one that fails have made is removed, unless another image is made of it.
     ///
     /// # Errors
     /// [`DockerError::Build`] with the last lines of output if a step fails;
-    /// [`DockerError::Call`] if the engine can't be talked to.
+    /// [`DockerError::BuildTimedOut`]; [`DockerError::Call`] if the engine can't be talked to.
     pub async fn build_image(
         &self,
         spec: BuildSpec,
         on_line: impl Fn(&str) + Send + Sync,
+    ) -> Result<(), DockerError> {
+        let mut made = None;
+        let building = self.build_steps(&spec, on_line, &mut made);
+        let built = tokio::time::timeout(spec.limit, building).await.unwrap_or_else(|_elapsed| {
+            Err(DockerError::BuildTimedOut { image: spec.tag.clone(), limit: spec.limit })
+        });
+        if let (Err(_), Some(made)) = (&built, made)
+            && let Err(error) = self.remove_unfinished(&made).await
+        {
+            tracing::warn!(%error, image = made, "what a failed build has made was not removed");
+        }
+        built
+    }
+
+    /// `made` is the image of the last step that went well.
+    async fn build_steps(
+        &self,
+        spec: &BuildSpec,
+        on_line: impl Fn(&str) + Send + Sync,
+        made: &mut Option<String>,
     ) -> Result<(), DockerError> {
         let options = BuildImageOptionsBuilder::new()
             .dockerfile("Dockerfile")
@@ -116,17 +146,21 @@ impl Docker {
             .forcerm(true)
             .build();
         let mut kept = VecDeque::with_capacity(KEPT_LINES);
-        let mut progress =
-            self.client.build_image(options, None, Some(bollard::body_full(spec.context_tar)));
+        let mut lines = Lines::default();
+        let mut progress = self.client.build_image(
+            options,
+            None,
+            Some(bollard::body_full(spec.context_tar.clone())),
+        );
         while let Some(event) = progress.next().await {
             let problem = match event {
                 Ok(info) => {
-                    for line in info.stream.iter().flat_map(|text| text.lines()) {
-                        let line = line.trim();
-                        if !line.is_empty() {
-                            on_line(line);
-                            keep(&mut kept, line);
+                    for line in lines.add(info.stream.as_deref().unwrap_or_default()) {
+                        if let Some(id) = made_by_step(&line) {
+                            *made = Some(id.to_owned());
                         }
+                        on_line(&line);
+                        keep(&mut kept, &line);
                     }
                     info.error_detail.and_then(|detail| detail.message)
                 }
@@ -134,10 +168,23 @@ impl Docker {
                 Err(error) => return Err(call(format!("build image {}", spec.tag), error)),
             };
             if let Some(problem) = problem {
-                keep(&mut kept, &problem);
+                lines.add("\n").iter().chain([&problem]).for_each(|line| keep(&mut kept, line));
                 let detail = Vec::from(kept).join("\n");
-                return Err(DockerError::Build { image: spec.tag, detail });
+                return Err(DockerError::Build { image: spec.tag.clone(), detail });
             }
+        }
+        Ok(())
+    }
+
+    /// Removes an image without a name, and those that it alone is made of. One that a container still uses
+    /// is tried again: the engine takes a moment to end a build that was broken off.
+    async fn remove_unfinished(&self, id: &str) -> Result<(), DockerError> {
+        for _ in 0..UNFINISHED_TRIES {
+            let found = self.image_info(id).await?;
+            if found.is_none_or(|image| !image.tags.is_empty()) || self.remove_image(id).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(UNFINISHED_PAUSE).await;
         }
         Ok(())
     }
@@ -235,9 +282,51 @@ fn from_inspect(image: ImageInspect) -> ImageInfo {
     }
 }
 
+/// Lines of a build's output. It comes in pieces as programs write it, half a line at a time.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    /// The lines that a piece completes, without those that are blank.
+    fn add(&mut self, piece: &str) -> Vec<String> {
+        self.0.push_str(piece);
+        let end = match self.0.rfind('\n') {
+            Some(end) => end + 1,
+            None if self.0.len() > MAX_LINE_BYTES => self.0.len(),
+            None => return Vec::new(),
+        };
+        let rest = self.0.split_off(end);
+        let whole = std::mem::replace(&mut self.0, rest);
+        whole.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+/// The image that the engine says a step has made: ` ---> 0123456789ab`.
+fn made_by_step(line: &str) -> Option<&str> {
+    let id = line.strip_prefix("---> ")?;
+    (id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+}
+
 fn keep(kept: &mut VecDeque<String>, line: &str) {
     if kept.len() == KEPT_LINES {
         kept.pop_front();
     }
     kept.push_back(line.to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_put_together_from_pieces() {
+        let mut lines = Lines::default();
+        assert!(lines.add("E").is_empty());
+        assert_eq!(lines.add(": no\n\n  such\r\npack"), ["E: no", "such"]);
+        assert_eq!(lines.add("age\n"), ["package"]);
+        assert!(lines.add("\n").is_empty());
+        assert_eq!(lines.add(&"a".repeat(MAX_LINE_BYTES + 1)).len(), 1);
+        assert_eq!(made_by_step("---> 0123456789ab"), Some("0123456789ab"));
+        assert_eq!(made_by_step("---> Running in 0123456789ab"), None);
+    }
 }

@@ -66,6 +66,14 @@ pub enum DockerError {
         /// The last output of the build.
         detail: String,
     },
+    /// An image build took too long.
+    #[error("building image {image} took longer than {} s", limit.as_secs())]
+    BuildTimedOut {
+        /// Its tag.
+        image: String,
+        /// How long it was given.
+        limit: Duration,
+    },
 }
 
 /// What the engine offers, read once at start.

@@ -1,6 +1,7 @@
 //! Decides which images are out of date and builds those, two at a time.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::execution::PackageSet;
@@ -13,10 +14,13 @@ use super::{
     INTERPRETERS_IMAGE, ImageError, LABEL_BUILD_HASH, LABEL_DEPENDENCIES, LABEL_DEPENDENCIES_HASH,
     LABEL_INTERMEDIATE, Versions, is_fetched,
 };
-use crate::engine::docker::{Docker, ImageInfo};
+use crate::engine::docker::{BuildSpec, Docker, ImageInfo};
 
 /// Builds under way at once: they are bound by network and disk, and share the machine with jobs.
 const PARALLEL_BUILDS: usize = 2;
+
+/// Longest build: one that somebody waits for may take its time, but none stands still for ever.
+pub const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 /// What is happening, for whoever shows it.
 #[derive(Clone, Copy, Debug)]
@@ -201,7 +205,7 @@ pub struct CustomImage {
     pub force: bool,
 }
 
-/// Builds a custom image; `false` if the tag was already what is wanted.
+/// Builds a custom image within `limit`; `false` if the tag was already what is wanted.
 ///
 /// # Errors
 /// [`ImageError::NothingToAdd`] for neither packages nor script; [`ImageError::BaseMissing`] without
@@ -210,6 +214,7 @@ pub async fn build_custom(
     docker: &Docker,
     wanted: &CustomImage,
     settings: &RegistrySettings,
+    limit: Duration,
     progress: Progress<'_>,
 ) -> Result<bool, ImageError> {
     if wanted.packages.is_empty() && wanted.setup.is_none() && wanted.preload.is_empty() {
@@ -224,8 +229,8 @@ pub async fn build_custom(
     if !wanted.force && has_label(present.as_ref(), LABEL_DEPENDENCIES_HASH, &recipe.hash) {
         return Ok(false);
     }
-    let result =
-        build_one(docker, recipe.spec(base, &[], settings, !wanted.force)?, progress).await;
+    let spec = recipe.spec(base, &[], settings, !wanted.force)?;
+    let result = build_one(docker, BuildSpec { limit, ..spec }, progress).await;
     docker.remove_untagged_images(LABEL_INTERMEDIATE).await?;
     result?;
     retire(docker, &recipe, present.as_ref(), progress).await?;
@@ -234,7 +239,7 @@ pub async fn build_custom(
 
 async fn build_one(
     docker: &Docker,
-    spec: crate::engine::docker::BuildSpec,
+    spec: BuildSpec,
     progress: Progress<'_>,
 ) -> Result<(), ImageError> {
     let image = spec.tag.clone();

@@ -16,9 +16,9 @@ use super::docker::DockerError;
 
 pub use super::packages::is_package_image;
 pub use assets::{SECCOMP_STRICT, Versions};
-pub use build::{CustomImage, Event, Plan, Progress, Wanted, build_custom};
+pub use build::{BUILD_LIMIT, CustomImage, Event, Plan, Progress, Wanted, build_custom};
 pub use preload::Preload;
-pub use registry::{Authority, RegistrySettings, RegistrySource};
+pub use registry::{Authority, Registry, RegistrySettings, RegistrySource};
 pub(super) use resolve::{Catalog, Choice};
 
 /// Hash of everything that went into one of our own images.

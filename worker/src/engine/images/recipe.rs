@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 
-use super::build::CustomImage;
+use super::build::{BUILD_LIMIT, CustomImage};
 use super::preload::Preload;
 use super::registry::{Authority, RegistrySettings};
 use super::{
@@ -152,6 +152,7 @@ impl Recipe {
             build_args,
             labels: self.labels.clone(),
             use_cache,
+            limit: BUILD_LIMIT,
         })
     }
 

@@ -4,6 +4,29 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use shared::runtime::Runtime;
+
+/// A kind of registry, with the package manager whose settings say where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registry {
+    /// Python's.
+    Pip,
+    /// JavaScript's.
+    Npm,
+}
+
+impl Registry {
+    /// Where packages of a runtime come from. `None` for those of the operating system, whose sources
+    /// are part of the images.
+    #[must_use]
+    pub const fn of(runtime: Runtime) -> Option<Self> {
+        match runtime {
+            Runtime::Python => Some(Self::Pip),
+            Runtime::Node | Runtime::Bun | Runtime::Deno | Runtime::Agent => Some(Self::Npm),
+            Runtime::Bash => None,
+        }
+    }
+}
 
 /// What the host is set up to use; everything may be empty.
 #[derive(Clone, Default)]
@@ -48,21 +71,23 @@ fn without_users(text: &str) -> String {
 
 /// Reads the host's settings when they are first needed: asking package managers takes a while.
 #[derive(Clone)]
-pub struct RegistrySource(Arc<dyn Fn() -> BoxFuture<'static, RegistrySettings> + Send + Sync>);
+pub struct RegistrySource(Arc<Read>);
+
+type Read = dyn Fn(Runtime) -> BoxFuture<'static, RegistrySettings> + Send + Sync;
 
 impl RegistrySource {
     /// A source that asks in the given way.
     #[must_use]
-    pub fn new<F>(read: impl Fn() -> F + Send + Sync + 'static) -> Self
+    pub fn new<F>(read: impl Fn(Runtime) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = RegistrySettings> + Send + 'static,
     {
-        Self(Arc::new(move || Box::pin(read())))
+        Self(Arc::new(move |runtime| Box::pin(read(runtime))))
     }
 
-    /// What the host is set up to use.
-    pub async fn read(&self) -> RegistrySettings {
-        (self.0)().await
+    /// What the host is set up to use for packages of `runtime`.
+    pub async fn read(&self, runtime: Runtime) -> RegistrySettings {
+        (self.0)(runtime).await
     }
 }
 

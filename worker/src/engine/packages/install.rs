@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use futures_util::stream;
 use runner::protocol::{Exited, Failed, Kind, Start};
+use shared::audit::SecurityEvent;
 use shared::config::Seccomp;
 use shared::execution::{Network, PackageSet, Phase};
 use shared::runtime::Runtime;
@@ -17,11 +18,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{ArchiveError, Contents, sanitise};
+use super::cause::{self, Room};
 use super::key::Key;
 use super::registries::Registries;
 use super::store::{Store, Stored};
 use super::{layout, way_out};
-use crate::egress::Outside;
+use crate::egress::{Outside, Report};
 use crate::engine::docker::Docker;
 use crate::engine::link::LinkError;
 use crate::engine::mask::Masker;
@@ -30,7 +32,7 @@ use crate::engine::sandbox::{Origin, Profile, Sandbox, parse};
 use crate::engine::{Console, EngineError, run};
 
 /// Output of a package manager that is kept for its failure.
-const KEPT_OUTPUT_BYTES: u64 = 16 << 10;
+const KEPT_OUTPUT_BYTES: u64 = 256 << 10;
 /// Pieces of the archive on their way, before and after cleaning.
 const PIECES: usize = 16;
 /// Size of the cleaned ones.
@@ -66,9 +68,10 @@ impl Failure {
         Self::Packages { exit_code: 1, stderr: error.to_string() }
     }
 
-    pub(super) fn timed_out(limit: Duration) -> Self {
-        let stderr = format!("PACKAGE INSTALL TIMED OUT after {} ms", limit.as_millis());
-        Self::Packages { exit_code: TIMED_OUT, stderr }
+    pub(super) fn timed_out(limit: Duration, report: &Report) -> Self {
+        let marker = format!("PACKAGE INSTALL TIMED OUT after {} ms", limit.as_millis());
+        let told = std::iter::once(marker).chain(cause::of_network(report)).collect::<Vec<_>>();
+        Self::Packages { exit_code: TIMED_OUT, stderr: told.join("; ") }
     }
 }
 
@@ -110,21 +113,42 @@ pub(super) fn profile(runtime: Runtime, image: &str, room_bytes: u64) -> Profile
     }
 }
 
+/// A package manager that has come to an end.
+struct Ended {
+    exit_code: i32,
+    timed_out: bool,
+    stderr: String,
+}
+
 impl Installer {
-    /// Installs into a new volume. Leaves nothing behind if it fails.
-    pub(super) async fn install(&self, wanted: &Wanted, script: &str) -> Result<Stored, Failure> {
+    /// Installs into a new volume. Leaves nothing behind if it fails. `events` gets what was blocked.
+    pub(super) async fn install(
+        &self,
+        wanted: &Wanted,
+        script: &str,
+        events: &mut Vec<SecurityEvent>,
+    ) -> Result<Stored, Failure> {
         let deadline = Instant::now() + self.limit;
-        // Room for what was downloaded, and for what is made of it.
-        let profile = profile(wanted.runtime, &wanted.image, self.max_bytes.saturating_mul(2));
+        let profile = profile(wanted.runtime, &wanted.image, self.room_bytes());
         let created = Sandbox::create(&self.docker, &self.origin, profile).await;
         let mut sandbox = created.map_err(Failure::of_engine)?;
         let id = sandbox.id.clone();
-        let installed = timeout_at(deadline, self.run_script(&mut sandbox, wanted, script)).await;
-        let outcome = match installed {
-            Ok(Ok(())) => self.carry_over(&mut sandbox, wanted, deadline).await,
+        let ended = timeout_at(deadline, self.run_script(&mut sandbox, wanted, script)).await;
+        let report = sandbox.take_down_gate().await.unwrap_or_default();
+        let outcome = match ended {
+            Ok(Ok(Ended { exit_code: 0, timed_out: false, .. })) => {
+                self.carry_over(&mut sandbox, wanted, deadline).await
+            }
+            Ok(Ok(Ended { exit_code, timed_out: false, stderr })) => {
+                let (bytes, set_bytes) = (self.room_bytes(), self.max_bytes);
+                let room = Room::OfSandbox { bytes, set_bytes };
+                let stderr = cause::explain(&stderr, &report, room);
+                Err(Failure::Packages { exit_code, stderr })
+            }
             Ok(Err(failure)) => Err(failure),
-            Err(_elapsed) => Err(Failure::timed_out(self.limit)),
+            Ok(Ok(_)) | Err(_) => Err(Failure::timed_out(self.limit, &report)),
         };
+        events.extend(report.events);
         drop(sandbox);
         if let Err(error) = self.docker.remove_container(&id).await {
             tracing::warn!(%error, container = %id, "an installer was not removed at once");
@@ -132,15 +156,20 @@ impl Installer {
         outcome
     }
 
+    /// Room for what was downloaded, and for what is made of it.
+    fn room_bytes(&self) -> u64 {
+        self.max_bytes.saturating_mul(2)
+    }
+
     async fn run_script(
         &self,
         sandbox: &mut Sandbox,
         wanted: &Wanted,
         script: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<Ended, Failure> {
         let Self { docker, origin, registries, .. } = self;
-        let hosts = registries.hosts(wanted.runtime, sandbox, docker, origin).await?;
-        let settings = registries.settings().await;
+        let places = registries.places(wanted.runtime, sandbox, docker, origin).await?;
+        let settings = registries.settings(wanted.runtime).await;
         for (path, text) in [
             ("/sandbox/.npmrc", &settings.registries.npm_config),
             ("/sandbox/.config/pip/pip.conf", &settings.registries.pip_config),
@@ -153,6 +182,7 @@ impl Installer {
         let mut environment = sandbox.environment.clone();
         // `/tmp` cannot hold programs, which some packages build and run.
         environment.insert("TMPDIR".into(), "/sandbox".into());
+        environment.insert("NO_COLOR".into(), "1".into());
         let words = ["sh", "-c", script, "isol8-install"].into_iter().chain(wanted.packages.iter());
         let start = Start {
             argv: words.map(String::from).collect(),
@@ -172,21 +202,14 @@ impl Installer {
             limit_bytes: KEPT_OUTPUT_BYTES,
             interpreter: None,
         };
-        sandbox.put_up_gate(way_out::gate(&self.outside, &hosts)?);
+        sandbox.put_up_gate(way_out::gate(&self.outside, places)?);
         sandbox.set_way_out(true);
         let never = CancellationToken::new();
         let ended = drive(sandbox, program, &mut Console::default(), &never).await;
-        sandbox.take_down_gate().await;
         let ended = ended.map_err(Failure::of_engine)?;
         let Exited { exit_code, timed_out, stderr_bytes, .. } = ended.exited;
-        if timed_out {
-            return Err(Failure::timed_out(self.limit));
-        }
-        if exit_code != 0 {
-            let stderr = ended.stderr.finish(&masker, KEPT_OUTPUT_BYTES, stderr_bytes).text;
-            return Err(Failure::Packages { exit_code, stderr: stderr.trim().to_owned() });
-        }
-        Ok(())
+        let stderr = ended.stderr.finish(&masker, KEPT_OUTPUT_BYTES, stderr_bytes).text;
+        Ok(Ended { exit_code, timed_out, stderr })
     }
 
     /// Carries what was installed into a volume, piece by piece.
@@ -214,7 +237,7 @@ impl Installer {
             };
             match read {
                 Ok(read) => read?,
-                Err(_elapsed) => return Err(Failure::timed_out(self.limit)),
+                Err(_elapsed) => return Err(Failure::timed_out(self.limit, &Report::default())),
             }
             filled.map_err(|error| Failure::Engine(error.to_string()))?;
             let bytes = contents.bytes;

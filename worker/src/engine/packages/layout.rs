@@ -103,7 +103,8 @@ echo "/sandbox/.local/$below" > "$site/zz-isol8-own.pth"
 ln -s "$below" "$PYTHONUSERBASE/site"
 "#;
 
-// What is baked into an image is taken along: the volume is mounted in its place.
+// What is baked into an image is taken along: the volume is mounted in its place. Of a full disk npm tells
+// nothing but its own log.
 const NODE: &str = r#"
 set -e
 authorities=/etc/ssl/certs/ca-certificates.crt
@@ -113,7 +114,11 @@ if [ -d /opt/packages ]; then cp -R /opt/packages/. .; fi
 if [ ! -f package.json ]; then echo '{"private":true}' > package.json; fi
 npm install --cache=/sandbox/cache --no-audit --no-fund --loglevel=error --no-update-notifier \
   --no-progress --fetch-retries=3 --fetch-retry-mintimeout=500 --fetch-retry-factor=2 \
-  --fetch-timeout=30000 -- "$@" >&2
+  --fetch-timeout=30000 -- "$@" >&2 || {
+    code=$?
+    grep -hom1 'ENOSPC: .*' /sandbox/cache/_logs/*.log >&2 || true
+    exit "$code"
+  }
 mkdir -p node_modules
 "#;
 

@@ -3,6 +3,7 @@
 //! shared between tenants: a request cannot say where its packages come from, only the operator can.
 
 mod archive;
+mod cause;
 mod install;
 mod key;
 mod layout;
@@ -15,6 +16,7 @@ mod way_out;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::audit::SecurityEvent;
 use shared::execution::Job;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +63,7 @@ impl Default for Settings {
     /// Nothing can be installed: no registry is known.
     fn default() -> Self {
         Self {
-            registries: RegistrySource::new(|| async { RegistrySettings::default() }),
+            registries: RegistrySource::new(|_| async { RegistrySettings::default() }),
             more_hosts: Vec::new(),
             max_bytes: 8 << 30,
             max_set_bytes: 1 << 30,
@@ -137,17 +139,21 @@ impl Packages {
     }
 
     /// Finds a job's packages: in an image, in a volume, or by having them installed. Waits no longer
-    /// than a phase of the job may take.
+    /// than a phase of the job may take. `heard` gets what the installer was refused.
     ///
     /// # Errors
     /// [`JobError::InstallFailed`], [`JobError::InstallTimedOut`], or what this machine lacks.
-    pub(super) async fn provide(&self, job: &Job) -> Result<Provided, EngineError> {
+    pub(super) async fn provide(
+        &self,
+        job: &Job,
+        heard: &mut Vec<SecurityEvent>,
+    ) -> Result<Provided, EngineError> {
         let image_id = match self.inner.catalog.choose(job).await? {
             Choice::Complete { image } => return Ok(Provided { image, volume: None, kept: None }),
             Choice::Lacking { image_id } => image_id,
         };
         let limit = Duration::from_millis(job.timeout_ms);
-        let kept = match tokio::time::timeout(limit, self.kept(job, &image_id)).await {
+        let kept = match tokio::time::timeout(limit, self.kept(job, &image_id, heard)).await {
             Ok(kept) => kept?,
             Err(_elapsed) => {
                 return Err(JobError::InstallTimedOut { timeout_ms: job.timeout_ms }.into());
@@ -165,27 +171,40 @@ impl Packages {
         })
     }
 
-    async fn kept(&self, job: &Job, image_id: &str) -> Result<Arc<Kept>, EngineError> {
+    async fn kept(
+        &self,
+        job: &Job,
+        image_id: &str,
+        heard: &mut Vec<SecurityEvent>,
+    ) -> Result<Arc<Kept>, EngineError> {
         let inner = &self.inner;
         let take_stock = || async {
-            inner
-                .shelf
-                .add(inner.installer.store.take_stock().await?.into_iter().map(Kept::Volume));
-            inner.shelf.add(system::take_stock(&inner.installer.docker).await?);
+            let (volumes, images) = tokio::try_join!(
+                inner.installer.store.take_stock(),
+                system::take_stock(&inner.installer.docker),
+            )?;
+            inner.shelf.add(volumes.into_iter().map(Kept::Volume));
+            inner.shelf.add(images);
             inner.tasks.spawn(self.clone().keep());
             inner.crowded.notify_one();
             Ok::<_, EngineError>(())
         };
-        inner.stock.get_or_try_init(take_stock).await?;
-        let settings = inner.installer.registries.settings().await;
+        let (stock, settings) = tokio::join!(
+            inner.stock.get_or_try_init(take_stock),
+            inner.installer.registries.settings(job.runtime),
+        );
+        stock?;
         let key = Key::new(job.runtime, image_id, &job.packages, &settings.fingerprint);
         let mut waiting = match inner.shelf.find(&key) {
-            Found::Kept(kept) => return Ok(kept),
+            Found::Kept(kept) => {
+                heard.extend(inner.shelf.hear(&key));
+                return Ok(kept);
+            }
             Found::Underway(waiting) => waiting,
             Found::Nothing(promise) => {
                 let waiting = promise.subscribe();
                 let (packages, image) = (job.packages.clone(), job.image.clone());
-                let wanted = Wanted { key, runtime: job.runtime, image, packages };
+                let wanted = Wanted { key: key.clone(), runtime: job.runtime, image, packages };
                 let this = self.clone();
                 // On its own, as others may wait for it when this job has given up.
                 inner.tasks.spawn(async move {
@@ -199,6 +218,7 @@ impl Packages {
             }
         };
         let outcome = waiting.wait_for(Option::is_some).await;
+        heard.extend(inner.shelf.hear(&key));
         let outcome = outcome.map(|outcome| outcome.clone()).unwrap_or_default();
         match outcome {
             Some(Ok(kept)) => Ok(kept),
@@ -216,12 +236,17 @@ impl Packages {
         };
         let started = std::time::Instant::now();
         let installer = &self.inner.installer;
+        let mut events = Vec::new();
         let made = match layout::script(wanted.runtime) {
-            Some(script) => installer.install(wanted, script).await.map(Kept::Volume),
+            Some(script) => installer.install(wanted, script, &mut events).await.map(Kept::Volume),
             None => system::install(installer, wanted).await,
         };
         let took_ms = started.elapsed().as_millis();
         let (runtime, packages) = (wanted.runtime, &wanted.packages);
+        for event in &mut events {
+            event.details.insert("installing".to_owned(), packages.to_string().into());
+        }
+        self.inner.shelf.tell(&wanted.key, events);
         match &made {
             Ok(kept) => tracing::info!(
                 %runtime, %packages, took_ms, bytes = kept.bytes(), "packages installed"

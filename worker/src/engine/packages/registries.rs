@@ -1,7 +1,7 @@
 //! Where packages come from: the registries that the package managers themselves are set up to use,
-//! on this machine or by default. Those hosts are all an installer may reach.
+//! on this machine or by default. Those hosts, at those ports, are all an installer may reach.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,17 @@ use bytes::Bytes;
 use runner::protocol::Start;
 use sha2::{Digest as _, Sha256};
 use shared::execution::Phase;
+use shared::net::Host;
 use shared::runtime::Runtime;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::install::Failure;
 use super::layout;
+use crate::egress::Target;
 use crate::engine::Console;
 use crate::engine::docker::Docker;
-use crate::engine::images::{RegistrySettings, RegistrySource};
+use crate::engine::images::{Registry, RegistrySettings, RegistrySource};
 use crate::engine::mask::Masker;
 use crate::engine::program::{Order, Program, drive};
 use crate::engine::sandbox::{Origin, Sandbox};
@@ -26,13 +28,17 @@ use crate::engine::sandbox::{Origin, Sandbox};
 const QUESTION_LIMIT: Duration = Duration::from_secs(15);
 /// Bytes of an answer that are read.
 const ANSWER_BYTES: u64 = 4096;
+/// Ports of a registry whose address names none: one may lead from the first to the second.
+const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
-/// What this machine says about its registries, read when it is first needed.
+/// What this machine says about its registries, each read when it is first needed.
 pub(super) struct Registries {
     source: RegistrySource,
-    /// Hosts that the operator adds.
+    /// Hosts that the operator adds, with or without a port.
     more_hosts: Vec<String>,
-    settings: OnceCell<Arc<Settings>>,
+    of_pip: OnceCell<Arc<Settings>>,
+    of_npm: OnceCell<Arc<Settings>>,
+    of_none: OnceCell<Arc<Settings>>,
     npm_default: OnceCell<Option<String>>,
 }
 
@@ -46,12 +52,19 @@ pub(super) struct Settings {
 
 impl Registries {
     pub(super) fn new(source: RegistrySource, more_hosts: Vec<String>) -> Self {
-        Self { source, more_hosts, settings: OnceCell::new(), npm_default: OnceCell::new() }
+        Self {
+            source,
+            more_hosts,
+            of_pip: OnceCell::new(),
+            of_npm: OnceCell::new(),
+            of_none: OnceCell::new(),
+            npm_default: OnceCell::new(),
+        }
     }
 
-    pub(super) async fn settings(&self) -> Arc<Settings> {
+    pub(super) async fn settings(&self, runtime: Runtime) -> Arc<Settings> {
         let read = || async {
-            let registries = self.source.read().await.without_credentials();
+            let registries = self.source.read(runtime).await.without_credentials();
             let mut hash = Sha256::new();
             for text in [&registries.pip_config, &registries.npm_config] {
                 hash.update((text.len() as u64).to_le_bytes());
@@ -60,19 +73,24 @@ impl Registries {
             let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
             Arc::new(Settings { registries, fingerprint })
         };
-        Arc::clone(self.settings.get_or_init(read).await)
+        let settings = match Registry::of(runtime) {
+            Some(Registry::Pip) => &self.of_pip,
+            Some(Registry::Npm) => &self.of_npm,
+            None => &self.of_none,
+        };
+        Arc::clone(settings.get_or_init(read).await)
     }
 
-    /// The hosts that packages of `runtime` come from. Asked of pip in `sandbox`, where nothing but the
+    /// The places that packages of `runtime` come from. Asked of pip in `sandbox`, where nothing but the
     /// image's own programs has run yet; of npm in a sandbox of its image, unless the machine says.
-    pub(super) async fn hosts(
+    pub(super) async fn places(
         &self,
         runtime: Runtime,
         sandbox: &mut Sandbox,
         docker: &Docker,
         origin: &Origin,
-    ) -> Result<BTreeSet<String>, Failure> {
-        let settings = self.settings().await;
+    ) -> Result<HashSet<Target>, Failure> {
+        let settings = self.settings(runtime).await;
         let text = if runtime == Runtime::Python {
             let question = ["python3", "-c", layout::PIP_DEFAULTS];
             let defaults = ask(sandbox, &question).await?.unwrap_or_default();
@@ -88,15 +106,16 @@ impl Registries {
             };
             format!("{}\n{own}", default.unwrap_or_default())
         };
-        let mut hosts = hosts_of(&text);
-        hosts.extend(self.more_hosts.iter().map(|host| host.to_ascii_lowercase()));
-        if hosts.is_empty() {
+        let places: HashSet<Target> = places_of(&text)
+            .chain(self.more_hosts.iter().flat_map(|host| at_ports(host)))
+            .collect();
+        if places.is_empty() {
             return Err(Failure::Engine(format!(
                 "no registry is known for {runtime}: run `isol8 setup`, install its package manager on \
                  the worker, or name the registry's host in worker.registryHosts"
             )));
         }
-        Ok(hosts)
+        Ok(places)
     }
 }
 
@@ -138,20 +157,27 @@ async fn ask(sandbox: &mut Sandbox, question: &[&str]) -> Result<Option<String>,
     Ok((ended.exited.exit_code == 0).then_some(answer))
 }
 
-/// The hosts of all addresses in a text.
-fn hosts_of(text: &str) -> BTreeSet<String> {
-    text.split("://")
-        .skip(1)
-        .filter_map(|rest| {
-            let authority = rest.split(['/', '?', '#']).next()?.split_whitespace().next()?;
-            let host_and_port = authority.rsplit('@').next()?;
-            let host = match host_and_port.strip_prefix('[') {
-                Some(address) => address.split(']').next()?,
-                None => host_and_port.split(':').next()?,
-            };
-            (!host.is_empty()).then(|| host.to_ascii_lowercase())
-        })
-        .collect()
+/// The places that all addresses in a text name.
+fn places_of(text: &str) -> impl Iterator<Item = Target> {
+    text.split("://").skip(1).flat_map(|rest| {
+        let end = rest.find(|it: char| matches!(it, '/' | '?' | '#') || it.is_whitespace());
+        let authority = &rest[..end.unwrap_or(rest.len())];
+        at_ports(authority.rsplit('@').next().unwrap_or_default())
+    })
+}
+
+/// A host at the port that is named with it, else at the usual ones.
+fn at_ports(host: &str) -> Vec<Target> {
+    match Host::with_port(host) {
+        Ok((host, Some(port))) => vec![Target { host, port }],
+        Ok((host, None)) => {
+            DEFAULT_PORTS.map(|port| Target { host: host.clone(), port }).into_iter().collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the address of a registry names no host");
+            Vec::new()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +185,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_read_from_every_address() {
+    fn places_are_read_from_every_address() {
         let text = "registry=https://A.example/\n@x:registry=http://user:pw@b.example:8080/npm\n\
                     index-url = https://c.example\n    https://[::1]:9/simple\nnone here: //d.example";
-        let expected = ["::1", "a.example", "b.example", "c.example"].map(String::from);
-        assert_eq!(hosts_of(text), BTreeSet::from(expected));
-        assert!(hosts_of("registry=undefined").is_empty());
+        let mut found: Vec<String> =
+            places_of(text).map(|place| format!("{} {}", place.host, place.port)).collect();
+        found.sort();
+        let expected = [
+            "::1 9",
+            "a.example 443",
+            "a.example 80",
+            "b.example 8080",
+            "c.example 443",
+            "c.example 80",
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(places_of("registry=undefined").count(), 0);
+        assert_eq!(places_of("registry=http://").count(), 0);
     }
 }

@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use shared::audit::SecurityEvent;
 use tokio::sync::watch;
 
 use super::install::Failure;
 use super::key::Key;
 use super::store::Stored;
 use crate::engine::sandbox::Profile;
+
+/// Sets whose installers' blocked requests wait for a job that hears of them.
+const MAX_UNHEARD: usize = 64;
 
 /// A set that can be used.
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub(super) struct Shelf {
 struct State {
     sets: HashMap<Key, Set>,
     underway: HashMap<Key, watch::Receiver<Outcome>>,
+    /// What installers were refused, by set, until a job takes it into the audit log.
+    unheard: HashMap<Key, Vec<SecurityEvent>>,
     /// Goes up with each use.
     clock: u64,
 }
@@ -143,6 +149,29 @@ impl Shelf {
         let last_used = state.clock;
         let key = kept.key().clone();
         state.sets.entry(key).or_insert_with(|| Set { kept, last_used });
+    }
+
+    /// Keeps what the installer of a set was refused, for the next job that asks for the set: the one it
+    /// was installed for, unless that has given up.
+    pub(super) fn tell(&self, key: &Key, events: Vec<SecurityEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        if state.unheard.len() < MAX_UNHEARD || state.unheard.contains_key(key) {
+            state.unheard.insert(key.clone(), events);
+        } else {
+            tracing::warn!(
+                set = key.short(),
+                lost = events.len(),
+                "blocked requests of an installer are not audited"
+            );
+        }
+    }
+
+    /// Takes what [`Shelf::tell`] has kept: one job tells it.
+    pub(super) fn hear(&self, key: &Key) -> Vec<SecurityEvent> {
+        self.lock().unheard.remove(key).unwrap_or_default()
     }
 
     pub(super) fn forget(&self, key: &Key) {

@@ -3,9 +3,11 @@
 
 use shared::runtime::Runtime;
 
+use super::cause::{self, Room};
 use super::install::{Failure, Installer, Wanted};
 use super::key::Key;
 use super::shelf::Kept;
+use crate::egress::Report;
 use crate::engine::docker::{Docker, DockerError};
 use crate::engine::images::{CustomImage, ImageError, LABEL_RUNTIME, Preload, build_custom};
 
@@ -59,15 +61,20 @@ pub(super) async fn install(installer: &Installer, wanted: &Wanted) -> Result<Ke
         preload: Preload::default(),
         force: false,
     };
-    let settings = installer.registries.settings().await;
-    let building = build_custom(&installer.docker, &image, &settings.registries, &|_| {});
-    match tokio::time::timeout(installer.limit, building).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(ImageError::Docker(DockerError::Build { detail, .. }))) => {
-            return Err(Failure::Packages { exit_code: exit_code(&detail), stderr: detail });
+    let settings = installer.registries.settings(wanted.runtime).await;
+    let limit = installer.limit;
+    let building = build_custom(&installer.docker, &image, &settings.registries, limit, &|_| {});
+    match building.await {
+        Ok(_) => {}
+        Err(ImageError::Docker(DockerError::Build { detail, .. })) => {
+            // The engine reached the sources, not the tunnel, and it has the room of its disk.
+            let stderr = cause::explain(&detail, &Report::default(), Room::OfMachine);
+            return Err(Failure::Packages { exit_code: exit_code(&detail), stderr });
         }
-        Ok(Err(error)) => return Err(Failure::Engine(error.to_string())),
-        Err(_elapsed) => return Err(Failure::timed_out(installer.limit)),
+        Err(ImageError::Docker(DockerError::BuildTimedOut { .. })) => {
+            return Err(Failure::timed_out(limit, &Report::default()));
+        }
+        Err(error) => return Err(Failure::Engine(error.to_string())),
     }
     let built = installer.docker.image_info(&tag).await.map_err(engine)?;
     let base = base_bytes(&installer.docker).await.map_err(engine)?;
