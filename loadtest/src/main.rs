@@ -210,6 +210,9 @@ struct SimulateArgs {
     /// Measured seconds of each point.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// Jobs that are submitted, and run, at each number of jobs that wait.
+    #[arg(long, default_value_t = 5000)]
+    sample: usize,
     /// Bytes of a program's text.
     #[arg(long, default_value_t = 200)]
     code_bytes: usize,
@@ -357,6 +360,7 @@ async fn simulate(args: SimulateArgs) -> Result<bool> {
         depths: args.depths,
         rate: args.rate,
         length: seconds(args.seconds)?,
+        sample: args.sample,
         code_bytes: args.code_bytes,
     };
     let found = simulation.run(&tell).await?;

@@ -42,7 +42,7 @@ impl Fleet {
         std::fs::write(folder.path().join("isol8.config.json"), config.to_string())?;
         let isol8 = isol8.canonicalize().with_context(|| format!("no {}", isol8.display()))?;
         let mut fleet = Self { isol8, members: Vec::new(), redis, folder, url: String::new() };
-        let arguments = ["gateway", "--listen", "127.0.0.1", "--port", "0", "--key", KEY];
+        let arguments = ["gateway", "--key", KEY];
         let line = fleet.launch(&arguments, "listening on ").await?;
         let (_, port) = line.rsplit_once(':').context("a gateway says where it listens")?;
         fleet.url = format!("http://127.0.0.1:{}", port.trim());

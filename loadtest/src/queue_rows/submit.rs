@@ -69,7 +69,8 @@ pub(super) fn roomy() -> serde_json::Value {
             "maxQueuedJobs": ROOM, "maxKeptJobs": ROOM,
             "maxQueuedBytes": 1_u64 << 40, "maxKeptBytes": 1_u64 << 40,
         },
-        "worker": {"prewarm": ["bash"]},
+        "gateway": {"host": "127.0.0.1", "port": 0},
+        "worker": {"prewarm": ["bash"], "name": "load-rows"},
     })
 }
 

@@ -23,8 +23,6 @@ use worker::Workers;
 const SOME_WORKERS: usize = 10;
 /// Tenants where their number does not vary.
 const SOME_TENANTS: usize = 100;
-/// Jobs that are submitted, and run, at each depth of the queue.
-const SAMPLE: usize = 5000;
 /// How long new workers, or the last ones' end, may still be felt.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -41,6 +39,8 @@ pub struct Simulation {
     pub rate: f64,
     /// Measured time of each point.
     pub length: Duration,
+    /// Jobs that are submitted, and run, at each depth of the queue.
+    pub sample: usize,
     /// Bytes of a program's text.
     pub code_bytes: usize,
 }
@@ -91,6 +91,8 @@ pub struct Found {
     pub tenants: Vec<Point>,
     /// By jobs that wait.
     pub depths: Vec<Depth>,
+    /// Jobs that were submitted, and run, at each depth.
+    pub sample: usize,
     /// Jobs per second, where workers and tenants vary.
     pub rate: f64,
     /// Version of Redis.
@@ -145,7 +147,14 @@ impl Simulation {
         }
         let redis = stage.meter().await?.version().await?;
         let depths = self.by_depth(tell).await?;
-        Ok(Found { workers: by_workers, tenants: by_tenants, depths, rate: self.rate, redis })
+        Ok(Found {
+            workers: by_workers,
+            tenants: by_tenants,
+            depths,
+            sample: self.sample,
+            rate: self.rate,
+            redis,
+        })
     }
 
     /// Cost of a job at a steady rate, and of the fleet without any.
@@ -193,11 +202,11 @@ impl Simulation {
             submitter.at_once(depth.saturating_sub(queued)).await?;
             let held_bytes = meter.memory_bytes().await? - empty_bytes;
             let before = meter.read().await?;
-            submitter.at_once(SAMPLE).await?;
-            let submit = (meter.read().await? - before).each(as_float(SAMPLE));
+            submitter.at_once(self.sample).await?;
+            let submit = (meter.read().await? - before).each(as_float(self.sample));
             let before = meter.read().await?;
-            worker::drain(&stage.config, SOME_WORKERS, SAMPLE).await?;
-            let run = (meter.read().await? - before).each(as_float(SAMPLE));
+            worker::drain(&stage.config, SOME_WORKERS, self.sample).await?;
+            let run = (meter.read().await? - before).each(as_float(self.sample));
             queued = *depth;
             let bytes_per_job = (*depth > 0).then(|| held_bytes / as_float(*depth));
             let payload_bytes = submitter.payload_bytes();
@@ -246,9 +255,10 @@ impl Found {
         }
         let _ = write!(
             out,
-            "\n## By jobs that wait\n\n{SAMPLE} more are submitted, and as many run by {SOME_WORKERS} workers, \
+            "\n## By jobs that wait\n\n{} more are submitted, and as many run by {SOME_WORKERS} workers, \
              while so many wait.\n\n| waiting | submitting | running | memory a job | beyond its payload |\n\
-             | --: | --: | --: | --: | --: |\n"
+             | --: | --: | --: | --: | --: |\n",
+            self.sample
         );
         for depth in &self.depths {
             let (each, beyond) = match depth.bytes_per_job {
