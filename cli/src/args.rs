@@ -5,7 +5,9 @@ mod fleet;
 mod machine;
 mod remote;
 mod run;
+mod schedules;
 mod servers;
+mod webhook;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -15,7 +17,9 @@ pub(crate) use fleet::{
 pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs};
 pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, NetworkArgs, SessionCommand};
 pub(crate) use run::{OutputArgs, ProgramArgs, RemoteArgs, RequestArgs, RunArgs};
+pub(crate) use schedules::{CreateScheduleArgs, SchedulesCommand};
 pub(crate) use servers::{GatewayArgs, ListenArgs, QueueArgs, ServeArgs, SlotArgs, WorkerArgs};
+pub(crate) use webhook::{SECRET_VARIABLE, WebhookArgs};
 
 /// Runs untrusted code in locked-down sandboxes: on this machine, or on a fleet.
 #[derive(Debug, Parser)]
@@ -66,6 +70,9 @@ pub(crate) enum Command {
     /// Look at jobs that were given up, and have them run after all.
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Have a server submit programs when their time comes.
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// Look at the workers of a server, and drain them, as its master.
     #[command(subcommand)]
     Workers(WorkersCommand),

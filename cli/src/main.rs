@@ -62,6 +62,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(command) => commands::keys::run(command).await,
         Command::Jobs(command) => commands::jobs::run(command).await,
         Command::Dlq(command) => commands::dlq::run(command).await,
+        Command::Schedules(command) => commands::schedules::run(command).await,
         Command::Workers(command) => commands::workers::run(command).await,
         Command::Man(args) => commands::man::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),

@@ -13,7 +13,6 @@ mod routes;
 mod server;
 mod service;
 mod state;
-mod timestamp;
 
 pub use server::run;
 pub use shared::Error;

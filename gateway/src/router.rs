@@ -52,6 +52,11 @@ pub(crate) fn router(state: State) -> Router {
             needs(Scope::Jobs, get(routes::jobs::show).delete(routes::jobs::cancel)),
         )
         .route("/v1/jobs/{id}/output", needs(Scope::Jobs, get(routes::jobs::output)))
+        .route("/v1/jobs/{id}/deliveries", needs(Scope::Jobs, get(routes::deliveries::list)))
+        .route(
+            "/v1/jobs/{id}/deliveries/{delivery}/retry",
+            needs(Scope::Jobs, post(routes::deliveries::retry)),
+        )
         .route("/v1/dead-letters", needs(Scope::Jobs, get(routes::dead_letters::list)))
         .route(
             "/v1/dead-letters/{id}",
@@ -64,6 +69,20 @@ pub(crate) fn router(state: State) -> Router {
             "/v1/dead-letters/{id}/redrive",
             needs(Scope::Jobs, post(routes::dead_letters::redrive)),
         )
+        .route(
+            "/v1/schedules",
+            needs(Scope::Jobs, get(routes::schedules::list).post(routes::schedules::create)),
+        )
+        .route(
+            "/v1/schedules/{id}",
+            needs(
+                Scope::Jobs,
+                get(routes::schedules::show)
+                    .patch(routes::schedules::change)
+                    .delete(routes::schedules::remove),
+            ),
+        )
+        .route("/v1/schedules/{id}/run", needs(Scope::Jobs, post(routes::schedules::run)))
         .route("/v1/workers", get(routes::workers::list))
         .route(
             "/v1/workers/{id}/drain",

@@ -9,6 +9,7 @@ use shared::config::Config;
 use shared::execution::Admission;
 use shared::id::{GatewayId, TenantId};
 use shared::redis::{Queue, Quota};
+use shared::webhook::WebhookRules;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,8 @@ pub(crate) struct Gateway {
     pub(crate) id: GatewayId,
     pub(crate) queue: Queue,
     pub(crate) admission: Admission,
+    /// Which webhooks jobs may bring.
+    pub(crate) webhooks: WebhookRules,
     /// How long a listed job is kept that does not ask otherwise, in milliseconds.
     pub(crate) job_retention_ms: u64,
     pub(crate) master_key: MasterKey,
@@ -119,6 +122,7 @@ impl Gateway {
             keyring: Keyring::new(queue.api_keys(), config.auth.clone()),
             queue,
             admission: Admission::new(config)?,
+            webhooks: WebhookRules::new(config)?,
             job_retention_ms: config.redis.job_retention_ms,
             master_key: MasterKey::new(master_key)?,
             intake: Intake::new(config.gateway.max_body_bytes),
@@ -139,15 +143,6 @@ impl Gateway {
 
     /// How much a tenant may have and ask; the queue holds it to that.
     pub(crate) fn quota(&self, tenant: &TenantId) -> Quota {
-        let policy = self.admission.policy(tenant);
-        Quota {
-            max_active: policy.max_concurrent_jobs,
-            per_second: policy.max_requests_per_second,
-            weight: policy.weight,
-            max_open: policy.max_queued_jobs,
-            max_open_bytes: policy.max_queued_bytes,
-            max_kept: policy.max_kept_jobs,
-            max_kept_bytes: policy.max_kept_bytes,
-        }
+        Quota::from(self.admission.policy(tenant))
     }
 }

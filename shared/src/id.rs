@@ -49,6 +49,8 @@ uuid_id! {
     GatewayId;
     /// One HTTP request, for logs and error bodies.
     RequestId;
+    /// A schedule.
+    ScheduleId;
     /// One file on its way between gateway and worker.
     TransferId;
 }

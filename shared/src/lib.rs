@@ -6,11 +6,14 @@ pub mod config;
 pub mod error;
 pub mod execution;
 pub mod id;
+pub mod job_view;
 pub mod net;
 pub mod redis;
 pub mod remote_code;
 pub mod runtime;
 pub mod size;
+pub mod timestamp;
+pub mod webhook;
 
 pub use error::{Error, ErrorCode, Result};
 

@@ -8,7 +8,7 @@ use chrono::Utc;
 use shared::redis::WorkerFacts;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, Options};
+use crate::{Context, Options, schedules};
 
 /// How often to look. What is due is late by this much at most, while a worker lives.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -41,7 +41,13 @@ pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: C
 async fn tick(context: &Context, facts: &mut WorkerFacts) -> shared::Result<()> {
     // What takes no more jobs is no part of what the fleet can run.
     let slots = if context.claiming.order().is_draining { 0 } else { facts.slots };
-    context.queue.housekeep(Some((context.worker, slots))).await?;
+    let due = context.queue.housekeep(Some((context.worker, slots))).await?;
+    if due.webhooks {
+        context.webhooks.wake();
+    }
+    if due.schedules {
+        schedules::run_due(context).await?;
+    }
     for (what, whose) in context.queue.reconcile(context.worker).await? {
         tracing::warn!(what, whose, "something in the queue did not fit together; put right");
     }

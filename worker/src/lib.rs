@@ -3,6 +3,7 @@
 //! `run` is the whole life of one worker. `engine` is usable without it, and without Redis.
 
 mod attend;
+mod checked_http;
 mod claiming;
 mod commit;
 mod consumer;
@@ -19,7 +20,9 @@ pub mod name;
 mod observe;
 mod orders;
 mod publish;
+mod schedules;
 mod session;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +41,7 @@ use tokio_util::task::TaskTracker;
 pub use executor::Executor;
 use fetch::Fetcher;
 use metrics::Metrics;
+use webhooks::Webhooks;
 
 /// How often recorded samples are folded away.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -51,6 +55,9 @@ struct Context {
     queue: Queue,
     executor: Executor,
     fetcher: Fetcher,
+    webhooks: Webhooks,
+    /// What tenants may have, for the jobs of their schedules.
+    policy: config::Policy,
     /// One for each program that runs, be it a job or a session's call.
     slots: Arc<Semaphore>,
     leases: lease::Leases,
@@ -140,6 +147,10 @@ pub struct Options {
     pub session_idle: Option<Duration>,
     /// Fetches programs that are elsewhere.
     pub fetcher: Fetcher,
+    /// Tells webhooks how jobs ended.
+    pub webhooks: Webhooks,
+    /// What tenants may have.
+    pub policy: config::Policy,
     /// Where executions are recorded.
     pub audit: Audit,
     /// Lease times.
@@ -168,6 +179,8 @@ pub async fn run(
         queue,
         executor,
         fetcher: options.fetcher.clone(),
+        webhooks: options.webhooks.clone(),
+        policy: options.policy.clone(),
         slots: Arc::new(Semaphore::new(options.max_concurrent)),
         leases: lease::Leases::default(),
         sessions: session::Sessions::new(options.max_sessions),
@@ -199,6 +212,7 @@ pub async fn run(
         housekeeping::introduce(&options),
         renewal.clone(),
     ));
+    background.spawn(webhooks::deliver(Arc::clone(&context), renewal.clone()));
     background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
     background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
     if let Some(listener) = options.listener.take() {

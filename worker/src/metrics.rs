@@ -33,6 +33,9 @@ const CALL_DURATION: &str = "isol8_session_call_duration_seconds";
 const STREAMS: &str = "isol8_streams_total";
 const EVENTS_PUBLISHED: &str = "isol8_stream_events_total";
 
+/// Counter, label `outcome`: `delivered`, `retried`, `failed`, `skipped` or `fenced`.
+const WEBHOOKS: &str = "isol8_webhook_deliveries_total";
+
 /// Upper bounds of the duration histogram, in seconds.
 const BUCKETS_S: [f64; 14] =
     [0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -127,6 +130,10 @@ impl Metrics {
         self.record(|| counter!(JOBS_RECLAIMED).increment(count as u64));
     }
 
+    pub(crate) fn webhook_tried(&self, outcome: &'static str) {
+        self.record(|| counter!(WEBHOOKS, "outcome" => outcome).increment(1));
+    }
+
     fn record(&self, count: impl FnOnce()) {
         with_local_recorder(&self.recorder, count);
     }
@@ -146,5 +153,6 @@ fn describe() {
     describe_histogram!(CALL_DURATION, Unit::Seconds, "From a call's start to its commit");
     describe_counter!(STREAMS, "Programs whose output was published as it came");
     describe_counter!(EVENTS_PUBLISHED, "Pieces of output published");
+    describe_counter!(WEBHOOKS, "Attempts to tell a webhook how a job ended");
     describe_histogram!(JOB_DURATION, Unit::Seconds, "From claim to commit");
 }

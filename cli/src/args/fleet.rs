@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 
 use super::remote::ListArgs;
 use super::run::{RemoteArgs, RequestArgs};
+use super::webhook::WebhookArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
@@ -57,6 +58,25 @@ pub(crate) enum JobsCommand {
         #[command(flatten)]
         remote: RemoteArgs,
     },
+    /// Show what became of telling a job's webhook.
+    Deliveries {
+        /// The job.
+        id: String,
+        /// As JSON, with each attempt.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
+    /// Have a job's webhook told once more, or sooner than it would be.
+    Redeliver {
+        /// The job.
+        id: String,
+        /// The delivery, as listed; without it, the last one.
+        delivery: Option<String>,
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
     /// Have a job that was given up run after all; as `dlq redrive`.
     Retry(RedriveArgs),
 }
@@ -95,6 +115,8 @@ pub(crate) struct SubmitArgs {
     /// Makes a repeated submission the same job.
     #[arg(long, value_name = "KEY", help_heading = "Queue")]
     pub(crate) idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) webhook: WebhookArgs,
     /// All that the server tells of it, as JSON.
     #[arg(long)]
     pub(crate) json: bool,

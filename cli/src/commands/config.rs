@@ -13,7 +13,7 @@ use crate::settings;
 type Section = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// The sections of the contract by its names, then ours.
-const SECTIONS: [Section; 15] = [
+const SECTIONS: [Section; 16] = [
     ("General", &[("Max concurrent", "maxConcurrent"), ("Debug", "debug")]),
     (
         "Defaults",
@@ -127,6 +127,19 @@ const SECTIONS: [Section; 15] = [
         ],
     ),
     (
+        "Webhooks",
+        &[
+            ("Plain http", "webhooks.allowHttp"),
+            ("Private addresses", "webhooks.allowPrivateAddresses"),
+            ("Timeout", "webhooks.timeoutMs"),
+            ("Max attempts", "webhooks.maxAttempts"),
+            ("Backoff", "webhooks.backoffMs"),
+            ("Max backoff", "webhooks.maxBackoffMs"),
+            ("Max body bytes", "webhooks.maxBodyBytes"),
+            ("Max concurrent", "webhooks.maxConcurrent"),
+        ],
+    ),
+    (
         "Policy",
         &[
             ("Max memory", "policy.maxMemory"),
@@ -158,7 +171,9 @@ const SECTIONS: [Section; 15] = [
             ("Max queued bytes", "policy.maxQueuedBytes"),
             ("Max kept jobs", "policy.maxKeptJobs"),
             ("Max kept bytes", "policy.maxKeptBytes"),
+            ("Max schedules", "policy.maxSchedules"),
             ("Weight", "policy.weight"),
+            ("Webhook secret", "policy.webhookSecretFile"),
             ("With their own", "policy.tenants"),
         ],
     ),

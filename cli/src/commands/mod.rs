@@ -13,6 +13,7 @@ pub(crate) mod list_custom;
 pub(crate) mod login;
 pub(crate) mod man;
 pub(crate) mod run;
+pub(crate) mod schedules;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod setup;

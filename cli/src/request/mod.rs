@@ -5,6 +5,9 @@ pub(crate) mod files;
 mod program;
 #[cfg(test)]
 mod tests;
+mod webhook;
+
+pub(crate) use webhook::webhook;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -27,6 +27,7 @@ use worker::engine::{Engine, Options, PackageSettings};
 use worker::fetch::Fetcher;
 use worker::metrics::Metrics;
 use worker::name::Name;
+use worker::webhooks::Webhooks;
 
 use crate::host::registries;
 use crate::{printer, settings};
@@ -164,6 +165,8 @@ pub(crate) async fn build_worker(
                 .auto_prune
                 .then(|| Duration::from_millis(config.cleanup.max_container_age_ms)),
             fetcher: Fetcher::new(config)?,
+            webhooks: Webhooks::new(config)?,
+            policy: config.policy.clone(),
             audit: Audit::start(&config.audit)?,
         },
         executor,

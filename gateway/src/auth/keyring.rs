@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::timestamp::now_ms;
+use shared::timestamp::now_ms;
 
 /// How long an answer of Redis holds, counted from the question.
 const MEMORY: Duration = Duration::from_millis(500);

@@ -6,12 +6,13 @@ use http::StatusCode;
 use serde::Deserialize;
 use shared::Error;
 use shared::execution::ExecutionOptions;
+use shared::job_view::JobView;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::routes::Done;
-use crate::routes::jobs::{JobView, List, job_id, view};
+use crate::routes::jobs::{List, job_id, view};
 use crate::service::jobs;
 use crate::state::State;
 

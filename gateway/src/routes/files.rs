@@ -23,7 +23,7 @@ use crate::routes::Done;
 use crate::service::files::{Place, session_not_found};
 use crate::service::transfer::{self, Download};
 use crate::state::State;
-use crate::timestamp::iso8601;
+use shared::timestamp::iso8601;
 
 /// Permission bits of a file whose writer does not say.
 const DEFAULT_MODE: u32 = 0o644;

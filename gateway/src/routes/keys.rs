@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::service::keys::{self, NewKey};
 use crate::state::{Gateway, State};
-use crate::timestamp::{iso8601, now_ms};
+use shared::timestamp::{iso8601, now_ms};
 
 /// What holds a key must not stay in anybody's cache.
 const NO_STORE: [(HeaderName, HeaderValue); 1] =

@@ -2,6 +2,7 @@
 
 pub(crate) mod cleanup;
 pub(crate) mod dead_letters;
+pub(crate) mod deliveries;
 pub(crate) mod execute;
 pub(crate) mod fallback;
 pub(crate) mod files;
@@ -9,6 +10,7 @@ pub(crate) mod health;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod metrics;
+pub(crate) mod schedules;
 pub(crate) mod sessions;
 pub(crate) mod stream;
 pub(crate) mod workers;

@@ -13,7 +13,7 @@ use crate::routes::Done;
 use crate::service::files::{Place, session_not_found};
 use crate::service::sessions;
 use crate::state::State;
-use crate::timestamp::iso8601;
+use shared::timestamp::iso8601;
 
 /// Whose sessions to list; for the master alone.
 #[derive(Deserialize)]

@@ -13,7 +13,7 @@ use crate::error::ApiError;
 use crate::extract::Path;
 use crate::routes::Done;
 use crate::state::State;
-use crate::timestamp::iso8601;
+use shared::timestamp::iso8601;
 
 /// The workers that live.
 #[derive(Serialize)]

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use shared::execution::{Call, ExecuteEnvelope, ExecutionOptions, ExecutionRequest, QueueOptions};
+use shared::execution::{
+    Call, ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Job, QueueOptions, Terms,
+};
 use shared::id::{JobId, SessionId, TenantId};
 use shared::redis::{
-    Accepted, Cancelled, JobRecord, JobState, Listing, Once, Submission, ToSession,
+    Accepted, Cancelled, Delivery, JobRecord, JobState, Listing, Once, Submission, ToSession,
 };
+use shared::webhook::message_number;
 use shared::{Error, ErrorCode};
 use tokio::time::timeout;
 use tracing::debug;
@@ -58,14 +61,11 @@ pub(crate) async fn submit(
     if session.is_some() && !queue.suits_sessions() {
         return Err(Error::invalid(
             "queue: the calls of a session run one at a time and in order. Of a job with a sessionId, \
-             only tags and retentionMs can be chosen",
+             only tags, retentionMs, durability and webhook can be chosen",
         ));
     }
-    let admitted = queue
-        .into_terms(policy, state.job_retention_ms)
-        .and_then(|terms| Ok((terms, state.admission.admit(tenant, envelope)?)));
-    let (terms, mut job) = admitted.inspect_err(|error| refusals.record(error))?;
-    job.stream = true;
+    let admitted = admit(state, tenant, envelope, queue);
+    let (terms, job) = admitted.inspect_err(|error| refusals.record(error))?;
     let id = JobId::generate();
     let submission = Submission { tenant, id, reply_to: None, quota: state.quota(tenant) };
     let listing = Listing { terms: &terms, once };
@@ -84,6 +84,25 @@ pub(crate) async fn submit(
     debug!(job = %accepted.id, is_repeated = accepted.is_repeated, "submitted");
     let confirmed = confirm(state, tenant, accepted.id, durability).await?;
     Ok((accepted, confirmed))
+}
+
+/// Lets in what a listed job is to run, and how it is to be queued.
+///
+/// # Errors
+/// Admission errors.
+pub(super) fn admit(
+    state: &State,
+    tenant: &TenantId,
+    envelope: ExecuteEnvelope,
+    mut queue: QueueOptions,
+) -> Result<(Terms, Job), Error> {
+    let webhook = queue.webhook.take();
+    let mut terms = queue.into_terms(state.admission.policy(tenant), state.job_retention_ms)?;
+    let mut job = state.admission.admit(tenant, envelope)?;
+    terms.webhook = webhook.map(|it| state.webhooks.admit(tenant, it)).transpose()?;
+    // Whoever comes later can see what it wrote.
+    job.stream = true;
+    Ok((terms, job))
 }
 
 /// A job that this gateway hears of from now on.
@@ -172,6 +191,33 @@ pub(crate) async fn cancel(
         ));
     }
     state.queue.job(tenant, id).await?.ok_or_else(|| not_found(id))
+}
+
+/// The deliveries to the webhook of a job.
+///
+/// # Errors
+/// `NOT_FOUND`, `QUEUE_UNAVAILABLE`.
+pub(crate) async fn deliveries(
+    state: &State,
+    tenant: &TenantId,
+    id: JobId,
+) -> Result<Vec<Delivery>, Error> {
+    state.queue.deliveries(tenant, id).await?.ok_or_else(|| not_found(id))
+}
+
+/// Has a delivery made once more, or sooner than it would be.
+///
+/// # Errors
+/// `NOT_FOUND`, `INVALID_REQUEST` if the job has another end by now, `QUEUE_UNAVAILABLE`.
+pub(crate) async fn retry_delivery(
+    state: &State,
+    tenant: &TenantId,
+    id: JobId,
+    delivery: &str,
+) -> Result<(), Error> {
+    let number = message_number(id, delivery)
+        .ok_or_else(|| Error::new(ErrorCode::NotFound, format!("Job {id} has no such delivery")))?;
+    state.queue.retry_webhook(tenant, id, number).await
 }
 
 /// A dead letter, with its ending.

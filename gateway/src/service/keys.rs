@@ -8,7 +8,7 @@ use shared::id::TenantId;
 use shared::redis::{KeyFacts, KeyId, PlainKey, Scope};
 
 use crate::state::Gateway;
-use crate::timestamp::now_ms;
+use shared::timestamp::now_ms;
 
 /// Longest name of a key.
 const MAX_NAME_BYTES: usize = 256;

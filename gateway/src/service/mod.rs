@@ -12,6 +12,7 @@ mod mailbox;
 pub(crate) mod output;
 pub(crate) mod pieces;
 pub(crate) mod replies;
+pub(crate) mod schedules;
 pub(crate) mod sessions;
 pub(crate) mod slots;
 pub(crate) mod stream;

@@ -15,6 +15,9 @@ use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
 use crate::size::parse_bytes;
 
+/// Longest that the tries of a webhook may take together: a day less than its job is kept for it.
+const MAX_DELIVERY_MS: u64 = 2 * 86_400_000;
+
 /// Values that cannot hold, or not together.
 #[derive(Debug)]
 pub(super) struct Contradiction {
@@ -98,6 +101,7 @@ pub(super) fn check(config: &Config) -> Checked {
     images(config)?;
     queue(config)?;
     gateway(config)?;
+    webhooks(config)?;
     worker(config)
 }
 
@@ -280,6 +284,29 @@ fn gateway(config: &Config) -> Checked {
     at_least("gateway.heartbeatMs", gateway.heartbeat_ms, 1)?;
     at_least("gateway.maxStreams", gateway.max_streams, 1)?;
     at_least("gateway.maxTransfers", gateway.max_transfers, 1)
+}
+
+fn webhooks(config: &Config) -> Checked {
+    let webhooks = &config.webhooks;
+    let within = |key: &str, value: u64, least: u64, most: u64| {
+        require((least..=most).contains(&value), &[key], || {
+            format!("{key} is {value}; it must be {least} to {most}")
+        })
+    };
+    within("webhooks.timeoutMs", webhooks.timeout_ms, 1, 60_000)?;
+    within("webhooks.maxAttempts", webhooks.max_attempts.into(), 1, 50)?;
+    at_least("webhooks.maxBodyBytes", webhooks.max_body_bytes, 4096)?;
+    at_least("webhooks.maxConcurrent", webhooks.max_concurrent, 1)?;
+    let tries = u64::from(webhooks.max_attempts - 1);
+    let pauses = webhooks.max_backoff_ms.max(webhooks.backoff_ms).saturating_mul(tries);
+    let keys = ["webhooks.maxAttempts", "webhooks.backoffMs", "webhooks.maxBackoffMs"];
+    require(pauses <= MAX_DELIVERY_MS, &keys, || {
+        format!(
+            "webhooks.maxAttempts with pauses of up to webhooks.maxBackoffMs ({} ms) may take {pauses} \
+             ms; jobs are kept for a delivery that takes up to {MAX_DELIVERY_MS} ms",
+            webhooks.max_backoff_ms
+        )
+    })
 }
 
 fn worker(config: &Config) -> Checked {

@@ -9,6 +9,7 @@ mod load;
 mod policy;
 mod pool_size;
 mod schema;
+mod webhooks;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ pub use load::{Loaded, Source, Surroundings};
 pub use policy::{Policy, TenantPolicy};
 pub use pool_size::PoolSize;
 pub use schema::json_schema;
+pub use webhooks::Webhooks;
 
 use crate::execution::PoolStrategy;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// The worker.
     pub worker: Worker,
+    /// Webhooks.
+    pub webhooks: Webhooks,
     /// Ceilings for what requests may ask.
     pub policy: Policy,
 }
@@ -85,6 +89,7 @@ impl Default for Config {
             redis: Redis::default(),
             gateway: Gateway::default(),
             worker: Worker::default(),
+            webhooks: Webhooks::default(),
             policy: Policy::default(),
         }
     }

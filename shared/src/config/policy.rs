@@ -1,6 +1,7 @@
 //! What the operator lets requests ask for, in general and tenant by tenant.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,8 +63,13 @@ pub struct Policy {
     pub max_kept_jobs: u64,
     /// What is kept of those that have ended, in bytes.
     pub max_kept_bytes: u64,
+    /// Schedules of a tenant.
+    pub max_schedules: u64,
     /// A tenant's share of the fleet beside others', where its number of jobs is not set.
     pub weight: f64,
+    /// File with the secret, `whsec_…`, that webhooks are signed with which bring none of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_secret_file: Option<PathBuf>,
     /// What holds for one tenant instead, by its name; tighter or looser.
     pub tenants: BTreeMap<String, TenantPolicy>,
 }
@@ -95,7 +101,9 @@ impl Default for Policy {
             max_queued_bytes: 1 << 30,
             max_kept_jobs: 200_000,
             max_kept_bytes: 1 << 30,
+            max_schedules: 100,
             weight: 1.0,
+            webhook_secret_file: None,
             tenants: BTreeMap::new(),
         }
     }
@@ -177,9 +185,15 @@ pub struct TenantPolicy {
     /// What is kept of those that have ended, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_kept_bytes: Option<u64>,
+    /// Schedules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_schedules: Option<u64>,
     /// Its share of the fleet beside others'.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
+    /// File with the secret, `whsec_…`, that its webhooks are signed with which bring none of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_secret_file: Option<PathBuf>,
 }
 
 impl Policy {
@@ -212,7 +226,9 @@ impl Policy {
             max_queued_bytes: u64::MAX / 2,
             max_kept_jobs: u64::MAX / 2,
             max_kept_bytes: u64::MAX / 2,
+            max_schedules: u64::MAX / 2,
             weight: 1.0,
+            webhook_secret_file: None,
             tenants: BTreeMap::new(),
         }
     }
@@ -258,7 +274,9 @@ impl Policy {
             max_queued_bytes: own.max_queued_bytes.unwrap_or(general.max_queued_bytes),
             max_kept_jobs: own.max_kept_jobs.unwrap_or(general.max_kept_jobs),
             max_kept_bytes: own.max_kept_bytes.unwrap_or(general.max_kept_bytes),
+            max_schedules: own.max_schedules.unwrap_or(general.max_schedules),
             weight: own.weight.unwrap_or(general.weight),
+            webhook_secret_file: own.webhook_secret_file.or(general.webhook_secret_file),
             tenants: BTreeMap::new(),
         }
     }

@@ -13,6 +13,7 @@ mod queue;
 mod request;
 mod result;
 mod retry;
+mod schedule;
 mod validate;
 
 pub use call::{Call, Content, FileEntry, FileReply, NetworkChange};
@@ -31,7 +32,8 @@ pub(crate) use result::with_milliseconds;
 pub use result::{
     Ending, EndingSummary, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings,
 };
-pub use retry::{Attempt, RetryOn, RetryPolicy};
+pub use retry::{Attempt, RetryOn, RetryPolicy, backoff};
+pub use schedule::{Missed, Overlap, Step, Timetable};
 pub use validate::{Admission, MAX_SECRET_BYTES, matches_pattern};
 pub(crate) use validate::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,

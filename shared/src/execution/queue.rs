@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::retry::{RetryOn, RetryPolicy};
 use crate::config::Policy;
 use crate::error::{Error, ErrorCode};
+use crate::webhook::{Webhook, WebhookOptions};
 
 /// Most tags of a job.
 const MAX_TAGS: usize = 16;
@@ -89,6 +90,10 @@ pub struct QueueOptions {
     /// How safe it is to be before its submission is answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
+    /// Who is to be told how it ended. Not part of the terms: see
+    /// [`WebhookRules::admit`](crate::webhook::WebhookRules::admit).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookOptions>,
 }
 
 /// The `queue` part of a request that waits for its result.
@@ -135,6 +140,10 @@ pub struct Terms {
     /// Whether and when a program that does not end well is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
+    /// Who is told how it ended. Kept apart from the terms: it has a secret in it, and no worker that runs
+    /// the job needs it.
+    #[serde(skip)]
+    pub webhook: Option<Webhook>,
 }
 
 impl QueueOptions {
@@ -154,6 +163,7 @@ impl QueueOptions {
             delay_ms: within("queue.delayMs", self.delay_ms, 0, MAX_WAIT_MS)?,
             run_at_ms: self.run_at.map(run_at).transpose()?,
             expires_ms: within("queue.expiresMs", self.expires_ms, 1, MAX_WAIT_MS)?,
+            webhook: None,
         })
     }
 

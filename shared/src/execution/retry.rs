@@ -70,10 +70,17 @@ impl RetryPolicy {
         if tries.saturating_add(1) >= self.max_attempts || !self.retry_on.contains(&why) {
             return None;
         }
-        let pause = self.backoff_ms.saturating_mul(1 << tries.min(30)).min(self.max_backoff_ms);
-        let half = pause / 2;
-        Some(Duration::from_millis(pause - half + chance % (half + 1)))
+        Some(backoff(self.backoff_ms, self.max_backoff_ms, tries, chance))
     }
+}
+
+/// How long to pause after `tries` earlier pauses: `first_ms`, doubled each time, up to `longest_ms`.
+/// `chance` is any number: of the pause, half is left to it.
+#[must_use]
+pub fn backoff(first_ms: u64, longest_ms: u64, tries: u32, chance: u64) -> Duration {
+    let pause = first_ms.saturating_mul(1 << tries.min(30)).min(longest_ms);
+    let half = pause / 2;
+    Duration::from_millis(pause - half + chance % (half + 1))
 }
 
 /// How one attempt ended that was not the last.

@@ -50,8 +50,9 @@ pub(super) fn jobs(shard: u16, priority: Priority) -> String {
 /// to be started again), `cancel` (its worker is to stop it), `input` (the last one given); of a listed
 /// job `keep_ms`, `terms`, `priority` unless it is normal, `due_ms` while it is delayed, `expires_ms`,
 /// `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
-/// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key) and, when it has ended, `finished_us`,
-/// `kept_bytes` and `summary`). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
+/// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key), `webhook` and, when it has ended, `finished_us`,
+/// `kept_bytes`, `summary`, `delivery` (how many deliveries to its webhook there were), `delivering` while the last of them
+/// is not over, and `deliverer`, the step that handed it to a worker). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
 /// scripts. Lifetime: until the job ends, then `redis.resultTtlMs`, or its own `keep_ms`.
 pub(super) fn record(shard: u16, job: impl Display) -> String {
     format!("v1:{{s{shard}}}:job:{job}")
@@ -155,6 +156,59 @@ pub(super) fn reconciler(shard: u16) -> String {
 /// Type: sorted set of `<tenant>:<job>:<bytes kept>`. Owner: the queue's scripts. Lifetime: permanent.
 pub(super) fn retained(shard: u16) -> String {
     format!("v1:{{s{shard}}}:retained")
+}
+
+/// Webhooks that are to be told what became of a record, by when that is to be tried; while a worker is at
+/// it, by when that must have ended.
+///
+/// Type: sorted set of records, named behind their shard, like `job:<id>`. Owner: the queue's scripts.
+/// Lifetime: permanent; a name goes when its webhook was told, or it was given up.
+pub(super) fn webhooks(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:webhooks")
+}
+
+/// A record whose webhook is told, by its name in [`webhooks`].
+pub(super) fn notifier(shard: u16, name: &str) -> String {
+    format!("v1:{{s{shard}}}:{name}")
+}
+
+/// What became of the deliveries to the webhook of a job or of whatever else has an identifier.
+///
+/// Type: hash of the delivery's number to a `DeliveryLog` as JSON. Owner: the queue's scripts. Lifetime: that
+/// of the record.
+pub(super) fn deliveries(shard: u16, of: impl Display) -> String {
+    format!("v1:{{s{shard}}}:deliveries:{of}")
+}
+
+/// The truth about one schedule.
+///
+/// Type: hash (`tenant`, `facts` as JSON, `payload`, `terms` and `webhook` of its jobs, `enabled` unless it is
+/// paused, `next_ms` when its next run is due or '', `created_us`, `last_job`). Owner: the queue's scripts.
+/// Lifetime: until it is removed, or, once it is over, makes way for another.
+pub(super) fn schedule(shard: u16, schedule: impl Display) -> String {
+    format!("v1:{{s{shard}}}:schedule:{schedule}")
+}
+
+/// What became of the last runs of a schedule, newest first.
+///
+/// Type: list of `ScheduleRun` as JSON. Owner: the queue's scripts. Lifetime: the schedule's.
+pub(super) fn schedule_runs(shard: u16, schedule: impl Display) -> String {
+    format!("v1:{{s{shard}}}:runs:{schedule}")
+}
+
+/// The schedules of a tenant.
+///
+/// Type: sorted set of schedules, all with score 0: their names are in the order of time. Owner: the queue's
+/// scripts. Lifetime: permanent; a schedule goes with its record.
+pub(super) fn schedules(shard: u16, tenant: &TenantId) -> String {
+    format!("v1:{{s{shard}}}:schedules:{tenant}")
+}
+
+/// Schedules that are to run, by when they are next, in ms since the epoch.
+///
+/// Type: sorted set of schedules. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn scheduled(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:scheduled")
 }
 
 /// Start of the worker channels' names; scripts append the worker.

@@ -1,12 +1,16 @@
 //! The atomic steps of the queue: one Lua file each, and one typed function each to call it.
 
+mod schedule;
 mod script;
 mod session;
+mod webhook;
 
 use redis::{Cmd, FromRedisValue, RedisResult};
 
+pub(super) use schedule::{NewSchedule, Run};
 pub(super) use script::{ALLOW_OOM, Constants, Script};
 pub(super) use session::{NewCall, SessionKeys};
+pub(super) use webhook::{ClaimWebhooks, SettledWebhook};
 
 use super::client::Client;
 use super::keys;
@@ -24,6 +28,7 @@ const PLACING: &str = include_str!("scripts/functions/placing.lua");
 const ATTEMPTS: &str = include_str!("scripts/functions/attempts.lua");
 const GROUP: &str = include_str!("scripts/functions/group.lua");
 const REPAIR: &str = include_str!("scripts/functions/repair.lua");
+const SUBMITTING: &str = include_str!("scripts/functions/submitting.lua");
 const ADMISSION: &str = include_str!("scripts/functions/admission.lua");
 
 /// All scripts.
@@ -46,6 +51,12 @@ pub(super) struct Scripts {
     standing: Script,
     redrive: Script,
     forget: Script,
+    claim_webhooks: Script,
+    settle_webhook: Script,
+    retry_webhook: Script,
+    create_schedule: Script,
+    change_schedule: Script,
+    fire_schedule: Script,
     publish: Script,
     input: Script,
     take_input: Script,
@@ -86,6 +97,8 @@ pub(super) struct NewListing<'a> {
     pub(super) terms: &'a Terms,
     /// The same as JSON.
     pub(super) terms_text: String,
+    /// Its webhook as JSON; '' if it has none.
+    pub(super) webhook: String,
     /// Its idempotency key and what tells its request from others; '' if there is none.
     pub(super) once: &'a str,
     pub(super) request: &'a str,
@@ -95,6 +108,20 @@ impl NewListing<'_> {
     fn add_to(&self, call: &mut Cmd) {
         call.arg(self.terms.retention_ms).arg(&self.terms_text).arg(self.once).arg(self.request);
     }
+}
+
+/// The arguments of a submission that come of its terms and of what its tenant may have.
+fn add_terms(call: &mut Cmd, terms: &Terms, quota: &Quota, max_queued: u64) {
+    call.arg(max_queued)
+        .arg(if terms.priority == Priority::Normal { "" } else { terms.priority.name() })
+        .arg(terms.delay_ms.unwrap_or_default())
+        .arg(terms.run_at_ms.unwrap_or_default())
+        .arg(terms.expires_ms.unwrap_or_default())
+        .arg(quota.weight)
+        .arg(quota.max_open)
+        .arg(quota.max_open_bytes)
+        .arg(quota.max_kept)
+        .arg(quota.max_kept_bytes);
 }
 
 /// Why a job was not queued: a word, and how many ms to wait or a detail.
@@ -173,6 +200,7 @@ impl Scripts {
     pub(super) fn new(client: Client, constants: &Constants) -> Self {
         let constants = constants.to_lua();
         let constants = constants.as_str();
+        let alone = [constants, COMMON];
         let plain = [constants, COMMON, JOBS];
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
         let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM, ATTEMPTS];
@@ -181,7 +209,7 @@ impl Scripts {
         let repairing = [constants, COMMON, JOBS, SESSIONS, STREAM, PLACING, GROUP, REPAIR];
         let looking = [constants, COMMON, JOBS, GROUP];
         let new_job = [constants, COMMON, ADMISSION];
-        let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING];
+        let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING, SUBMITTING];
         let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION, LISTING];
         let adding = |parts: &[&str], body| Script::behind("", parts, body);
         let script = |parts: &[&str], body| Script::behind(ALLOW_OOM, parts, body);
@@ -204,6 +232,12 @@ impl Scripts {
             standing: script(&looking, include_str!("scripts/standing.lua")),
             redrive: adding(&dead_letter, include_str!("scripts/redrive.lua")),
             forget: script(&dead_letter, include_str!("scripts/forget.lua")),
+            claim_webhooks: script(&alone, include_str!("scripts/claim_webhooks.lua")),
+            settle_webhook: script(&alone, include_str!("scripts/settle_webhook.lua")),
+            retry_webhook: script(&alone, include_str!("scripts/retry_webhook.lua")),
+            create_schedule: adding(&alone, include_str!("scripts/create_schedule.lua")),
+            change_schedule: script(&alone, include_str!("scripts/change_schedule.lua")),
+            fire_schedule: adding(&listed_job, include_str!("scripts/fire_schedule.lua")),
             publish: script(&plain, include_str!("scripts/publish.lua")),
             input: adding(&plain, include_str!("scripts/input.lua")),
             take_input: script(&plain, include_str!("scripts/take_input.lua")),
@@ -237,6 +271,12 @@ impl Scripts {
             &self.standing,
             &self.redrive,
             &self.forget,
+            &self.claim_webhooks,
+            &self.settle_webhook,
+            &self.retry_webhook,
+            &self.create_schedule,
+            &self.change_schedule,
+            &self.fire_schedule,
             &self.publish,
             &self.input,
             &self.take_input,
@@ -277,16 +317,8 @@ impl Scripts {
         let mut call = self.submit.call(&[stream, keys::record(job.shard, &job.id)]);
         job.add_to(&mut call);
         listing.add_to(&mut call);
-        call.arg(max_queued)
-            .arg(if terms.priority == Priority::Normal { "" } else { terms.priority.name() })
-            .arg(terms.delay_ms.unwrap_or_default())
-            .arg(terms.run_at_ms.unwrap_or_default())
-            .arg(terms.expires_ms.unwrap_or_default())
-            .arg(job.quota.weight)
-            .arg(job.quota.max_open)
-            .arg(job.quota.max_open_bytes)
-            .arg(job.quota.max_kept)
-            .arg(job.quota.max_kept_bytes);
+        add_terms(&mut call, terms, &job.quota, max_queued);
+        call.arg(&listing.webhook);
         self.submit.run(&self.client, &call).await
     }
 
@@ -411,14 +443,15 @@ impl Scripts {
         self.watch.run(&self.client, &call).await
     }
 
-    /// Does what is due in a shard; the most that was done of one kind.
+    /// Does what is due in a shard; the most that was done of one kind, and whether a webhook is to be
+    /// told, and a schedule to run.
     pub(super) async fn housekeep(
         &self,
         shard: u16,
         max: usize,
         worker: &str,
         slots: usize,
-    ) -> RedisResult<usize> {
+    ) -> RedisResult<(usize, bool, bool)> {
         let mut call = self.housekeep.call(&[
             keys::delayed(shard),
             keys::expiring(shard),
@@ -426,6 +459,8 @@ impl Scripts {
             keys::backlogs(shard),
             keys::workers(shard),
             keys::slots(shard),
+            keys::webhooks(shard),
+            keys::scheduled(shard),
         ]);
         call.arg(max).arg(worker).arg(slots);
         self.housekeep.run(&self.client, &call).await

@@ -104,7 +104,8 @@ impl Redis {
                     self.run(&["XPENDING", &key, "workers"]);
                 assert_eq!(pending.0, 0, "{key}");
             } else if key != "v1:fleet" && key != "v1:{s0}:tenants" {
-                let expires = ["attempts", "job", "once", "out", "rate", "session", "transfer"];
+                let expires =
+                    ["attempts", "deliveries", "job", "once", "out", "rate", "session", "transfer"];
                 let kind = key.split(':').nth(2).unwrap();
                 assert!(expires.contains(&kind), "{key} is left");
                 assert!(self.run::<i64>(&["PTTL", &key]) > 0, "{key} never expires");

@@ -18,14 +18,14 @@ pub(crate) fn make_users(directory: &Path) -> PathBuf {
     directory.join("users.acl")
 }
 
-fn start() -> (Redis, tempfile::TempDir) {
+pub(crate) fn start() -> (Redis, tempfile::TempDir) {
     let users = tempfile::tempdir().unwrap();
     let file = make_users(users.path()).display().to_string();
     let redis = Redis::start_with(&["--aclfile", &file]);
     (redis, users)
 }
 
-fn config(redis: &Redis, users: &Path, role: &str) -> config::Redis {
+pub(crate) fn config(redis: &Redis, users: &Path, role: &str) -> config::Redis {
     config::Redis {
         url: Some(format!("redis+unix://{}?user={role}", redis.socket().display())),
         password_file: Some(users.join(format!("{role}.password"))),

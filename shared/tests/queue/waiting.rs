@@ -24,6 +24,7 @@ const KEPT: Terms = Terms {
     run_at_ms: None,
     expires_ms: None,
     retry: None,
+    webhook: None,
 };
 
 async fn submit(fleet: &Fleet, terms: Terms) -> JobId {

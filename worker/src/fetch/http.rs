@@ -1,26 +1,22 @@
 //! The way to the text: every hop is checked before it is taken, redirects are followed by us alone,
-//! and what is dialled is an address that passed. No proxy, no cookies, no kept connections.
+//! and what is dialled is an address that passed.
 
 use std::collections::HashMap;
-use std::error::Error as _;
-use std::io;
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, LOCATION};
-use reqwest::redirect::Policy as Redirects;
 use reqwest::{Client, Response};
 use shared::Error;
 use shared::config::Policy;
 use shared::id::TenantId;
-use shared::net::{AddressRules, Host, ResolveError, Resolver};
+use shared::net::{AddressRules, ResolveError, Resolver};
 use shared::remote_code::{RemoteCodeRules, blocked};
-use tokio::time::Instant;
 use url::Url;
 
 use super::cache::Key;
 use super::error::FetchError;
 use super::text::{self, Fetched};
+use crate::checked_http::{self, unresolved, words};
 
 /// Redirects followed; more is a loop or a game.
 const MAX_REDIRECTS: usize = 5;
@@ -49,7 +45,8 @@ impl Http {
         let way = |policy: &Policy| {
             let allowed = policy.allow_private_addresses.clone();
             let addresses = AddressRules::of_this_machine(allowed)?;
-            Way::new(addresses, resolver.clone(), timeout)
+            let client = checked_http::client(resolver.clone(), addresses.clone(), timeout)?;
+            Ok::<_, Error>(Way { addresses, client })
         };
         let own = policy.tenants.iter().filter(|(_, own)| own.allow_private_addresses.is_some());
         let tenants = own.map(|(name, _)| {
@@ -94,72 +91,13 @@ fn redirect(response: &Response) -> Result<Option<Url>, FetchError> {
     response.url().join(location.ok_or_else(nowhere)?).map(Some).map_err(|_| nowhere())
 }
 
-impl Way {
-    fn new(addresses: AddressRules, resolver: Resolver, timeout: Duration) -> Result<Self, Error> {
-        // The provider is the process's; whoever embeds this crate may have chosen one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("isol8/", env!("CARGO_PKG_VERSION")))
-            .redirect(Redirects::none())
-            .referer(false)
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .dns_resolver(Checked { resolver, addresses: addresses.clone(), timeout })
-            .build()
-            .map_err(|error| {
-                let message = format!("code by URL cannot be set up: {}", root_cause(&error));
-                Error::new(shared::ErrorCode::Internal, message).with_source(error)
-            })?;
-        Ok(Self { addresses, client })
-    }
-}
-
-/// Resolves for the client: what it is given is all it can dial.
-struct Checked {
-    resolver: Resolver,
-    addresses: AddressRules,
-    timeout: Duration,
-}
-
-impl Resolve for Checked {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (resolver, addresses) = (self.resolver.clone(), self.addresses.clone());
-        let deadline = Instant::now() + self.timeout;
-        Box::pin(async move {
-            let host: Host = name.as_str().parse()?;
-            // The client puts the port of the address it was given in place of none.
-            let passed = resolver.resolve(&host, 0, &addresses, deadline).await?;
-            Ok(Box::new(passed.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// What a failure of the client means to the caller: the innermost cause, without the address, which
-/// may hold a token.
+/// What a failure of the client means to the caller.
 pub(super) fn failed(error: &reqwest::Error) -> FetchError {
-    let mut cause = error.source();
-    while let Some(found) = cause {
-        match found.downcast_ref::<ResolveError>() {
-            Some(ResolveError::Refused { host, reason }) => return blocked(host, *reason).into(),
-            Some(ResolveError::NotFound { host, .. } | ResolveError::TimedOut { host }) => {
-                return FetchError::NotResolved(host.to_string());
-            }
-            None => cause = found.source(),
+    match unresolved(error) {
+        Some(ResolveError::Refused { host, reason }) => blocked(host, *reason).into(),
+        Some(ResolveError::NotFound { host, .. } | ResolveError::TimedOut { host }) => {
+            FetchError::NotResolved(host.to_string())
         }
-    }
-    let detail = root_cause(error);
-    let context = if error.is_connect() { "the server cannot be reached: " } else { "" };
-    FetchError::Failed(format!("{context}{detail}"))
-}
-
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut innermost: &(dyn std::error::Error + 'static) = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    // The words of the system alone, without its number.
-    match innermost.downcast_ref::<io::Error>() {
-        Some(error) => error.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
-        None => innermost.to_string(),
+        None => FetchError::Failed(words(error)),
     }
 }

@@ -22,6 +22,7 @@ use worker::Executor;
 use worker::engine::docker::Docker;
 use worker::engine::{Engine, Options};
 use worker::fetch::Fetcher;
+use worker::webhooks::Webhooks;
 
 use crate::programs::{python, result};
 
@@ -138,6 +139,8 @@ impl Fleet {
             max_sessions: choices.max_sessions,
             session_idle: choices.session_idle,
             fetcher: Fetcher::default(),
+            webhooks: Webhooks::new(&config::Config::default()).unwrap(),
+            policy: config::Policy::default(),
             audit: Audit::disabled(),
             redis: self.config.clone(),
             shutdown_grace: choices.grace,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::config::Policy;
 use crate::execution::{Call, Failure, Job, Priority, Terms};
 use crate::id::{JobId, SessionId, TenantId};
 
@@ -119,6 +120,21 @@ pub struct Quota {
     pub max_kept: u64,
     /// Bytes of what is kept of those.
     pub max_kept_bytes: u64,
+}
+
+impl From<&Policy> for Quota {
+    /// What a tenant with this policy may have and ask.
+    fn from(policy: &Policy) -> Self {
+        Self {
+            max_active: policy.max_concurrent_jobs,
+            per_second: policy.max_requests_per_second,
+            weight: policy.weight,
+            max_open: policy.max_queued_jobs,
+            max_open_bytes: policy.max_queued_bytes,
+            max_kept: policy.max_kept_jobs,
+            max_kept_bytes: policy.max_kept_bytes,
+        }
+    }
 }
 
 impl Default for Quota {

@@ -12,8 +12,10 @@ mod lease;
 mod output;
 mod record;
 mod replies;
+mod schedule;
 mod session;
 mod submit;
+mod webhook;
 mod workers;
 
 use std::sync::Arc;
@@ -32,9 +34,13 @@ pub use job::{
     OwnedSession, Quota, SessionInfo, SessionNews, Standing, WaitsFor,
 };
 pub use output::{Publication, Taking};
-pub use record::{JobFilter, JobRecord, Page};
+pub use record::{Due, JobFilter, JobRecord, Page};
 pub use replies::{Replies, Reply};
+pub use schedule::{
+    DueSchedule, Fired, Schedule, ScheduleFacts, ScheduleOrder, SchedulePage, ScheduleRun,
+};
 pub use submit::{Accepted, Listing, Once, Submission, ToSession};
+pub use webhook::{ClaimedWebhook, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState};
 pub use workers::WorkerFacts;
 
 use super::api_keys::ApiKeys;

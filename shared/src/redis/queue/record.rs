@@ -103,6 +103,15 @@ pub struct Page {
     pub next: Option<JobId>,
 }
 
+/// What is due in the queue and not done by keeping house.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Webhooks are to be told.
+    pub webhooks: bool,
+    /// Schedules are to run.
+    pub schedules: bool,
+}
+
 impl Queue {
     /// One job of this tenant, with its ending.
     ///
@@ -270,14 +279,16 @@ impl Queue {
     }
 
     /// Does what is due by now, some at a time. A worker that does it says how many jobs it can run at
-    /// once, and counts as one of the fleet for a lease time.
+    /// once, and counts as one of the fleet for a lease time. Returns what is due besides, and takes a
+    /// worker of its own.
     ///
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
-    pub async fn housekeep(&self, worker: Option<(WorkerId, usize)>) -> Result<(), Error> {
+    pub async fn housekeep(&self, worker: Option<(WorkerId, usize)>) -> Result<Due, Error> {
         self.ready().await?;
         let (worker, slots) = worker.unzip();
         let (worker, slots) = (worker.map(|it| it.to_string()).unwrap_or_default(), slots);
+        let mut due = Due::default();
         for shard in self.shards() {
             loop {
                 let done = self.inner.scripts.housekeep(
@@ -286,12 +297,15 @@ impl Queue {
                     &worker,
                     slots.unwrap_or_default(),
                 );
-                if done.await.map_err(failure)? < HOUSEKEEPING_BATCH {
+                let (done, webhooks, schedules) = done.await.map_err(failure)?;
+                if done < HOUSEKEEPING_BATCH {
+                    due.webhooks |= webhooks;
+                    due.schedules |= schedules;
                     break;
                 }
             }
         }
-        Ok(())
+        Ok(due)
     }
 
     /// Looks at some listed jobs, and puts right what does not fit together: jobs that are not where

@@ -303,10 +303,11 @@ impl Queue {
     }
 }
 
-fn new_listing(listing: Listing<'_>) -> Result<NewListing<'_>, Error> {
+pub(super) fn new_listing(listing: Listing<'_>) -> Result<NewListing<'_>, Error> {
     Ok(NewListing {
         terms: listing.terms,
         terms_text: serialize(listing.terms)?,
+        webhook: listing.terms.webhook.as_ref().map(serialize).transpose()?.unwrap_or_default(),
         once: listing.once.map(|once| once.key.as_str()).unwrap_or_default(),
         request: listing.once.map(|once| once.request.as_str()).unwrap_or_default(),
     })

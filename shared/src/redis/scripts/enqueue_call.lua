@@ -8,7 +8,8 @@
 --         12 '1' if the call may open it, 13 most sessions of the tenant, 14 most jobs that may wait in
 --         the stream; if the call is to be listed also 15 how long to keep it once it has ended, in ms,
 --         16 its terms, 17 idempotency key ('': none), 18 what tells its request from others, 19 most
---         jobs of the tenant that are kept, 20 most bytes of those that have ended
+--         jobs of the tenant that are kept, 20 most bytes of those that have ended, 21 its webhook as
+--         JSON ('': none)
 -- returns {'queued', 0} (also if it was already), {'repeated', job} the key stands for that one, or
 --         {refusal, ms to wait or the session's runtime}: 'mismatch' the key came with another request,
 --         'full', 'busy', 'rate', 'absent' no such session, 'sessions' the tenant has too many,
@@ -80,6 +81,9 @@ write_job(KEYS[2], now, tenant, ARGV[3], ARGV[4], ARGV[5] == '1', detail, 'sessi
   'may_open', ARGV[12])
 if ARGV[15] then
   list(KEYS[2], id, tenant, ARGV[15], ARGV[16], ARGV[17], ARGV[18])
+  if ARGV[21] ~= '' then
+    redis.call('HSET', KEYS[2], 'webhook', ARGV[21])
+  end
 end
 if is_new then
   redis.call('HSET', KEYS[3], 'worker', '', 'runtime', ARGV[11], 'running', '', 'opening', id,

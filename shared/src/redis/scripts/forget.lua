@@ -13,9 +13,10 @@ end
 if not job[2] then
   return 'alive'
 end
-for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'once:' .. tenant .. ':' .. (job[3] or '')}) do
+for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'deliveries:' .. id, 'once:' .. tenant .. ':' .. (job[3] or '')}) do
   redis.call('DEL', sibling(record, name))
 end
+redis.call('ZREM', sibling(record, 'webhooks'), 'job:' .. id)
 redis.call('ZREM', sibling(record, 'dead:' .. tenant), id)
 redis.call('ZREM', sibling(record, 'listed:' .. tenant), id)
 unretain(record, id, tenant)

@@ -1,9 +1,10 @@
 -- What is due by now in a shard, some at a time.
 --
 -- KEYS[1] delayed jobs, KEYS[2] jobs that expire, KEYS[3] retained jobs, KEYS[4] tenants with a backlog,
---         KEYS[5] workers, KEYS[6] their slots
+--         KEYS[5] workers, KEYS[6] their slots, KEYS[7] webhooks to be told, KEYS[8] schedules
 -- ARGV    1 most to do of each kind, 2 worker that does it ('': none), 3 jobs it can run at once
--- returns the most that was done of one kind: as many as may be means that there is more
+-- returns {the most that was done of one kind: as many as may be means that there is more, 1 if a webhook
+--         is to be told, 1 if a schedule is to run}
 -- atomic  workers do this side by side, and a job must be in one place at a time
 
 local now_ms, most = text(now_us() / 1000), tonumber(ARGV[1])
@@ -65,4 +66,7 @@ for _, tenant in ipairs(redis.call('SRANDMEMBER', KEYS[4], most)) do
     redis.call('SREM', KEYS[4], tenant)
   end
 end
-return math.max(#delayed, #expired, #over)
+local function has_due(key)
+  return #redis.call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, 1)
+end
+return {math.max(#delayed, #expired, #over), has_due(KEYS[7]), has_due(KEYS[8])}

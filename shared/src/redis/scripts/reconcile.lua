@@ -25,6 +25,12 @@ local function check_finished(record, id, job, kept_bytes, finished_us)
     redis.call('ZADD', sibling(record, 'retained'), text(finished_us / 1000 + job.keep_ms), name)
     note('retained', id)
   end
+  if job.webhook and redis.call('HGET', record, 'delivering') then
+    local due_ms = text(now_us() / 1000)
+    if redis.call('ZADD', sibling(record, 'webhooks'), 'NX', due_ms, 'job:' .. id) == 1 then
+      note('webhook', id)
+    end
+  end
 end
 
 local function check_job(record, id)
@@ -105,6 +111,17 @@ local function check_counters(tenant)
   end
 end
 
+-- Schedules that are due nowhere would never run again; there are few of a tenant.
+local function check_schedules(tenant)
+  for _, id in ipairs(redis.call('ZRANGE', sibling(KEYS[1], 'schedules:' .. tenant), 0, -1)) do
+    local schedule = redis.call('HMGET', sibling(KEYS[1], 'schedule:' .. id), 'enabled', 'next_ms')
+    local is_due = schedule[1] and schedule[2] and schedule[2] ~= ''
+    if is_due and redis.call('ZADD', sibling(KEYS[1], 'scheduled'), 'NX', schedule[2], id) == 1 then
+      note('schedule', id)
+    end
+  end
+end
+
 repeat
   if tenant ~= '' then
     local page = redis.call('ZSCAN', sibling(KEYS[1], 'listed:' .. tenant), cursor, 'COUNT', left)
@@ -118,8 +135,10 @@ repeat
     if tenant ~= '' then
       check_active(tenant)
       check_counters(tenant)
+      check_schedules(tenant)
       left = left - 10
-      if redis.call('EXISTS', sibling(KEYS[1], 'listed:' .. tenant), sibling(KEYS[1], 'active:' .. tenant)) == 0 then
+      if redis.call('EXISTS', sibling(KEYS[1], 'listed:' .. tenant), sibling(KEYS[1], 'active:' .. tenant),
+          sibling(KEYS[1], 'schedules:' .. tenant)) == 0 then
         redis.call('ZREM', KEYS[2], tenant)
       end
     end

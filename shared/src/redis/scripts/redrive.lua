@@ -22,11 +22,13 @@ if refusal then
 end
 redis.call('PERSIST', record)
 redis.call('HDEL', record, 'dead', 'result', 'summary', 'finished_us', 'ended_by', 'entry', 'worker',
-  'started_us', 'counted', 'expires_ms', 'tries')
+  'started_us', 'counted', 'expires_ms', 'tries', 'delivering', 'deliverer')
 redis.call('HSET', record, 'state', 'queued', 'attempt', 0, 'payload', ARGV[3], 'keep_ms', ARGV[4])
 redis.call('ZREM', sibling(record, 'dead:' .. tenant), id)
+-- What its webhook has not heard of its former end is not so any more.
+redis.call('ZREM', sibling(record, 'webhooks'), 'job:' .. id)
 unretain(record, id, tenant)
-for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'once:' .. tenant .. ':' .. (job[4] or '')}) do
+for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'deliveries:' .. id, 'once:' .. tenant .. ':' .. (job[4] or '')}) do
   redis.call('PEXPIRE', sibling(record, name), 3888000000)
 end
 count_open(record, tenant, #ARGV[3])

@@ -15,6 +15,10 @@ pub(in crate::redis) const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
 /// buffer grows too large; larger endings are read from the record instead.
 pub(in crate::redis) const PUBLISH_LIMIT_BYTES: usize = 64 << 10;
 
+/// How long the record of a job with a webhook is kept at least, until that was told, in ms: longer than
+/// all tries of a delivery take together (`config::Webhooks`), and a day more in case no worker lives.
+const WEBHOOK_TTL_MS: u64 = 3 * 86_400_000;
+
 /// What the scripts are told once, when they are loaded, rather than with every call.
 pub(in crate::redis) struct Constants {
     pub(in crate::redis) result_ttl_ms: u64,
@@ -39,6 +43,7 @@ impl Constants {
             ("PUBLISH_LIMIT_BYTES", PUBLISH_LIMIT_BYTES as u64),
             ("RESULT_TTL_MS", self.result_ttl_ms),
             ("DEAD_LETTER_TTL_MS", self.dead_letter_ttl_ms),
+            ("WEBHOOK_TTL_MS", WEBHOOK_TTL_MS),
             ("MAX_DELIVERIES", self.max_deliveries.into()),
             ("LEASE_MS", self.lease_ms),
         ];

@@ -60,7 +60,7 @@ impl Scripts {
             .arg(new.max_queued);
         if let Some(listing) = &new.listing {
             listing.add_to(&mut call);
-            call.arg(job.quota.max_kept).arg(job.quota.max_kept_bytes);
+            call.arg(job.quota.max_kept).arg(job.quota.max_kept_bytes).arg(&listing.webhook);
         }
         self.enqueue_call.run(&self.client, &call).await
     }

@@ -21,10 +21,10 @@ end
 local function read_job(record)
   local it = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'worker', 'tenant', 'reply_to', 'ended_by',
     'session', 'counted', 'interactive', 'shown', 'cancel', 'keep_ms',
-    'priority')
+    'priority', 'webhook')
   return {state = it[1], entry = it[2], attempt = it[3], worker = it[4], tenant = it[5], reply_to = it[6],
     ended_by = it[7], session = it[8], counted = it[9], interactive = it[10], shown = it[11], cancel = it[12],
-    keep_ms = it[13], priority = it[14]}
+    keep_ms = it[13], priority = it[14], webhook = it[15]}
 end
 
 -- Tells all gateways that follow a job; returns how many heard of it.
@@ -127,6 +127,15 @@ local function retain(record, id, job, summary, bytes)
   end
 end
 
+-- Puts down that the webhook of a record is to hear of what became of it, in the very step in which that
+-- happened. `name` is the record's own, behind its shard: `job:<id>`.
+local function announce(record, name)
+  redis.call('HINCRBY', record, 'delivery', 1)
+  redis.call('HSET', record, 'delivering', '1')
+  redis.call('HDEL', record, 'deliverer')
+  redis.call('ZADD', sibling(record, 'webhooks'), text(now_us() / 1000), name)
+end
+
 -- Ends a job that has not ended: stores the ending, wipes the payload (secrets must not outlive the
 -- job, unless it `is_dead`), frees its entry and its place, and wakes the gateways. An ending over the limit is announced by the id
 -- alone. `ended_by` is the worker whose ending it is, '' if it is the queue's own; `summary` is what
@@ -142,6 +151,13 @@ local function settle(record, id, job, ended_by, ending, summary)
     redis.call('ZADD', sibling(record, 'dead:' .. job.tenant), 0, id)
   else
     redis.call('HDEL', record, 'payload')
+  end
+  if job.webhook and job.keep_ms then
+    -- Its webhook is told from the record, so that is kept for as long as this may take.
+    keep_ms = math.max(tonumber(keep_ms), WEBHOOK_TTL_MS)
+    job.keep_ms = text(keep_ms)
+    redis.call('HSET', record, 'keep_ms', job.keep_ms)
+    announce(record, 'job:' .. id)
   end
   redis.call('PEXPIRE', record, keep_ms)
   if job.keep_ms then

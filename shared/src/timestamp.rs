@@ -3,18 +3,21 @@
 use chrono::{DateTime, Utc};
 
 /// Now, in milliseconds since the epoch.
-pub(crate) fn now_ms() -> u64 {
+#[must_use]
+pub fn now_ms() -> u64 {
     u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0)
 }
 
 /// A time in milliseconds since the epoch as ISO 8601 with milliseconds, in UTC.
-pub(crate) fn iso8601(ms: u64) -> String {
+#[must_use]
+pub fn iso8601(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
     time.unwrap_or(DateTime::<Utc>::MAX_UTC).format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 /// A time as clients write it, in milliseconds since the epoch; any offset from UTC.
-pub(crate) fn from_iso8601(text: &str) -> Option<u64> {
+#[must_use]
+pub fn from_iso8601(text: &str) -> Option<u64> {
     let time = DateTime::parse_from_rfc3339(text).ok()?;
     u64::try_from(time.timestamp_millis()).ok()
 }

@@ -1,0 +1,274 @@
+//! Deliveries to webhooks: handed out to workers, noted, looked at, and had once more.
+
+use std::collections::BTreeMap;
+
+use redis::pipe;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Queue, serialize};
+use crate::error::{Error, ErrorCode};
+use crate::execution::Terms;
+use crate::id::{JobId, TenantId};
+use crate::redis::client::failure;
+use crate::redis::keys;
+use crate::redis::scripts::{ClaimWebhooks, SettledWebhook};
+use crate::webhook::{Webhook, WebhookEvent, message_id};
+
+/// Attempts that are kept of a delivery.
+const MAX_LOGGED: usize = 50;
+/// What names a job's record among those whose webhooks are told.
+const JOB: &str = "job:";
+
+/// How a delivery stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// It is tried now, or will be.
+    #[default]
+    Pending,
+    /// The receiver took it.
+    Delivered,
+    /// It was given up.
+    Failed,
+    /// The webhook does not want to hear of this.
+    Skipped,
+    /// The job began anew before it was delivered.
+    Superseded,
+}
+
+/// One attempt at a delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryAttempt {
+    /// When it began, in milliseconds since the epoch.
+    pub at_ms: u64,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Who made it.
+    pub worker: String,
+    /// What the receiver answered, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why it came to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What is noted of a delivery.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeliveryLog {
+    /// How it stands.
+    pub state: DeliveryState,
+    /// What it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<WebhookEvent>,
+    /// The last attempts, oldest first.
+    pub attempts: Vec<DeliveryAttempt>,
+    /// How many there were.
+    pub tries: u32,
+    /// When the next one is due, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<u64>,
+}
+
+impl DeliveryLog {
+    /// Notes one more attempt.
+    pub fn note(&mut self, attempt: DeliveryAttempt) {
+        self.tries = self.tries.saturating_add(1);
+        self.attempts.push(attempt);
+        let over = self.attempts.len().saturating_sub(MAX_LOGGED);
+        self.attempts.drain(..over);
+    }
+}
+
+/// A delivery as its tenant sees it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its identifier, which the receiver gets as `webhook-id`.
+    pub id: String,
+    /// Where to, without what may be a token.
+    pub place: String,
+    /// What became of it.
+    pub log: DeliveryLog,
+}
+
+/// A webhook that this worker is to tell now.
+#[derive(Clone, Debug)]
+pub struct ClaimedWebhook {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The job that has ended.
+    pub job: JobId,
+    /// Whom to tell.
+    pub webhook: Webhook,
+    /// Which delivery of the job it is, from 1.
+    pub number: u64,
+    /// What was noted so far.
+    pub log: DeliveryLog,
+    /// How long the job is kept once it has ended, in milliseconds.
+    pub retention_ms: u64,
+    shard: u16,
+    /// The step that handed it out.
+    step: String,
+}
+
+impl ClaimedWebhook {
+    /// Its identifier, the same in each attempt.
+    #[must_use]
+    pub fn id(&self) -> String {
+        message_id(self.job, self.number)
+    }
+}
+
+impl Queue {
+    /// Webhooks that are to be told by now, at most `max`, for `lease_ms` milliseconds: whoever has not said
+    /// by then what became of one has lost it to others. `under_way` is how many a tenant has at this
+    /// worker already; it gets no more than `max_of_tenant`. Also returns whether there is more to look at at
+    /// once: what a tenant may not have is put off for a moment.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn claim_webhooks(
+        &self,
+        max: usize,
+        lease_ms: u64,
+        max_of_tenant: usize,
+        under_way: &BTreeMap<TenantId, usize>,
+    ) -> Result<(Vec<ClaimedWebhook>, bool), Error> {
+        self.ready().await?;
+        let room: Vec<_> = under_way
+            .iter()
+            .map(|(tenant, count)| (tenant.clone(), max_of_tenant.saturating_sub(*count)))
+            .collect();
+        let (mut claimed, mut has_more) = (Vec::new(), false);
+        for shard in self.shards() {
+            if claimed.len() >= max {
+                break;
+            }
+            let (step, max) = (Uuid::new_v4().to_string(), max - claimed.len());
+            let claim =
+                ClaimWebhooks { shard, step: &step, max, lease_ms, max_of_tenant, room: &room };
+            let found = self.inner.scripts.claim_webhooks(&claim).await;
+            let (is_cut, found) = found.map_err(failure)?;
+            has_more |= is_cut;
+            for (name, tenant, webhook, number, log, terms) in found {
+                let job = name.strip_prefix(JOB).and_then(|id| id.parse().ok());
+                let (Some(job), Ok(webhook)) = (job, serde_json::from_str(&webhook)) else {
+                    // Of a later version; it is due again for those who know it.
+                    tracing::warn!(name, "a webhook cannot be read by this version of isol8");
+                    continue;
+                };
+                let terms: Terms = serde_json::from_str(&terms).unwrap_or_default();
+                claimed.push(ClaimedWebhook {
+                    tenant: TenantId::new(tenant),
+                    job,
+                    webhook,
+                    number,
+                    log: serde_json::from_str(&log).unwrap_or_default(),
+                    retention_ms: terms.retention_ms,
+                    shard,
+                    step: step.clone(),
+                });
+            }
+        }
+        Ok((claimed, has_more))
+    }
+
+    /// Notes what became of a delivery; it is tried again after `pause_ms`, or never. False if it is not
+    /// this worker's any more.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn settle_webhook(
+        &self,
+        claimed: &ClaimedWebhook,
+        log: &DeliveryLog,
+        pause_ms: Option<u64>,
+    ) -> Result<bool, Error> {
+        let (log, of) = (serialize(log)?, claimed.job.to_string());
+        let settled = SettledWebhook {
+            shard: claimed.shard,
+            name: &format!("{JOB}{of}"),
+            of: &of,
+            step: &claimed.step,
+            number: claimed.number,
+            log: &log,
+            pause_ms,
+            retention_ms: Some(claimed.retention_ms),
+        };
+        self.inner.scripts.settle_webhook(&settled).await.map_err(failure)
+    }
+
+    /// The deliveries to the webhook of a job of this tenant, oldest first; `None` if there is no such job.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub async fn deliveries(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+    ) -> Result<Option<Vec<Delivery>>, Error> {
+        let shard = self.shard_of(tenant);
+        let mut read = pipe();
+        let fields = ["tenant", "webhook", "delivery", "delivering"];
+        read.cmd("HMGET").arg(keys::record(shard, job)).arg(&fields);
+        read.cmd("HGETALL").arg(keys::deliveries(shard, job));
+        let (record, mut logs): ([Option<String>; 4], BTreeMap<u64, String>) =
+            self.inner.client.run_all(&read).await.map_err(failure)?;
+        let [owner, webhook, last, delivering] = record;
+        if owner.as_deref() != Some(tenant.as_str()) {
+            return Ok(None);
+        }
+        let Some(webhook) = webhook.and_then(|it| serde_json::from_str::<Webhook>(&it).ok()) else {
+            return Ok(Some(Vec::new()));
+        };
+        let last = last.and_then(|it| it.parse().ok()).unwrap_or_default();
+        if last > 0 {
+            // Nothing is noted before the first attempt.
+            logs.entry(last).or_default();
+        }
+        let deliveries = logs.into_iter().map(|(number, log)| {
+            let mut log: DeliveryLog = serde_json::from_str(&log).unwrap_or_default();
+            let is_under_way = number == last && delivering.is_some();
+            match log.state {
+                _ if is_under_way => log.state = DeliveryState::Pending,
+                DeliveryState::Pending => {
+                    log = DeliveryLog { state: DeliveryState::Superseded, next_ms: None, ..log };
+                }
+                _ => {}
+            }
+            Delivery { id: message_id(job, number), place: webhook.place(), log }
+        });
+        Ok(Some(deliveries.collect()))
+    }
+
+    /// Has the webhook of a job of this tenant told once more, or sooner than it would be.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if there is no such delivery; [`ErrorCode::InvalidRequest`] if the job has
+    /// another end by now; [`ErrorCode::QueueUnavailable`].
+    pub async fn retry_webhook(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        number: u64,
+    ) -> Result<(), Error> {
+        self.ready().await?;
+        let (shard, name) = (self.shard_of(tenant), job.to_string());
+        let outcome = self.inner.scripts.retry_webhook(shard, tenant, &name, number).await;
+        match outcome.map_err(failure)?.as_str() {
+            "queued" | "underway" => Ok(()),
+            "outdated" => Err(Error::invalid(format!(
+                "Delivery {} is about an end that job {job} has not any more, as it began anew; only \
+                 the last one can be had again",
+                message_id(job, number)
+            ))),
+            _ => Err(Error::new(
+                ErrorCode::NotFound,
+                format!("Job {job} has no delivery {}", message_id(job, number)),
+            )),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+-- Submits the job of a schedule's run, if that is still due, and moves the schedule to its next run: in one
+-- step, so that of all workers that see it due one submits it, and none twice.
+--
+-- KEYS[1] schedule, KEYS[2] its runs, KEYS[3] schedules by when they are due, KEYS[4] record of the new job
+-- ARGV    1 schedule id, 2 when the run was due, in ms since the epoch ('': it is not one of its own time, and
+--         moves nothing), 3 when the next one is ('': never), 4 '1' to submit, '0' if the run was missed,
+--         5 what happens if the job before has not ended: 'allow', 'skip' or 'replace'; then as those of
+--         `submit` without 3 payload and 22 webhook, which the schedule has
+-- returns {'moved'} it is not due any more, {'missed'}, {'overlaps', the job before}, or what `submit` returns,
+--         with the job in place of 0
+-- atomic  see above
+
+local it = redis.call('HMGET', KEYS[1], 'tenant', 'enabled', 'next_ms', 'payload', 'webhook', 'last_job')
+local due_ms, id, tenant = ARGV[2], ARGV[6], ARGV[7]
+if it[1] ~= tenant or (due_ms ~= '' and (not it[2] or it[3] ~= due_ms)) then
+  return {'moved'}
+end
+local now_ms = now_us() / 1000
+if due_ms ~= '' then
+  redis.call('HSET', KEYS[1], 'next_ms', ARGV[3])
+  if ARGV[3] == '' then
+    redis.call('ZREM', KEYS[3], ARGV[1])
+  else
+    redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+  end
+end
+local function note(outcome, job)
+  local run = {dueMs = tonumber(due_ms), atMs = math.floor(now_ms), outcome = outcome, job = job}
+  redis.call('LPUSH', KEYS[2], cjson.encode(run))
+  redis.call('LTRIM', KEYS[2], 0, 49)
+end
+if ARGV[4] ~= '1' then
+  note('missed')
+  return {'missed'}
+end
+local former = it[6] and sibling(KEYS[1], 'job:' .. it[6])
+local is_open = former and read_job(former).state
+is_open = is_open and is_open ~= 'finished'
+if is_open and ARGV[5] == 'skip' then
+  note('overlaps')
+  return {'overlaps', it[6]}
+end
+local argv = {id, tenant, it[4], unpack(ARGV, 8, #ARGV)}
+argv[22] = it[5] or ''
+local answer = submit(KEYS[4], argv)
+if answer[1] ~= 'queued' then
+  note(answer[1])
+  return answer
+end
+note('submitted', id)
+redis.call('HSET', KEYS[1], 'last_job', id)
+if is_open and ARGV[5] == 'replace' then
+  local job = read_job(former)
+  if job.state == 'running' then
+    -- Its worker hears of it with the next renewal of its lease.
+    redis.call('HSET', former, 'cancel', '1')
+  else
+    settle(former, it[6], job, '', CANCELLED)
+  end
+end
+return {'queued', id}

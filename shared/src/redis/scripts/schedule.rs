@@ -1,0 +1,114 @@
+//! The scripts about schedules.
+
+use redis::RedisResult;
+
+use super::{NewListing, Scripts, add_terms};
+use crate::id::TenantId;
+use crate::redis::keys;
+use crate::redis::queue::Quota;
+
+/// A schedule to write down.
+pub(in crate::redis) struct NewSchedule<'a> {
+    pub(in crate::redis) shard: u16,
+    pub(in crate::redis) id: &'a str,
+    pub(in crate::redis) tenant: &'a TenantId,
+    pub(in crate::redis) max: u64,
+    pub(in crate::redis) facts: &'a str,
+    pub(in crate::redis) payload: &'a str,
+    pub(in crate::redis) listing: &'a NewListing<'a>,
+    pub(in crate::redis) next_ms: Option<u64>,
+    pub(in crate::redis) is_enabled: bool,
+}
+
+/// A run of a schedule.
+pub(in crate::redis) struct Run<'a> {
+    pub(in crate::redis) shard: u16,
+    pub(in crate::redis) schedule: &'a str,
+    pub(in crate::redis) tenant: &'a TenantId,
+    /// `None` if it is not one of its own time.
+    pub(in crate::redis) due_ms: Option<u64>,
+    pub(in crate::redis) next_ms: Option<u64>,
+    /// Else it was missed.
+    pub(in crate::redis) is_to_run: bool,
+    pub(in crate::redis) overlap: &'static str,
+    /// The job to submit.
+    pub(in crate::redis) job: &'a str,
+    pub(in crate::redis) listing: &'a NewListing<'a>,
+    pub(in crate::redis) quota: Quota,
+    pub(in crate::redis) max_queued: u64,
+}
+
+fn text(number: Option<u64>) -> String {
+    number.map(|it| it.to_string()).unwrap_or_default()
+}
+
+impl Scripts {
+    /// Writes a schedule down; false if its tenant has as many as it may.
+    pub(in crate::redis) async fn create_schedule(
+        &self,
+        new: &NewSchedule<'_>,
+    ) -> RedisResult<bool> {
+        let mut call = self.create_schedule.call(&[
+            keys::schedule(new.shard, new.id),
+            keys::schedules(new.shard, new.tenant),
+            keys::scheduled(new.shard),
+            keys::tenants(new.shard),
+        ]);
+        call.arg(new.id)
+            .arg(new.tenant.as_str())
+            .arg(new.max)
+            .arg(new.facts)
+            .arg(new.payload)
+            .arg(&new.listing.terms_text)
+            .arg(&new.listing.webhook)
+            .arg(text(new.next_ms))
+            .arg(u8::from(new.is_enabled));
+        let word: String = self.create_schedule.run(&self.client, &call).await?;
+        Ok(word == "made")
+    }
+
+    /// Pauses (`pause`), resumes (`resume`) or removes (`remove`) a schedule; false if the tenant has no such
+    /// schedule.
+    pub(in crate::redis) async fn change_schedule(
+        &self,
+        shard: u16,
+        tenant: &TenantId,
+        id: &str,
+        how: &str,
+        next_ms: Option<u64>,
+    ) -> RedisResult<bool> {
+        let mut call = self.change_schedule.call(&[
+            keys::schedule(shard, id),
+            keys::schedules(shard, tenant),
+            keys::scheduled(shard),
+            keys::schedule_runs(shard, id),
+        ]);
+        call.arg(id).arg(tenant.as_str()).arg(how).arg(text(next_ms));
+        self.change_schedule.run(&self.client, &call).await
+    }
+
+    /// Makes a run; a word, and the job or how long to wait.
+    pub(in crate::redis) async fn fire_schedule(&self, run: &Run<'_>) -> RedisResult<Vec<String>> {
+        let mut call = self.fire_schedule.call(&[
+            keys::schedule(run.shard, run.schedule),
+            keys::schedule_runs(run.shard, run.schedule),
+            keys::scheduled(run.shard),
+            keys::record(run.shard, run.job),
+        ]);
+        call.arg(run.schedule)
+            .arg(text(run.due_ms))
+            .arg(text(run.next_ms))
+            .arg(u8::from(run.is_to_run))
+            .arg(run.overlap)
+            .arg(run.job)
+            .arg(run.tenant.as_str())
+            // Nobody waits for it, and nobody talks to it.
+            .arg("")
+            .arg(0)
+            .arg(run.quota.max_active)
+            .arg(run.quota.per_second);
+        run.listing.add_to(&mut call);
+        add_terms(&mut call, run.listing.terms, &run.quota, run.max_queued);
+        self.fire_schedule.run(&self.client, &call).await
+    }
+}
