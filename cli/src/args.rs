@@ -1,6 +1,7 @@
 //! The command line as written by the user. What a flag means is decided in `settings`, and in
 //! `request` for programs.
 
+mod batch;
 mod fleet;
 mod machine;
 mod remote;
@@ -11,6 +12,7 @@ mod webhook;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use batch::{BatchCommand, BatchResultsArgs, BatchSubmitArgs};
 pub(crate) use fleet::{
     DlqCommand, JobsCommand, PageArgs, RedriveArgs, SubmitArgs, WorkersCommand,
 };
@@ -67,6 +69,9 @@ pub(crate) enum Command {
     /// Submit programs to a server's queue, follow and end them.
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Submit many programs of one shape in one go, follow and end them.
+    #[command(subcommand)]
+    Batch(BatchCommand),
     /// Look at jobs that were given up, and have them run after all.
     #[command(subcommand)]
     Dlq(DlqCommand),

@@ -61,6 +61,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Session(command) => commands::session::run(command).await,
         Command::Keys(command) => commands::keys::run(command).await,
         Command::Jobs(command) => commands::jobs::run(command).await,
+        Command::Batch(command) => commands::batch::run(command).await,
         Command::Dlq(command) => commands::dlq::run(command).await,
         Command::Schedules(command) => commands::schedules::run(command).await,
         Command::Workers(command) => commands::workers::run(command).await,

@@ -1,6 +1,7 @@
 //! HTTP client for any isol8-compatible server: what isol8 calls its remote engine. Error texts are
 //! those of isol8's own client, so scripts that match on them keep working.
 
+mod batches;
 mod client;
 mod deliveries;
 mod error;
@@ -13,6 +14,7 @@ mod sessions;
 mod stream;
 mod workers;
 
+pub use batches::{Batch, BatchPage, BatchProgress, BatchQuery, BatchResults};
 pub use client::{Client, Health};
 pub use deliveries::{Delivery, DeliveryAttempt};
 pub use error::ClientError;

@@ -71,6 +71,11 @@ impl Intake {
         Self { max_bytes, setting, room }
     }
 
+    /// Largest body.
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
     /// Reads a whole body. Hold on to the room for as long as what was parsed from it is kept.
     ///
     /// # Errors

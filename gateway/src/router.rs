@@ -57,6 +57,18 @@ pub(crate) fn router(state: State) -> Router {
             "/v1/jobs/{id}/deliveries/{delivery}/retry",
             needs(Scope::Jobs, post(routes::deliveries::retry)),
         )
+        .route(
+            "/v1/batches",
+            needs(Scope::Jobs, get(routes::batches::list).post(routes::batches::submit)),
+        )
+        .route(
+            "/v1/batches/{id}",
+            needs(Scope::Jobs, get(routes::batches::show).delete(routes::batches::cancel)),
+        )
+        .route(
+            "/v1/batches/{id}/results",
+            needs(Scope::Jobs, get(routes::batches::results).delete(routes::batches::acknowledge)),
+        )
         .route("/v1/dead-letters", needs(Scope::Jobs, get(routes::dead_letters::list)))
         .route(
             "/v1/dead-letters/{id}",

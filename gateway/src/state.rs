@@ -8,7 +8,7 @@ use shared::audit::Audit;
 use shared::config::Config;
 use shared::execution::Admission;
 use shared::id::{GatewayId, TenantId};
-use shared::redis::{Queue, Quota};
+use shared::redis::{BatchLimits, Queue, Quota};
 use shared::webhook::WebhookRules;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,8 @@ use crate::service::wait::Registry;
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
 const NO_TURN: &str = "As many files are on their way as may be, half of gateway.maxTransfers for \
                        one tenant. Try again in a moment";
+const NO_UPLOAD: &str = "As many batches are being uploaded as may be, half of gateway.maxTransfers for \
+                         one tenant. Try again in a moment";
 const NO_STREAM: &str = "As many streams are open as may be, half of gateway.maxStreams for one \
                          tenant. Try again when one has ended";
 
@@ -45,6 +47,8 @@ pub(crate) struct Gateway {
     pub(crate) keyring: Keyring,
     pub(crate) intake: Intake,
     pub(crate) files: FileMoves,
+    /// Turns for uploads of batches.
+    pub(crate) uploads: Slots,
     pub(crate) cleanups: Cleanups,
     pub(crate) registry: Arc<Registry>,
     pub(crate) streaming: Streaming,
@@ -127,6 +131,7 @@ impl Gateway {
             master_key: MasterKey::new(master_key)?,
             intake: Intake::new(config.gateway.max_body_bytes),
             files: FileMoves::new(config),
+            uploads: Slots::new(config.gateway.max_transfers, TURN_PATIENCE, NO_UPLOAD),
             cleanups: Cleanups::default(),
             registry: Arc::default(),
             streaming: Streaming::new(&config.gateway),
@@ -144,5 +149,16 @@ impl Gateway {
     /// How much a tenant may have and ask; the queue holds it to that.
     pub(crate) fn quota(&self, tenant: &TenantId) -> Quota {
         Quota::from(self.admission.policy(tenant))
+    }
+
+    /// What a tenant's batches may take up.
+    pub(crate) fn batch_limits(&self, tenant: &TenantId) -> BatchLimits {
+        let policy = self.admission.policy(tenant);
+        BatchLimits {
+            max_batches: policy.max_batches,
+            max_items: policy.max_batch_items,
+            max_bytes: policy.max_batch_bytes,
+            max_result_bytes: policy.max_batch_result_bytes,
+        }
     }
 }

@@ -51,6 +51,8 @@ uuid_id! {
     RequestId;
     /// A schedule.
     ScheduleId;
+    /// A batch of jobs.
+    BatchId;
     /// One file on its way between gateway and worker.
     TransferId;
 }

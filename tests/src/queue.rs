@@ -198,7 +198,7 @@ impl Queue {
         for key in self.run::<Vec<String>>(&["KEYS", "*"])? {
             let lives_ms: i64 = self.run(&["PTTL", &key])?;
             // Gone meanwhile, temporary, or one of those that are there for good: API keys are
-            // purged when they are dead, and listed jobs taken off their lists, not by Redis.
+            // purged when they are dead, listed jobs taken off their lists and batches removed, not by Redis.
             let is_kept = [
                 "v1:fleet",
                 "v1:{keys}:",
@@ -209,6 +209,11 @@ impl Queue {
                 "v1:{s0}:workers",
                 "v1:{s0}:slots",
                 "v1:{s0}:usage",
+                "v1:{s0}:batch:",
+                "v1:{s0}:batch-results:",
+                "v1:{s0}:batches:",
+                "v1:{s0}:batched:",
+                "v1:{s0}:tending",
             ];
             if lives_ms != -1 || is_kept.iter().any(|start| key.starts_with(start)) {
                 continue;

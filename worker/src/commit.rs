@@ -75,7 +75,13 @@ pub(crate) fn judge(
 pub(crate) async fn commit(context: &Context, lease: &Lease, verdict: &Verdict) -> Told {
     insist(context, lease.job, || async {
         match verdict {
-            Verdict::Finish(ending) => context.queue.finish(context.worker, lease, ending).await,
+            Verdict::Finish(ending) => {
+                let done = context.queue.finish(context.worker, lease, ending).await;
+                if let (Ok(Commit::DoneLow), Some(batch)) = (&done, lease.batch) {
+                    context.batches.poke(batch);
+                }
+                done
+            }
             Verdict::GiveBack(why) => {
                 context.queue.give_back(context.worker, lease, why.clone()).await
             }
@@ -97,7 +103,7 @@ where
     let mut pause = FIRST_PAUSE;
     loop {
         match tell().await {
-            Ok(Commit::Done) => return Told::Done,
+            Ok(Commit::Done | Commit::DoneLow) => return Told::Done,
             Ok(Commit::Fenced) => {
                 tracing::warn!(%job, "lost the lease; result dropped");
                 return Told::Fenced;

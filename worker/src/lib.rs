@@ -3,6 +3,7 @@
 //! `run` is the whole life of one worker. `engine` is usable without it, and without Redis.
 
 mod attend;
+mod batches;
 mod checked_http;
 mod claiming;
 mod commit;
@@ -63,6 +64,7 @@ struct Context {
     leases: lease::Leases,
     sessions: session::Sessions,
     inputs: input::Inputs,
+    batches: batches::Pokes,
     metrics: Arc<Metrics>,
     audit: Audit,
     /// How long a session may be idle; `None`: for ever.
@@ -174,6 +176,7 @@ pub async fn run(
     executor: Executor,
     token: CancellationToken,
 ) -> shared::Result<()> {
+    let (batches, pokes) = batches::Pokes::channel();
     let context = Arc::new(Context {
         worker: options.worker,
         queue,
@@ -185,6 +188,7 @@ pub async fn run(
         leases: lease::Leases::default(),
         sessions: session::Sessions::new(options.max_sessions),
         inputs: input::Inputs::default(),
+        batches,
         metrics: options.metrics.clone(),
         audit: options.audit.clone(),
         session_idle: options.session_idle,
@@ -213,6 +217,7 @@ pub async fn run(
         renewal.clone(),
     ));
     background.spawn(webhooks::deliver(Arc::clone(&context), renewal.clone()));
+    background.spawn(batches::keep(Arc::clone(&context), pokes, renewal.clone()));
     background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
     background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
     if let Some(listener) = options.listener.take() {

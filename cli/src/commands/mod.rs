@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod batch;
 pub(crate) mod build;
 pub(crate) mod cleanup;
 pub(crate) mod completions;

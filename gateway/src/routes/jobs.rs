@@ -24,15 +24,15 @@ use crate::service::{jobs, output};
 use crate::state::State;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 256;
 /// Longest that a request waits for a job to end.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Jobs on a page.
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
+pub(super) const DEFAULT_LIMIT: usize = 50;
+pub(super) const MAX_LIMIT: usize = 500;
 
 /// That a job was taken.
 #[derive(Serialize)]
@@ -71,12 +71,17 @@ pub(crate) async fn submit(
 
 /// The idempotency key of a request. Its body, byte for byte, is what it stands for.
 fn once(headers: &HeaderMap, body: &[u8]) -> Result<Option<Once>, Error> {
+    Ok(idempotency_key(headers)?.map(|key| Once::new(key, body)))
+}
+
+/// The idempotency key of a request.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Error> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         let message = format!("Idempotency-Key must be 1 to {MAX_KEY_BYTES} bytes long");
         return Err(Error::invalid(message));
     }
-    Ok(Some(Once::new(key.as_bytes(), body)))
+    Ok(Some(key.as_bytes()))
 }
 
 /// How long to wait for a job.
@@ -86,6 +91,13 @@ pub(crate) struct Patience {
     wait: u64,
 }
 
+impl Patience {
+    /// As long as asked, within reason.
+    pub(super) fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait).min(MAX_WAIT)
+    }
+}
+
 /// `GET /v1/jobs/{id}`
 pub(crate) async fn show(
     FromState(state): FromState<State>,
@@ -93,8 +105,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     Query(patience): Query<Patience>,
 ) -> Result<Json<JobView>, ApiError> {
-    let wait = Duration::from_millis(patience.wait).min(MAX_WAIT);
-    let record = jobs::find(&state, &caller.tenant, job_id(&id)?, wait).await?;
+    let record = jobs::find(&state, &caller.tenant, job_id(&id)?, patience.wait()).await?;
     view(&state, record).await
 }
 

@@ -1,5 +1,6 @@
 //! One file per resource: parse the request, call the service, shape the reply.
 
+pub(crate) mod batches;
 pub(crate) mod cleanup;
 pub(crate) mod dead_letters;
 pub(crate) mod deliveries;

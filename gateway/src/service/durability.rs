@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::Error;
 use shared::execution::Durability;
-use shared::id::{JobId, TenantId};
+use shared::id::{BatchId, JobId, TenantId};
 
 use crate::state::State;
 
@@ -25,6 +25,21 @@ pub(crate) async fn confirm(
 ) -> Result<Confirmed, Error> {
     let Some(durability) = asked else { return Ok(Confirmed::default()) };
     let is_met = state.queue.confirm(tenant, job, durability).await?;
+    Ok(Confirmed(Some((durability, is_met))))
+}
+
+/// The same for a batch.
+///
+/// # Errors
+/// As [`confirm`].
+pub(crate) async fn confirm_batch(
+    state: &State,
+    tenant: &TenantId,
+    batch: BatchId,
+    asked: Option<Durability>,
+) -> Result<Confirmed, Error> {
+    let Some(durability) = asked else { return Ok(Confirmed::default()) };
+    let is_met = state.queue.confirm_batch(tenant, batch, durability).await?;
     Ok(Confirmed(Some((durability, is_met))))
 }
 

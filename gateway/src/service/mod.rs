@@ -1,6 +1,7 @@
 //! What the gateway does, whatever the surface it is asked through.
 
 mod admit;
+pub(crate) mod batches;
 pub(crate) mod cleanup;
 pub(crate) mod durability;
 pub(crate) mod event;

@@ -12,6 +12,7 @@ mod worker;
 mod workers;
 
 mod auth;
+mod batches;
 mod bodies;
 mod cleanup;
 mod durability;

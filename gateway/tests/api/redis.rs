@@ -75,6 +75,15 @@ impl Redis {
         }
     }
 
+    /// The keys that match a pattern.
+    pub(crate) fn keys(&self, pattern: &str) -> Vec<String> {
+        let port = self.port.to_string();
+        let found =
+            Command::new("redis-cli").args(["-p", &port, "--raw", "KEYS", pattern]).output();
+        let found = String::from_utf8(found.expect("redis-cli is installed").stdout).unwrap();
+        found.lines().filter(|key| !key.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Ends the process at once, as a crash would.
     pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {

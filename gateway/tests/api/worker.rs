@@ -1,5 +1,6 @@
 //! A worker that speaks the queue's whole protocol but only pretends to run programs. The program
-//! text says what to pretend: `print TEXT`, `sleep MS`, `fail CODE`, `big BYTES`.
+//! text says what to pretend: `print TEXT`, `sleep MS`, `fail CODE`, `big BYTES`, `exit CODE` (which prints the
+//! standard input).
 
 use std::time::Duration;
 
@@ -48,6 +49,11 @@ pub(crate) async fn ending(job: &Job, id: JobId) -> Ending {
         "fail" => {
             let code = serde_json::from_value(json!(rest)).unwrap();
             return Ending::Error(Failure::new(code, format!("pretended {rest}")));
+        }
+        "exit" => {
+            let stdout = job.stdin.clone().unwrap_or_default();
+            let result = result(job, id, stdout);
+            return Ending::Result(ExecutionResult { exit_code: rest.parse().unwrap(), ..result });
         }
         "big" => "é\n".repeat(rest.parse::<usize>().unwrap() / 3),
         _ => rest.to_owned(),

@@ -65,6 +65,15 @@ pub struct Policy {
     pub max_kept_bytes: u64,
     /// Schedules of a tenant.
     pub max_schedules: u64,
+    /// Batches of a tenant, those included that have ended and are still kept.
+    pub max_batches: u64,
+    /// Items of one batch.
+    pub max_batch_items: u64,
+    /// What the items of a tenant's batches that have not begun may take in the queue, compressed, in bytes.
+    pub max_batch_bytes: u64,
+    /// What is kept of the results of a tenant's batches, in bytes; beyond it they wait until some are
+    /// acknowledged.
+    pub max_batch_result_bytes: u64,
     /// A tenant's share of the fleet beside others', where its number of jobs is not set.
     pub weight: f64,
     /// File with the secret, `whsec_…`, that webhooks are signed with which bring none of their own.
@@ -102,6 +111,10 @@ impl Default for Policy {
             max_kept_jobs: 200_000,
             max_kept_bytes: 1 << 30,
             max_schedules: 100,
+            max_batches: 100,
+            max_batch_items: 1_000_000,
+            max_batch_bytes: 1 << 30,
+            max_batch_result_bytes: 1 << 30,
             weight: 1.0,
             webhook_secret_file: None,
             tenants: BTreeMap::new(),
@@ -188,6 +201,18 @@ pub struct TenantPolicy {
     /// Schedules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_schedules: Option<u64>,
+    /// Batches, those included that have ended and are still kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batches: Option<u64>,
+    /// Items of one batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_items: Option<u64>,
+    /// What the items of its batches that have not begun may take in the queue, compressed, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_bytes: Option<u64>,
+    /// What is kept of the results of its batches, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_result_bytes: Option<u64>,
     /// Its share of the fleet beside others'.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
@@ -227,6 +252,10 @@ impl Policy {
             max_kept_jobs: u64::MAX / 2,
             max_kept_bytes: u64::MAX / 2,
             max_schedules: u64::MAX / 2,
+            max_batches: u64::MAX / 2,
+            max_batch_items: u64::MAX / 2,
+            max_batch_bytes: u64::MAX / 2,
+            max_batch_result_bytes: u64::MAX / 2,
             weight: 1.0,
             webhook_secret_file: None,
             tenants: BTreeMap::new(),
@@ -275,6 +304,12 @@ impl Policy {
             max_kept_jobs: own.max_kept_jobs.unwrap_or(general.max_kept_jobs),
             max_kept_bytes: own.max_kept_bytes.unwrap_or(general.max_kept_bytes),
             max_schedules: own.max_schedules.unwrap_or(general.max_schedules),
+            max_batches: own.max_batches.unwrap_or(general.max_batches),
+            max_batch_items: own.max_batch_items.unwrap_or(general.max_batch_items),
+            max_batch_bytes: own.max_batch_bytes.unwrap_or(general.max_batch_bytes),
+            max_batch_result_bytes: own
+                .max_batch_result_bytes
+                .unwrap_or(general.max_batch_result_bytes),
             weight: own.weight.unwrap_or(general.weight),
             webhook_secret_file: own.webhook_secret_file.or(general.webhook_secret_file),
             tenants: BTreeMap::new(),

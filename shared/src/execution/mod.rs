@@ -1,6 +1,7 @@
 //! One execution, in its three forms: the request as clients write it, the job as gateway and
 //! worker agree on it, and the result as clients read it.
 
+mod batch;
 mod call;
 mod content;
 mod credential_files;
@@ -16,6 +17,7 @@ mod retry;
 mod schedule;
 mod validate;
 
+pub use batch::{BaseJob, ItemEnding, ItemResult, JobDelta};
 pub use call::{Call, Content, FileEntry, FileReply, NetworkChange};
 pub use content::FileContent;
 pub use credential_files::credential_files_below;

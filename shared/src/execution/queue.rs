@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::retry::{RetryOn, RetryPolicy};
 use crate::config::Policy;
 use crate::error::{Error, ErrorCode};
+use crate::id::BatchId;
 use crate::webhook::{Webhook, WebhookOptions};
 
 /// Most tags of a job.
@@ -144,6 +145,9 @@ pub struct Terms {
     /// the job needs it.
     #[serde(skip)]
     pub webhook: Option<Webhook>,
+    /// The batch that it is an item of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
 }
 
 impl QueueOptions {
@@ -164,6 +168,7 @@ impl QueueOptions {
             run_at_ms: self.run_at.map(run_at).transpose()?,
             expires_ms: within("queue.expiresMs", self.expires_ms, 1, MAX_WAIT_MS)?,
             webhook: None,
+            batch: None,
         })
     }
 
@@ -175,6 +180,12 @@ impl QueueOptions {
             && self.run_at.is_none()
             && self.expires_ms.is_none()
             && self.max_attempts.is_none()
+    }
+
+    /// Whether it asks for what the items of a batch, which begin as others end, cannot have.
+    #[must_use]
+    pub const fn suits_batches(&self) -> bool {
+        self.delay_ms.is_none() && self.run_at.is_none() && self.expires_ms.is_none()
     }
 
     fn retry(&self) -> Result<Option<RetryPolicy>, Error> {

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use crate::execution::Priority;
-use crate::id::{GatewayId, RequestId, SessionId, TenantId, TransferId, WorkerId};
+use crate::id::{BatchId, GatewayId, RequestId, SessionId, TenantId, TransferId, WorkerId};
 
 /// Consumer group of every work stream; its consumers are workers, named by their `WorkerId`.
 pub(super) const GROUP: &str = "workers";
@@ -49,7 +49,7 @@ pub(super) fn jobs(shard: u16, priority: Priority) -> String {
 /// apply `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
 /// to be started again), `cancel` (its worker is to stop it), `input` (the last one given); of a listed
 /// job `keep_ms`, `terms`, `priority` unless it is normal, `due_ms` while it is delayed, `expires_ms`,
-/// `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
+/// `batch` and `name` of an item of a batch, `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
 /// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key), `webhook` and, when it has ended, `finished_us`,
 /// `kept_bytes`, `summary`, `delivery` (how many deliveries to its webhook there were), `delivering` while the last of them
 /// is not over, and `deliverer`, the step that handed it to a worker). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's
@@ -211,6 +211,50 @@ pub(super) fn scheduled(shard: u16) -> String {
     format!("v1:{{s{shard}}}:scheduled")
 }
 
+/// The truth about one batch.
+///
+/// Type: hash (`tenant`, `state`: `uploading`, `running`, `stopping` or `finished`; `items`, `bytes` of those
+/// that wait, `base` (the job they are told from) until the last has begun; once it is sealed `terms` and
+/// `priority` of its items, `keep_ms`, `budget` of failures, `max_results` (bytes), `once`,
+/// `next` item to begin and the `chunk` that has it, `low` (so few open items are to be told of), `checked` (how
+/// far they were looked at); of those that ended `ended`, `succeeded`, `failed` and each outcome, `not_begun`,
+/// bytes of `results`; `outcome`; `created_us`, `sealed_us`, `finished_us`). Owner: the queue's scripts.
+/// Lifetime: until it has ended, then its `keep_ms`; a minute if its upload falls silent.
+pub(super) fn batch(shard: u16, batch: BatchId) -> String {
+    format!("v1:{{s{shard}}}:batch:{batch}")
+}
+
+/// Items of a batch that have not begun.
+///
+/// Type: hash of the number of the first item of a chunk to the chunk: deflated lines of JSON. Owner: the
+/// queue's scripts. Lifetime: until its items have begun, or the batch ends.
+pub(super) fn batch_items(shard: u16, batch: BatchId) -> String {
+    format!("v1:{{s{shard}}}:batch-items:{batch}")
+}
+
+/// How the items of a batch ended, in that order.
+///
+/// Type: stream; entry `<n+1>-0` holds result n: `i` the item's number, `e` its ending, `n` its name if it has
+/// one. Owner: the queue's scripts. Lifetime: that of the batch, or until the result is acknowledged.
+pub(super) fn batch_results(shard: u16, batch: BatchId) -> String {
+    format!("v1:{{s{shard}}}:batch-results:{batch}")
+}
+
+/// The batches of a tenant.
+///
+/// Type: sorted set of batches, all with score 0. Owner: the queue's scripts. Lifetime: permanent; a batch
+/// goes with its record.
+pub(super) fn batches(shard: u16, tenant: &TenantId) -> String {
+    format!("v1:{{s{shard}}}:batches:{tenant}")
+}
+
+/// All batches, by when somebody is to look at them, in ms since the epoch.
+///
+/// Type: sorted set of `<tenant>:<batch>`. Owner: the queue's scripts. Lifetime: permanent.
+pub(super) fn tending(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:tending")
+}
+
 /// Start of the worker channels' names; scripts append the worker.
 pub(super) const WORKER_PREFIX: &str = "v1:worker:";
 
@@ -325,7 +369,9 @@ pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
 // `active:<tenant>`, set of the tenant's jobs that stand in line or run, if they are counted;
 // `backlog:<tenant>`, sorted set of its listed jobs that may not yet, by when they came, in seconds;
 // `usage:<tenant>` and `usage`, hashes (`jobs`, `bytes`) of listed jobs that have not ended, of a tenant
-// with its `cap` and `weight`, of the shard with `mean_us`, how long a job takes;
+// with its `cap`, `weight` and number of running `batches`, of the shard with `mean_us`, how long a job takes;
+// `batch-open:<batch>`, hash of the jobs of a batch's items that are in the queue to their items' numbers;
+// `batched:<tenant>`, hash of what the tenant's batches take up: `bytes` of items, `results`;
 // `kept:<tenant>`, string, bytes that are kept of its listed jobs that have ended;
 // `once:<tenant>:<key>`, hash (`job`, `request`), what an idempotency key stands for, with the lifetime
 // of its job's record; `rate:<tenant>`, string, when the tenant will have used up its rate, in us since the epoch.

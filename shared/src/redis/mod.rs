@@ -16,11 +16,13 @@ mod transfer;
 pub use api_keys::{ApiKeys, KeyFacts, KeyHash, KeyId, KeyRecord, PlainKey, Scope};
 pub use facts::{Finding, Verdict, examine};
 pub use queue::{
-    Accepted, Cancelled, Claimed, ClaimedCall, ClaimedWebhook, Cleaned, CleanupOrder, Commit,
-    Consumer, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState, Depth, Due, DueSchedule,
-    Fired, GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing, NextCall, Once,
-    Orders, OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply, Schedule,
-    ScheduleFacts, ScheduleOrder, SchedulePage, ScheduleRun, SessionInfo, SessionNews, Standing,
-    Submission, Taking, ToSession, WaitsFor, WorkerFacts, WorkerOrder,
+    Accepted, BatchCache, BatchLimits, BatchPage, BatchProgress, BatchRecord, BatchResult,
+    BatchTerms, BatchUpload, Cancelled, Claimed, ClaimedCall, ClaimedWebhook, Cleaned,
+    CleanupOrder, Commit, Consumer, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState, Depth,
+    Due, DueSchedule, Fired, GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing,
+    NextCall, Once, Orders, OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply,
+    Results, RunningBatch, Schedule, ScheduleFacts, ScheduleOrder, SchedulePage, ScheduleRun,
+    Sealed, SessionInfo, SessionNews, Standing, Submission, Taking, ToSession, WaitsFor,
+    WorkerFacts, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

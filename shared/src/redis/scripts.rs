@@ -1,5 +1,6 @@
 //! The atomic steps of the queue: one Lua file each, and one typed function each to call it.
 
+mod batch;
 mod schedule;
 mod script;
 mod session;
@@ -7,6 +8,8 @@ mod webhook;
 
 use redis::{Cmd, FromRedisValue, RedisResult};
 
+use batch::{BATCHES, BatchScripts};
+pub(super) use batch::{BatchKey, NewItem, NewItems, Place, Seal, Shown};
 pub(super) use schedule::{NewSchedule, Run};
 pub(super) use script::{ALLOW_OOM, Constants, Script};
 pub(super) use session::{NewCall, SessionKeys};
@@ -67,6 +70,7 @@ pub(super) struct Scripts {
     close_session: Script,
     retire_session: Script,
     end_session: Script,
+    batches: BatchScripts,
 }
 
 /// A job to put into the queue.
@@ -202,11 +206,14 @@ impl Scripts {
         let constants = constants.as_str();
         let alone = [constants, COMMON];
         let plain = [constants, COMMON, JOBS];
+        let ending = [constants, COMMON, JOBS, BATCHES];
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
-        let from_stream = [constants, COMMON, JOBS, SESSIONS, STREAM, ATTEMPTS];
-        let placing = [constants, COMMON, JOBS, PLACING, ATTEMPTS];
+        let cancelling = [constants, COMMON, JOBS, BATCHES, SESSIONS];
+        let from_stream = [constants, COMMON, JOBS, BATCHES, SESSIONS, STREAM, ATTEMPTS];
+        let placing = [constants, COMMON, JOBS, BATCHES, PLACING, ATTEMPTS];
         let dead_letter = [constants, COMMON, JOBS, LISTING, PLACING, ATTEMPTS];
-        let repairing = [constants, COMMON, JOBS, SESSIONS, STREAM, PLACING, GROUP, REPAIR];
+        let repairing =
+            [constants, COMMON, JOBS, BATCHES, SESSIONS, STREAM, PLACING, GROUP, REPAIR];
         let looking = [constants, COMMON, JOBS, GROUP];
         let new_job = [constants, COMMON, ADMISSION];
         let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING, SUBMITTING];
@@ -219,12 +226,12 @@ impl Scripts {
             submit: adding(&listed_job, include_str!("scripts/submit.lua")),
             pick: script(&[constants], include_str!("scripts/pick.lua")),
             take: script(&from_stream, include_str!("scripts/take.lua")),
-            finish: script(&plain, include_str!("scripts/finish.lua")),
+            finish: script(&ending, include_str!("scripts/finish.lua")),
             give_back: script(&from_stream, include_str!("scripts/give_back.lua")),
             retry: script(&placing, include_str!("scripts/retry.lua")),
             renew: script(&plain, include_str!("scripts/renew.lua")),
             leave: script(&plain, include_str!("scripts/leave.lua")),
-            cancel: script(&about_sessions, include_str!("scripts/cancel.lua")),
+            cancel: script(&cancelling, include_str!("scripts/cancel.lua")),
             watch: script(&plain, include_str!("scripts/watch.lua")),
             housekeep: script(&placing, include_str!("scripts/housekeep.lua")),
             reconcile: script(&repairing, include_str!("scripts/reconcile.lua")),
@@ -248,6 +255,7 @@ impl Scripts {
             close_session: script(&about_sessions, include_str!("scripts/close_session.lua")),
             retire_session: script(&about_sessions, include_str!("scripts/retire_session.lua")),
             end_session: script(&about_sessions, include_str!("scripts/end_session.lua")),
+            batches: BatchScripts::new(constants),
         }
     }
 
@@ -289,7 +297,7 @@ impl Scripts {
             &self.end_session,
         ];
         let mut pipeline = redis::pipe();
-        for script in scripts {
+        for script in scripts.into_iter().chain(self.batches.all()) {
             pipeline.add_command(script.load()).ignore();
         }
         self.client.run_all(&pipeline).await
@@ -348,13 +356,13 @@ impl Scripts {
         self.take.run(&self.client, &call).await
     }
 
-    /// Commits an ending; false if fenced.
+    /// Commits an ending: 0 if fenced, 2 if few items of its batch are left in the queue, else 1.
     pub(super) async fn finish(
         &self,
         held: &Held<'_>,
         ending: &str,
         summary: &str,
-    ) -> RedisResult<bool> {
+    ) -> RedisResult<u8> {
         let mut call = held.call(&self.finish);
         call.arg(ending).arg(summary);
         self.finish.run(&self.client, &call).await

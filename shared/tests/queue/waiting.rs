@@ -25,6 +25,7 @@ const KEPT: Terms = Terms {
     expires_ms: None,
     retry: None,
     webhook: None,
+    batch: None,
 };
 
 async fn submit(fleet: &Fleet, terms: Terms) -> JobId {

@@ -399,3 +399,68 @@ async fn jobs_are_submitted_followed_ended_and_workers_drained() {
     findings.report();
     stack.finish();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_submitted_watched_read_and_cancelled() {
+    let (stack, api) = Stack::serve(&json!({}));
+    let desk = Desk::new(api.address());
+    let mut findings = Findings::default();
+    let items: String = (0..40).map(|number| format!("{{\"id\":\"n{number}\"}}\n")).collect();
+    let template = json!({"request": {"runtime": "bash", "cmd": "echo done"}});
+    std::fs::write(stack.join("items"), &items).expect("the directory is writable");
+    std::fs::write(stack.join("template"), template.to_string()).expect("likewise");
+    std::fs::write(stack.join("whole"), format!("{template}\n{items}")).expect("likewise");
+    let path = |name: &str| stack.join(name).display().to_string();
+    let (items, template, whole) = (path("items"), path("template"), path("whole"));
+    let submit = |more: &[&str]| {
+        let did = desk.run(&[&["batch", "submit"], more].concat());
+        let id = did.stdout.trim_end().to_owned();
+        assert!(did.code == Some(0) && id.len() == 36, "{}{}", did.stdout, did.stderr);
+        id
+    };
+    let once = [&*items, "--template", &template, "--idempotency-key", "k", "--tag", "t"];
+    let id = submit(&once);
+    findings.note("once", equal("id", &submit(&once), &id));
+    let watched = desk.run(&["batch", "watch", &id]);
+    let words = format!("{id}  [finished, completed]\n  items: 40\n  succeeded: 40\n");
+    findings.note("watch", equal("words", &watched.stdout, &words));
+    findings.note("watch", equal("exit code", &watched.code, &Some(0)));
+    for more in [&["--follow"][..], &["--follow", "--acknowledge"]] {
+        let read = desk.run(&[&["batch", "results", &id], more].concat()).stdout;
+        findings.note("results", equal("lines", &read.lines().count(), &40));
+        findings.check("results", read.contains("\"stdout\":\"done\""), &read);
+    }
+    desk.check(&mut findings, &["batch", "results", &id], 0, "", "");
+
+    let flags = ["--failure-budget", "0", "--priority", "high", "--max-attempts", "1", "--watch"];
+    let broken = template.clone() + "-broken";
+    let failing = json!({"request": {"runtime": "bash", "cmd": "exit 3"}});
+    std::fs::write(&broken, failing.to_string()).expect("the directory is writable");
+    let base = ["batch", "submit", &items, "--template", &broken, "--json", "--retention", "60000"];
+    let did = desk.run(&[&base[..], &flags].concat());
+    let batch: Value = serde_json::from_str(&did.stdout).unwrap_or_default();
+    findings.note("budget", equal("exit code", &did.code, &Some(1)));
+    findings.note("budget", equal("outcome", &batch["outcome"], &"failure_budget"));
+    findings.note("budget", equal("priority", &batch["priority"], &"high"));
+
+    let third = submit(&[&whole]);
+    let cancelled = desk.json(&["batch", "cancel", &third, "--json"]);
+    findings.note("cancel", equal("state", &cancelled["state"], &"finished"));
+    let list = desk.json(&["batch", "list", "--limit", "2", "--json"]);
+    findings.note("list", equal("newest", &list["batches"][0]["id"], &third.as_str()));
+    let table = desk.run(&["batch", "list"]).stdout;
+    findings.check("list", table.contains(&id) && table.contains("completed"), &table);
+    for (arguments, text) in [
+        (&["batch", "watch", "x"][..], "[ERR] Failed to look at the batch: Batch not found"),
+        (&["batch", "results", "x"], "[ERR] Failed to read the results: Batch not found"),
+        (&["batch", "submit", "./missing"], "[ERR] cannot read ./missing"),
+        (
+            &["batch", "submit", &items],
+            "[ERR] Failed to submit the batch: line 1: id: unknown field",
+        ),
+    ] {
+        desk.check(&mut findings, arguments, 1, "", text);
+    }
+    findings.report();
+    stack.finish();
+}

@@ -9,9 +9,9 @@ use redis::streams::{StreamAutoClaimReply, StreamInfoConsumersReply};
 use tokio::time::{Instant, sleep};
 
 use super::consumer::{Consumer, Delivered, Place, entry_of};
-use super::{Claimed, Lease, OwnedSession, Queue, now_ms};
+use super::{Claimed, Lease, OwnedSession, Queue, RunningBatch, now_ms};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Call, Failure, Job};
+use crate::execution::{Call, Failure, Job, Terms};
 use crate::id::{JobId, SessionId, TenantId, WorkerId};
 use crate::redis::client::{failure, is_group_missing};
 use crate::redis::keys;
@@ -184,7 +184,8 @@ impl Queue {
                         continue;
                     };
                     let taken_ms = now_ms();
-                    let lease = Lease { job, shard, priority, entry, attempt: answer.1, taken_ms };
+                    let (attempt, batch) = (answer.1, None);
+                    let lease = Lease { job, shard, priority, entry, attempt, taken_ms, batch };
                     claimed.extend(self.unpack(worker, lease, answer).await?);
                 }
                 "missing" => tracing::warn!(job, "a queued job had no record; dropped its entry"),
@@ -201,12 +202,15 @@ impl Queue {
     async fn unpack(
         &self,
         worker: WorkerId,
-        lease: Lease,
+        mut lease: Lease,
         taken: Taken,
     ) -> Result<Option<Claimed>, Error> {
         let (_, attempt, waited_us, age_us, tenant, payload, session, terms, tries, first_event) =
             taken;
         let tenant = TenantId::new(tenant);
+        let terms: Option<Terms> = serde_json::from_str(&terms).ok();
+        let batch = terms.as_ref().and_then(|terms| terms.batch);
+        lease.batch = batch.map(|id| RunningBatch { shard: lease.shard, id });
         match parse(&payload, &lease, &tenant, &session) {
             Ok((job, opens)) => Ok(Some(Claimed {
                 lease,
@@ -215,7 +219,7 @@ impl Queue {
                 attempt,
                 queued_ms: Duration::from_micros(waited_us).as_secs_f64() * 1000.0,
                 age: Duration::from_micros(age_us),
-                terms: serde_json::from_str(&terms).ok(),
+                terms,
                 tries,
                 first_event,
                 opens,

@@ -44,6 +44,16 @@ impl Queue {
         job: JobId,
         durability: Durability,
     ) -> Result<bool, Error> {
+        self.confirm_key(tenant, |shard| keys::record(shard, job), durability).await
+    }
+
+    /// The same of whatever is kept under a key.
+    pub(super) async fn confirm_key(
+        &self,
+        tenant: &TenantId,
+        key: impl FnOnce(u16) -> String,
+        durability: Durability,
+    ) -> Result<bool, Error> {
         let confirmations = &self.inner.confirmations;
         let round = match durability {
             Durability::Fast => return Ok(true),
@@ -67,7 +77,7 @@ impl Queue {
         // The job may have gone to a primary that is no more, and the answer have come from its
         // successor.
         let mut look = pipe();
-        look.cmd("EXISTS").arg(keys::record(shard, job));
+        look.cmd("EXISTS").arg(key(shard));
         let (is_there,): (bool,) = self.client().run_aside(&look).await.map_err(failure)?;
         if is_there {
             return Ok(is_met);

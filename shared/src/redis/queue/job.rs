@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::batch::RunningBatch;
 use crate::config::Policy;
 use crate::execution::{Call, Failure, Job, Priority, Terms};
 use crate::id::{JobId, SessionId, TenantId};
@@ -206,6 +207,8 @@ pub struct Lease {
     pub(super) attempt: u32,
     /// When it was taken, in milliseconds since the epoch by the worker's clock.
     pub(super) taken_ms: u64,
+    /// The batch that the job is an item of.
+    pub batch: Option<RunningBatch>,
 }
 
 /// What a renewal says about a lease.
@@ -223,6 +226,9 @@ pub enum LeaseNews {
 pub enum Commit {
     /// It is committed.
     Done,
+    /// It is committed, and the queue has few items left of the batch that it was one of: see
+    /// [`Queue::advance_batch`](super::Queue::advance_batch).
+    DoneLow,
     /// The lease was not held any more, or the job is gone: nothing was changed.
     Fenced,
 }

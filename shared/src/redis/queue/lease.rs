@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::{Commit, GiveBack, Lease, LeaseNews, Queue, now_ms, serialize};
 use crate::error::Error;
-use crate::execution::{Attempt, Ending, Failure, Priority};
+use crate::execution::{Attempt, Ending, Failure, ItemEnding, Priority};
 use crate::id::WorkerId;
 use crate::redis::client::failure;
 use crate::redis::keys;
@@ -89,10 +89,17 @@ impl Queue {
         lease: &Lease,
         ending: &Ending,
     ) -> Result<Commit, Error> {
-        let (text, summary) = (serialize(ending)?, serialize(&ending.summary())?);
-        let worker = worker.to_string();
+        let text = match lease.batch {
+            Some(_) => serialize(&ItemEnding::of(ending))?,
+            None => serialize(ending)?,
+        };
+        let (worker, summary) = (worker.to_string(), serialize(&ending.summary())?);
         let done = self.inner.scripts.finish(&lease.held(&worker), &text, &summary).await;
-        done.map(commit).map_err(failure)
+        Ok(match done.map_err(failure)? {
+            0 => Commit::Fenced,
+            2 => Commit::DoneLow,
+            _ => Commit::Done,
+        })
     }
 
     /// Puts a job back for another worker, or ends it if it has failed too often or its caller has

@@ -1,6 +1,7 @@
 //! The queue as gateway and worker use it: connecting, and what both sides need. Submitting,
 //! claiming, leases and replies have files of their own.
 
+mod batch;
 mod claim;
 mod cleanup;
 mod consumer;
@@ -26,6 +27,10 @@ use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
+pub use batch::{
+    BatchCache, BatchLimits, BatchPage, BatchProgress, BatchRecord, BatchResult, BatchTerms,
+    BatchUpload, Results, RunningBatch, Sealed,
+};
 pub use cleanup::{Cleaned, CleanupOrder, Removal};
 pub use consumer::Consumer;
 pub use control::{Orders, WorkerOrder};

@@ -49,11 +49,18 @@ pub struct Listing<'a> {
 /// An idempotency key, and the request it came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Once {
-    key: String,
-    request: String,
+    pub(super) key: String,
+    pub(super) request: String,
 }
 
 impl Once {
+    /// The key of a batch, whose request is known by its SHA-256 alone. It has nothing to do with the same
+    /// key of a job.
+    #[must_use]
+    pub fn of_batch(key: &[u8], request: &[u8]) -> Self {
+        Self { key: format!("b{}", digest(key)), request: digest(request) }
+    }
+
     /// A key in its client's words. `request` is all of the request that matters.
     #[must_use]
     pub fn new(key: &[u8], request: &[u8]) -> Self {

@@ -2,7 +2,8 @@
 --
 -- KEYS[1] stream, KEYS[2] record of the job
 -- ARGV    1 worker, 2 entry id, 3 attempt, 4 job id, 5 ending, 6 the same in short
--- returns 1 committed (also if this very delivery was committed before), 0 fenced: nothing changed
+-- returns 1 committed (also if this very delivery was committed before), 2 committed, and its batch has
+--         few items left in the queue, 0 fenced: nothing changed
 -- atomic  ownership must not change between the check and the commit, or two workers could both
 --         commit; a crash half-way would leave a finished job in the stream
 
@@ -16,5 +17,5 @@ end
 if not owns(KEYS[1], ARGV[1], ARGV[2]) then
   return 0
 end
-settle(KEYS[2], ARGV[4], job, ARGV[1], ARGV[5], ARGV[6])
-return 1
+local _, is_low = settle(KEYS[2], ARGV[4], job, ARGV[1], ARGV[5], ARGV[6])
+return is_low and 2 or 1

@@ -99,7 +99,7 @@ local function check_counters(tenant)
       redis.call('HINCRBY', counter, 'jobs', more_jobs)
       redis.call('HINCRBY', counter, 'bytes', more_bytes)
     end
-    if jobs == 0 then
+    if jobs == 0 and redis.call('HEXISTS', usage, 'batches') == 0 then
       redis.call('DEL', usage)
     end
     note('usage', tenant)

@@ -21,10 +21,10 @@ end
 local function read_job(record)
   local it = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'worker', 'tenant', 'reply_to', 'ended_by',
     'session', 'counted', 'interactive', 'shown', 'cancel', 'keep_ms',
-    'priority', 'webhook')
+    'priority', 'webhook', 'batch')
   return {state = it[1], entry = it[2], attempt = it[3], worker = it[4], tenant = it[5], reply_to = it[6],
     ended_by = it[7], session = it[8], counted = it[9], interactive = it[10], shown = it[11], cancel = it[12],
-    keep_ms = it[13], priority = it[14], webhook = it[15]}
+    keep_ms = it[13], priority = it[14], webhook = it[15], batch = it[16]}
 end
 
 -- Tells all gateways that follow a job; returns how many heard of it.
@@ -116,7 +116,7 @@ local function retain(record, id, job, summary, bytes)
     redis.call('HINCRBY', usage, 'bytes', -it[6])
     redis.call('HINCRBY', all, 'bytes', -it[6])
     redis.call('HINCRBY', all, 'jobs', -1)
-    if redis.call('HINCRBY', usage, 'jobs', -1) <= 0 then
+    if redis.call('HINCRBY', usage, 'jobs', -1) <= 0 and redis.call('HEXISTS', usage, 'batches') == 0 then
       redis.call('DEL', usage)
     end
     if it[7] then
@@ -136,11 +136,18 @@ local function announce(record, name)
   redis.call('ZADD', sibling(record, 'webhooks'), text(now_us() / 1000), name)
 end
 
+-- What is special about batches; set by `batches.lua` in the scripts that may end a job of one.
+local batches
+
 -- Ends a job that has not ended: stores the ending, wipes the payload (secrets must not outlive the
 -- job, unless it `is_dead`), frees its entry and its place, and wakes the gateways. An ending over the limit is announced by the id
 -- alone. `ended_by` is the worker whose ending it is, '' if it is the queue's own; `summary` is what
--- a worker says of it in short. Returns how many gateways heard of it.
+-- a worker says of it in short. Returns how many gateways heard of it, and whether its batch, if it is an
+-- item of one, has few items left in the queue.
 local function settle(record, id, job, ended_by, ending, summary)
+  if job.batch then
+    return batches().settle(record, id, job, ended_by, ending, summary)
+  end
   local keep_ms = job.keep_ms or RESULT_TTL_MS
   redis.call('HSET', record, 'state', 'finished', 'result', ending, 'ended_by', ended_by)
   if job.is_dead then
