@@ -3,7 +3,7 @@
 
 ISOL8 := ./target/release/isol8
 
-.PHONY: demo test build setup check bench chaos
+.PHONY: demo test test-valkey build setup check bench chaos
 
 ## Set everything up and run one program of each runtime through HTTP.
 demo: setup
@@ -14,6 +14,12 @@ test: setup check
 	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo build --locked --package cli
 	cargo nextest run --workspace --locked --no-fail-fast
+
+## Run the queue's tests against the Valkey that is installed.
+test-valkey:
+	mkdir -p target/valkey
+	ln -sf "$$(command -v valkey-server)" target/valkey/redis-server
+	PATH="$(CURDIR)/target/valkey:$$PATH" cargo nextest run --package shared --locked -E 'binary(queue)'
 
 ## Build tools first: nothing else can be built without them.
 build:

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use batch::{BatchCommand, BatchResultsArgs, BatchSubmitArgs};
 pub(crate) use fleet::{
-    DlqCommand, JobsCommand, PageArgs, RedriveArgs, SubmitArgs, WorkersCommand,
+    DlqCommand, JobsCommand, PageArgs, RedriveArgs, SubmitArgs, TopArgs, WorkersCommand,
 };
 pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs};
 pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, NetworkArgs, SessionCommand};
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     /// Have a server submit programs when their time comes.
     #[command(subcommand)]
     Schedules(SchedulesCommand),
+    /// Watch a server: its workers, queue, tenants and dead letters.
+    Top(TopArgs),
     /// Look at the workers of a server, and drain them, as its master.
     #[command(subcommand)]
     Workers(WorkersCommand),

@@ -65,6 +65,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dlq(command) => commands::dlq::run(command).await,
         Command::Schedules(command) => commands::schedules::run(command).await,
         Command::Workers(command) => commands::workers::run(command).await,
+        Command::Top(args) => commands::top::run(args).await,
         Command::Man(args) => commands::man::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
     }

@@ -11,6 +11,7 @@ mod jobs;
 mod keys;
 mod schedules;
 mod sessions;
+mod stats;
 mod stream;
 mod workers;
 
@@ -24,5 +25,6 @@ pub use jobs::{Job, JobEvent, JobEventType, JobOutput, JobPage, JobQuery};
 pub use keys::{Cleanup, CreatedKey, Key, Login, NewKey, Removed};
 pub use schedules::{Schedule, ScheduleOptions, SchedulePage, ScheduleQuery, ScheduleRun};
 pub use sessions::{Session, SessionNetwork};
+pub use stats::{FleetStats, Stats, TenantStats};
 pub use stream::{EventStream, EventType, Input, StreamEvent};
 pub use workers::Worker;

@@ -28,6 +28,15 @@ pub struct Worker {
     pub running: u64,
     /// Sessions that it owns.
     pub sessions: u64,
+    /// Containers that it has.
+    #[serde(default)]
+    pub sandboxes: u64,
+    /// Programs that it was done with since it began.
+    #[serde(default)]
+    pub ended: u64,
+    /// Those of them that could not be run.
+    #[serde(default)]
+    pub failed: u64,
     /// All else that the server sent.
     #[serde(flatten)]
     pub more: Map<String, Value>,

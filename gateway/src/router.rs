@@ -95,6 +95,7 @@ pub(crate) fn router(state: State) -> Router {
             ),
         )
         .route("/v1/schedules/{id}/run", needs(Scope::Jobs, post(routes::schedules::run)))
+        .route("/v1/stats", needs(Scope::Jobs, get(routes::stats::stats)))
         .route("/v1/workers", get(routes::workers::list))
         .route(
             "/v1/workers/{id}/drain",

@@ -82,11 +82,25 @@ impl Api {
         if let Some(line) = authorization {
             request = request.header(AUTHORIZATION, line);
         }
+        Self::await_reply(request).await
+    }
+
+    async fn await_reply(request: reqwest::RequestBuilder) -> Result<Reply, String> {
         let started = Instant::now();
         let response = request.send().await.map_err(|error| format!("{error:?}"))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.map_err(|error| format!("{error:?}"))?;
         Ok(Reply { status, headers, text, took: started.elapsed() })
+    }
+
+    /// Posts a body with the master's key on account of a tenant.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn post_as(&self, tenant: &str, path: &str, body: String) -> Result<Reply, String> {
+        let request = self.http.post(format!("{}{path}", self.address)).body(body);
+        let request = request.header(AUTHORIZATION, format!("Bearer {KEY}"));
+        Self::await_reply(request.header("x-isol8-tenant", tenant)).await
     }
 
     /// Posts a body to `/execute` with the right key.

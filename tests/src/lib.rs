@@ -6,6 +6,7 @@ pub mod api;
 pub mod binary;
 pub mod case;
 pub mod chaos;
+pub mod cluster;
 pub mod compose;
 pub mod dns;
 pub mod docker;

@@ -65,6 +65,14 @@ impl Executor {
         }
     }
 
+    /// Containers that there are.
+    pub(crate) fn containers(&self) -> usize {
+        match self {
+            Self::Sandbox(engine) => engine.containers(),
+            Self::NoOp => 0,
+        }
+    }
+
     pub(crate) async fn ping(&self) -> Result<(), Error> {
         match self {
             Self::Sandbox(engine) => engine.ping().await,

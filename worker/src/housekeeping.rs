@@ -23,6 +23,9 @@ pub(crate) fn introduce(options: &Options) -> WorkerFacts {
         slots: options.max_concurrent,
         running: 0,
         sessions: 0,
+        sandboxes: 0,
+        ended: 0,
+        failed: 0,
         is_draining: false,
     }
 }
@@ -56,6 +59,8 @@ async fn tick(context: &Context, facts: &mut WorkerFacts) -> shared::Result<()> 
     facts.is_draining = context.claiming.is_over();
     facts.running = facts.slots.saturating_sub(context.slots.available_permits());
     facts.sessions = context.sessions.current().len();
+    facts.sandboxes = context.executor.containers();
+    (facts.ended, facts.failed) = context.metrics.programs();
     let is_draining = context.queue.announce(facts).await?;
     context.claiming.heed(is_draining, order);
     Ok(())

@@ -1,6 +1,7 @@
 //! What a worker counts. Each worker has a recorder of its own, so two in one process do not count
 //! into each other. Names and label values are here and nowhere else.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{
@@ -44,6 +45,8 @@ const BUCKETS_S: [f64; 14] =
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    ended: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -57,7 +60,7 @@ impl Default for Metrics {
             .build_recorder();
         let handle = recorder.handle();
         with_local_recorder(&recorder, describe);
-        Self { recorder, handle }
+        Self { recorder, handle, ended: AtomicU64::new(0), failed: AtomicU64::new(0) }
     }
 }
 
@@ -94,7 +97,22 @@ impl Metrics {
         self.record(|| counter!(SANDBOXES_DIED_IDLE).increment(1));
     }
 
+    /// Programs, calls of sessions included, that this worker ended, and how many of them could not be run.
+    pub(crate) fn programs(&self) -> (u64, u64) {
+        (self.ended.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    fn count_program(&self, ending: &str) {
+        if matches!(ending, "result" | "error") {
+            self.ended.fetch_add(1, Ordering::Relaxed);
+        }
+        if ending == "error" {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn job_ended(&self, ending: &'static str, took: Duration) {
+        self.count_program(ending);
         self.record(|| {
             counter!(JOBS_ENDED, "ending" => ending).increment(1);
             histogram!(JOB_DURATION).record(took);
@@ -113,6 +131,7 @@ impl Metrics {
     }
 
     pub(crate) fn call_ended(&self, ending: &'static str, took: Duration) {
+        self.count_program(ending);
         self.record(|| {
             counter!(CALLS_ENDED, "ending" => ending).increment(1);
             histogram!(CALL_DURATION).record(took);

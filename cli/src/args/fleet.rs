@@ -1,4 +1,4 @@
-//! Commands about the jobs and workers of a server: `jobs`, `dlq` and `workers`. Where no server is
+//! Commands about the jobs and workers of a server: `jobs`, `dlq`, `workers` and `top`. Where no server is
 //! named, it is the one of the last login.
 
 use clap::{Args, Subcommand};
@@ -118,6 +118,18 @@ pub(crate) struct SubmitArgs {
     #[command(flatten)]
     pub(crate) webhook: WebhookArgs,
     /// All that the server tells of it, as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// One look instead of a live screen.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// One look, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

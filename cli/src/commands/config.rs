@@ -82,6 +82,7 @@ const SECTIONS: [Section; 16] = [
         &[
             ("URL", "redis.url"),
             ("Password file", "redis.passwordFile"),
+            ("Sentinel password file", "redis.sentinelPasswordFile"),
             ("CA file", "redis.caFile"),
             ("Certificate file", "redis.certificateFile"),
             ("Key file", "redis.keyFile"),

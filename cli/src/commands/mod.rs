@@ -18,5 +18,6 @@ pub(crate) mod schedules;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod setup;
+pub(crate) mod top;
 pub(crate) mod worker;
 pub(crate) mod workers;

@@ -13,6 +13,7 @@ pub(crate) mod keys;
 pub(crate) mod metrics;
 pub(crate) mod schedules;
 pub(crate) mod sessions;
+pub(crate) mod stats;
 pub(crate) mod stream;
 pub(crate) mod workers;
 pub(crate) mod ws;

@@ -33,6 +33,9 @@ struct View {
     slots: usize,
     running: usize,
     sessions: usize,
+    sandboxes: usize,
+    ended: u64,
+    failed: u64,
 }
 
 impl std::convert::From<WorkerFacts> for View {
@@ -51,6 +54,9 @@ impl std::convert::From<WorkerFacts> for View {
             slots: facts.slots,
             running: facts.running,
             sessions: facts.sessions,
+            sandboxes: facts.sandboxes,
+            ended: facts.ended,
+            failed: facts.failed,
         }
     }
 }

@@ -26,6 +26,7 @@ mod sessions;
 mod shutdown;
 mod socket_faults;
 mod sockets;
+mod stats;
 mod stream_faults;
 mod streams;
 mod webhooks;

@@ -16,6 +16,9 @@ fn facts(running: usize, is_draining: bool) -> WorkerFacts {
         slots: 4,
         running,
         sessions: 0,
+        sandboxes: 3,
+        ended: 9,
+        failed: 1,
         is_draining,
     }
 }
@@ -39,6 +42,7 @@ async fn workers_are_listed_and_drained_by_the_master_alone() {
         [json!({
             "id": id, "name": "host-0", "state": "active", "version": "1.2.3", "slots": 4,
             "startedAt": "1970-01-01T00:00:00.000Z", "running": 2, "sessions": 0,
+            "sandboxes": 3, "ended": 9, "failed": 1,
         })]
     );
 

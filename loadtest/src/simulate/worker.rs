@@ -126,6 +126,9 @@ async fn keep_house(
         slots: SLOTS,
         running: 0,
         sessions: 0,
+        sandboxes: 0,
+        ended: 0,
+        failed: 0,
         is_draining: false,
     };
     let mut ticks = interval_at(tokio::time::Instant::now() + offset, HOUSEKEEPING);

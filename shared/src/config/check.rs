@@ -258,7 +258,6 @@ fn images(config: &Config) -> Checked {
 
 fn queue(config: &Config) -> Checked {
     let redis = &config.redis;
-    at_least("redis.shards", redis.shards, 1)?;
     at_least("redis.maxDeliveries", redis.max_deliveries, 1)?;
     at_least("redis.maxQueued", redis.max_queued, 1)?;
     at_least("redis.resultTtlMs", redis.result_ttl_ms, 1)?;

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::net::NameServer;
 use crate::runtime::Runtime;
 
+/// Hash tags on a Redis Cluster: of three to six masters, each gets some.
+const CLUSTER_SHARDS: u16 = 16;
+
 /// The queue.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -18,6 +21,9 @@ pub struct Redis {
     /// File that holds the password of the user in `url`: there, it is in nobody's process list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// File that holds the password that the sentinels in `url` ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentinel_password_file: Option<PathBuf>,
     /// Certificates, as PEM, that the server's must be signed by; absent: those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -27,7 +33,8 @@ pub struct Redis {
     /// Its key, as PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
-    /// Number of hash tags the tenants are spread over. The same for the whole fleet, for good.
+    /// Number of hash tags the tenants are spread over. The same for the whole fleet, for good. 0 means
+    /// 1, or 16 on a Redis Cluster, whose nodes share them.
     pub shards: u16,
     /// How long a silent worker keeps its jobs, in milliseconds.
     pub lease_ms: u64,
@@ -52,10 +59,11 @@ impl Default for Redis {
         Self {
             url: None,
             password_file: None,
+            sentinel_password_file: None,
             ca_file: None,
             certificate_file: None,
             key_file: None,
-            shards: 1,
+            shards: 0,
             lease_ms: 15_000,
             renew_ms: 4_000,
             max_deliveries: 3,
@@ -63,6 +71,19 @@ impl Default for Redis {
             result_ttl_ms: 60_000,
             job_retention_ms: 3_600_000,
             dead_letter_ttl_ms: 604_800_000,
+        }
+    }
+}
+
+impl Redis {
+    /// The number of hash tags that is used.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        let is_cluster = self.url.as_deref().is_some_and(|url| url.contains("+cluster://"));
+        match self.shards {
+            0 if is_cluster => CLUSTER_SHARDS,
+            0 => 1,
+            shards => shards,
         }
     }
 }

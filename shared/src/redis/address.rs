@@ -1,11 +1,12 @@
 //! Where the queue is: from the words of the configuration to connections to the right server,
 //! with the credentials and certificates that it asks for.
 //!
-//! An address names either the server itself or sentinels, who know which server is the primary.
+//! An address names either the server itself, or sentinels, who know which server is the primary, or
+//! some nodes of a cluster, who know all others.
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Once;
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
@@ -20,17 +21,35 @@ use crate::error::Error;
 
 /// What an address may look like.
 const FORMS: &str = "Use redis://[user:password@]host:port[/db], rediss:// for TLS, \
-                     redis+unix:///path, or redis+sentinel://host:port,host:port/primary[/db].";
+                     redis+unix:///path, redis+sentinel://host:port,host:port/primary[/db], or \
+                     redis+cluster://host:port,host:port.";
+/// Where a node of a cluster listens, if its address does not say.
+const CLUSTER_PORT: u16 = 6379;
 /// When the kernel gives up a peer that does not answer any more.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the queue is. Clones share what they know.
-#[derive(Clone)]
+/// Hosts and ports of some nodes of a cluster.
+type Seeds = Vec<(String, u16)>;
+
+/// Where the queue is.
 pub(super) enum Address {
-    /// At one server.
-    Server(Arc<redis::Client>),
+    /// All at one place.
+    Place(Place),
+    /// Spread over the nodes of a cluster, of which these are some.
+    Cluster {
+        /// Hosts and ports.
+        seeds: Seeds,
+        /// How to reach each.
+        access: Access,
+    },
+}
+
+/// Where a queue is that one server holds.
+pub(super) enum Place {
+    /// At this server.
+    Server(redis::Client),
     /// At whichever server the sentinels call the primary.
-    Sentinels(Arc<Sentinels>),
+    Sentinels(Sentinels),
 }
 
 /// How to reach any server of a deployment, but for its host.
@@ -38,6 +57,8 @@ pub(super) enum Address {
 pub(super) struct Access {
     info: ConnectionInfo,
     certificates: Option<TlsCertificates>,
+    /// What sentinels ask for, which know none of the servers' users.
+    sentinel_password: Option<String>,
 }
 
 impl Address {
@@ -46,6 +67,13 @@ impl Address {
         let url = config.url.as_deref().ok_or_else(|| {
             Error::invalid("redis.url is not set. Set it to redis://host:port or use `serve`.")
         })?;
+        if let Some(cluster) = cluster_seeds(url) {
+            let (seeds, url) = cluster.map_err(malformed)?;
+            refuse_sentinel_password(config)?;
+            let access = Access::new(&url, config)?;
+            access.server().map_err(malformed)?;
+            return Ok(Self::Cluster { seeds, access });
+        }
         let (sentinels, url) = match sentinel::parse(url) {
             Some(parsed) => {
                 let parsed = parsed.map_err(malformed)?;
@@ -53,21 +81,26 @@ impl Address {
             }
             None => (None, url.to_owned()),
         };
+        if sentinels.is_none() {
+            refuse_sentinel_password(config)?;
+        }
         let access = Access::new(&url, config)?;
         Ok(match sentinels {
-            None => Self::Server(Arc::new(access.server().map_err(malformed)?)),
+            None => Self::Place(Place::Server(access.server().map_err(malformed)?)),
             Some((hosts, primary)) => {
                 // What cannot be used with any server is found at start.
                 access.server().map_err(malformed)?;
-                Self::Sentinels(Arc::new(Sentinels::new(hosts, primary, access)))
+                Self::Place(Place::Sentinels(Sentinels::new(hosts, primary, access)))
             }
         })
     }
+}
 
+impl Place {
     /// The server that holds the queue now.
     pub(super) async fn server(&self) -> RedisResult<redis::Client> {
         match self {
-            Self::Server(server) => Ok(server.as_ref().clone()),
+            Self::Server(server) => Ok(server.clone()),
             Self::Sentinels(sentinels) => sentinels.primary().await,
         }
     }
@@ -89,11 +122,7 @@ impl Access {
                     "redis.url holds a password and redis.passwordFile names another. Remove one.",
                 ));
             }
-            let password = read("redis.passwordFile", path)?;
-            let password = String::from_utf8(password).map_err(|_| {
-                Error::invalid(format!("redis.passwordFile {}: it is not text", path.display()))
-            })?;
-            settings = settings.set_password(password.trim_end_matches(['\r', '\n']));
+            settings = settings.set_password(read_password("redis.passwordFile", path)?);
         }
         info = info.set_redis_settings(settings);
         let certificates = certificates(config)?;
@@ -107,7 +136,12 @@ impl Access {
         if is_tls {
             provide_tls();
         }
-        Ok(Self { info, certificates })
+        let sentinel_password = config
+            .sentinel_password_file
+            .as_deref()
+            .map(|path| read_password("redis.sentinelPasswordFile", path))
+            .transpose()?;
+        Ok(Self { info, certificates, sentinel_password })
     }
 
     fn server(&self) -> RedisResult<redis::Client> {
@@ -136,7 +170,10 @@ impl Access {
 
     /// One of its sentinels, which know neither the servers' users nor databases.
     pub(super) fn sentinel_at(&self, host: &str, port: u16) -> RedisResult<redis::Client> {
-        let settings = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
+        let mut settings = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(password) = &self.sentinel_password {
+            settings = settings.set_password(password);
+        }
         let info = self.info.clone().set_redis_settings(settings);
         Self { info, ..self.clone() }.server_at(host, port)
     }
@@ -165,6 +202,39 @@ fn read(key: &str, path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|error| {
         Error::invalid(format!("{key} {} cannot be read: {error}", path.display()))
     })
+}
+
+fn refuse_sentinel_password(config: &config::Redis) -> Result<(), Error> {
+    if config.sentinel_password_file.is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "redis.sentinelPasswordFile is for sentinels, and redis.url names none. Use \
+         redis+sentinel:// in redis.url, or remove it.",
+    ))
+}
+
+fn read_password(key: &str, path: &Path) -> Result<String, Error> {
+    let password = String::from_utf8(read(key, path)?)
+        .map_err(|_| Error::invalid(format!("{key} {}: it is not text", path.display())))?;
+    Ok(password.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// The hosts of `redis[s]+cluster://[user:password@]host:port,host:port`, and an address of a single
+/// server, for all that is not about hosts; `None` if it is not about a cluster.
+fn cluster_seeds(url: &str) -> Option<RedisResult<(Seeds, String)>> {
+    let (scheme, rest) = url.split_once("+cluster://")?;
+    let (user, hosts) = match rest.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), rest),
+    };
+    // A cluster has one database, so there is none to name.
+    let seeds = hosts
+        .trim_end_matches('/')
+        .split(',')
+        .map(|host| sentinel::parse_host(host, CLUSTER_PORT))
+        .collect::<RedisResult<Vec<_>>>();
+    Some(seeds.map(|seeds| (seeds, format!("{scheme}://{user}cluster:{CLUSTER_PORT}"))))
 }
 
 fn tcp() -> TcpSettings {
@@ -208,9 +278,17 @@ mod tests {
             "redis+unix:///run/isol8/redis.sock",
             "redis+sentinel://a:26379,b,[::1]:5/queue/1",
             "rediss+sentinel://user:password@a/queue",
+            "redis+cluster://a:7000,b,[::1]:5",
+            "rediss+cluster://user:password@a",
         ] {
             let address = open(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-            assert_eq!(address.may_move(), url.contains("sentinel"), "{url}");
+            let is_right = match address {
+                Address::Place(place) => {
+                    place.may_move() == url.contains("sentinel") && !url.contains("cluster")
+                }
+                Address::Cluster { seeds, .. } => seeds[0].0 == "a" && url.contains("cluster"),
+            };
+            assert!(is_right, "{url}");
         }
         for url in [
             "http://127.0.0.1",
@@ -219,6 +297,9 @@ mod tests {
             "redis+sentinel:///queue",
             "redis+sentinel://a:port/queue",
             "redis+sentinel://a/queue/db",
+            "redis+cluster://",
+            "redis+cluster://a:port",
+            "redis+cluster://a/1",
         ] {
             let error = open(url).err().unwrap_or_else(|| panic!("{url} was taken"));
             assert!(error.to_string().contains("redis.url"), "{error}");
@@ -239,6 +320,9 @@ mod tests {
         assert!(two.contains("redis.passwordFile"), "{two}");
         let half = refused(&|config| config.key_file = Some("/dev/null".into()));
         assert!(half.contains("belong together"), "{half}");
+        let nobody_asks =
+            refused(&|config| config.sentinel_password_file = Some("/dev/null".into()));
+        assert!(nobody_asks.contains("redis.sentinelPasswordFile"), "{nobody_asks}");
         let plain = refused(&|config| config.ca_file = Some("/dev/null".into()));
         assert!(plain.contains("rediss://"), "{plain}");
     }

@@ -1,143 +1,174 @@
-//! Connections to Redis, of three kinds: one multiplexed connection for ordinary commands, made
-//! anew when it breaks; connections of their own for blocking reads; and one for pub/sub.
-//!
-//! The library's default response timeout of 500 ms would cut every blocking read short, so all
-//! timeouts are set here and nowhere else.
+//! The way to Redis for everything else here: ordinary commands over one multiplexed connection per
+//! server, made anew when it breaks; connections of their own for blocking reads; and pub/sub.
 
 use std::future::Future;
-use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    ServerErrorKind,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, cmd,
 };
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::address::Address;
+use super::address::{Address, Place};
+use super::cluster::{Answer, Cluster, NOT_A_CLUSTER};
+use super::connection::{Private, Shared, connect};
+use super::keys;
 use crate::config;
 use crate::error::{Error, ErrorCode};
 
-/// Longest that an ordinary command may take, reconnecting included.
-pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) use super::connection::{COMMAND_TIMEOUT, within};
+
 /// Pause before a command is sent again over a new connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
-/// Commands that may wait to be written; more callers wait at the door.
-const WRITE_QUEUE: usize = 1024;
 
 /// All connections of one process to one Redis.
 #[derive(Clone)]
-pub(super) struct Client {
-    address: Address,
-    ordinary: Arc<Shared>,
+pub(super) enum Client {
+    /// One server, or whichever is the primary.
+    Server(Arc<Server>),
+    /// Several servers, each with a part of the keys.
+    Cluster(Arc<Cluster>),
+}
+
+/// Connections to one server.
+pub(super) struct Server {
+    place: Place,
+    ordinary: Shared,
     /// For commands that hold up their connection for a moment.
-    aside: Arc<Shared>,
-}
-
-/// A connection that many callers share.
-#[derive(Default)]
-struct Shared {
-    held: RwLock<Held>,
-    /// Held by the one who makes a new connection.
-    connecting: Mutex<()>,
-}
-
-/// The connection, if there is one, and how many there have been.
-#[derive(Default)]
-struct Held {
-    connection: Option<MultiplexedConnection>,
-    generation: u64,
-}
-
-impl Shared {
-    fn get(&self) -> Option<(MultiplexedConnection, u64)> {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        Some((held.connection.clone()?, held.generation))
-    }
-
-    fn set(&self, connection: MultiplexedConnection) -> (MultiplexedConnection, u64) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        held.generation += 1;
-        held.connection = Some(connection.clone());
-        (connection, held.generation)
-    }
-
-    /// Gives up the connection, unless somebody has before.
-    fn forget(&self, generation: u64) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if held.generation == generation {
-            held.connection = None;
-        }
-    }
+    aside: Shared,
 }
 
 impl Client {
     /// A client of the configured queue; connects with the first command.
     pub(super) fn open(config: &config::Redis) -> Result<Self, Error> {
-        Ok(Self { address: Address::new(config)?, ordinary: Arc::default(), aside: Arc::default() })
+        Ok(match Address::new(config)? {
+            Address::Cluster { seeds, access } => {
+                Self::Cluster(Arc::new(Cluster::new(&seeds, access)))
+            }
+            Address::Place(place) => {
+                let (ordinary, aside) = Default::default();
+                Self::Server(Arc::new(Server { place, ordinary, aside }))
+            }
+        })
+    }
+
+    /// The cluster, if it is one.
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Self::Server(_) => None,
+            Self::Cluster(cluster) => Some(cluster),
+        }
     }
 
     /// Runs a command that may safely be repeated: once more over a new connection, if the old one
     /// broke under it or Redis is still starting.
     pub(super) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let attempt = |mut connection| async move { command.query_async(&mut connection).await };
-        self.persist(&self.ordinary, attempt).await
+        match self {
+            Self::Server(server) => {
+                let attempt =
+                    |mut connection| async move { command.query_async(&mut connection).await };
+                server.persist(&server.ordinary, attempt).await
+            }
+            Self::Cluster(cluster) => Box::pin(command.query_async(&mut cluster.link())).await,
+        }
     }
 
     /// Like `run`, for several commands in one round trip.
     pub(super) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        let attempt = |mut connection| async move { commands.query_async(&mut connection).await };
-        self.persist(&self.ordinary, attempt).await
+        match self {
+            Self::Server(server) => {
+                let attempt =
+                    |mut connection| async move { commands.query_async(&mut connection).await };
+                server.persist(&server.ordinary, attempt).await
+            }
+            Self::Cluster(cluster) => Box::pin(commands.query_async(&mut cluster.link())).await,
+        }
     }
 
     /// Like `run_all`, beside the ordinary connection: for what Redis answers only after a while.
     pub(super) async fn run_aside<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        let attempt = |mut connection| async move { commands.query_async(&mut connection).await };
-        self.persist(&self.aside, attempt).await
+        match self {
+            Self::Server(server) => {
+                let attempt =
+                    |mut connection| async move { commands.query_async(&mut connection).await };
+                server.persist(&server.aside, attempt).await
+            }
+            Self::Cluster(cluster) => {
+                Box::pin(commands.query_async(&mut cluster.link_aside())).await
+            }
+        }
     }
 
-    /// A connection for blocking reads; its owner bounds them.
-    pub(super) async fn blocking(&self) -> RedisResult<MultiplexedConnection> {
-        within(self.connect()).await
+    /// Like `run_all`, for commands that are about servers rather than keys: on each that holds keys.
+    pub(super) async fn run_everywhere<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> RedisResult<Vec<Answer<T>>> {
+        match self {
+            Self::Server(_) => {
+                let answer = self.run_all(commands).await?;
+                Ok(vec![Answer { node: String::new(), answer }])
+            }
+            Self::Cluster(cluster) => cluster.run_everywhere(commands).await,
+        }
+    }
+
+    /// Runs a command without keys on the server that `like` goes to.
+    pub(super) async fn run_where<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        like: &Cmd,
+    ) -> RedisResult<T> {
+        match self {
+            Self::Server(_) => self.run(command).await,
+            Self::Cluster(cluster) => cluster.run_where(command, like).await,
+        }
+    }
+
+    /// Whether Redis answers; a cluster only if it serves keys.
+    pub(super) async fn ping(&self) -> RedisResult<()> {
+        match self {
+            Self::Server(_) => self.run::<String>(&cmd("PING")).await.map(drop),
+            Self::Cluster(_) => self.run::<bool>(cmd("EXISTS").arg(keys::FLEET)).await.map(drop),
+        }
+    }
+
+    /// How many listen to a channel.
+    pub(super) async fn listeners(&self, channel: &str) -> RedisResult<usize> {
+        let mut count = redis::pipe();
+        count.cmd("PUBSUB").arg("NUMSUB").arg(channel);
+        let answers: Vec<Answer<((String, usize),)>> = self.run_everywhere(&count).await?;
+        Ok(answers.into_iter().map(|it| it.answer.0.1).sum())
+    }
+
+    /// A connection for commands that may block, all about one tenant; its owner bounds them.
+    pub(super) async fn private(&self) -> RedisResult<Private> {
+        match self {
+            Self::Server(server) => within(server.connect()).await.map(Private::Server),
+            Self::Cluster(cluster) => Ok(Private::Cluster(cluster.private())),
+        }
     }
 
     /// A subscription to channels, confirmed.
     pub(super) async fn subscribe(&self, channels: &[String]) -> RedisResult<PubSub> {
         within(async {
-            let mut subscription = self.address.server().await?.get_async_pubsub().await?;
+            let server = match self {
+                Self::Server(server) => server.place.server().await?,
+                Self::Cluster(cluster) => cluster.any_node().await?,
+            };
+            let mut subscription = server.get_async_pubsub().await?;
             subscription.subscribe(channels).await?;
             Ok(subscription)
         })
         .await
     }
+}
 
-    /// Boxed: connecting is rare, and its future large beside that of a command.
-    fn connect(&self) -> BoxFuture<'_, RedisResult<MultiplexedConnection>> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            // Callers bound each command; a second timer per command would buy nothing.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(WRITE_QUEUE);
-        Box::pin(async move {
-            let server = self.address.server().await?;
-            server.get_multiplexed_async_connection_with_config(&config).await
-        })
-    }
-
-    /// A shared connection and its generation. Callers that find none wait for the one who makes it.
-    async fn connection(&self, shared: &Shared) -> RedisResult<(MultiplexedConnection, u64)> {
-        if let Some(found) = shared.get() {
-            return Ok(found);
-        }
-        let _turn = shared.connecting.lock().await;
-        match shared.get() {
-            Some(found) => Ok(found),
-            None => self.connect().await.map(|connection| shared.set(connection)),
-        }
+impl Server {
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        connect(self.place.server().await?).await
     }
 
     /// Repeats `attempt` while it fails for want of a connection, within the command timeout.
@@ -154,7 +185,7 @@ impl Client {
         // Boxed, as whoever awaits this keeps room for it: the futures around it are large enough.
         let outcome = within(Box::pin(async {
             loop {
-                let outcome = match self.connection(shared).await {
+                let outcome = match shared.get_or(|| self.connect()).await {
                     Ok((connection, generation)) => {
                         used = Some(generation);
                         attempt(connection).await
@@ -173,7 +204,7 @@ impl Client {
         }))
         .await;
         // A server that hangs keeps its connections open; its successor is found by a new one.
-        if self.address.may_move()
+        if self.place.may_move()
             && let (Err(error), Some(used)) = (&outcome, used)
             && error.is_timeout()
         {
@@ -194,25 +225,17 @@ impl Client {
 
     /// Whether the server is not the primary any more.
     fn has_moved(&self, error: &RedisError) -> bool {
-        self.address.may_move() && (has_code(error, "READONLY") || has_code(error, "MASTERDOWN"))
+        self.place.may_move() && (has_code(error, "READONLY") || has_code(error, "MASTERDOWN"))
     }
 }
 
 /// Whether Redis answered with this error word, to the command or to one of a pipeline.
-fn has_code(error: &RedisError, code: &str) -> bool {
+pub(super) fn has_code(error: &RedisError, code: &str) -> bool {
     error.code() == Some(code)
         || error
             .clone()
             .into_server_errors()
             .is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == code))
-}
-
-/// Bounds a step by the command timeout.
-pub(super) async fn within<T>(step: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    timeout(COMMAND_TIMEOUT, step).await.unwrap_or_else(|_| {
-        let late = format!("no answer within {} ms", COMMAND_TIMEOUT.as_millis());
-        Err(io::Error::new(io::ErrorKind::TimedOut, late).into())
-    })
 }
 
 /// Whether a stream or its consumer group has gone (`FLUSHALL`, or a Redis that lost its data).
@@ -223,6 +246,13 @@ pub(super) fn is_group_missing(error: &RedisError) -> bool {
 /// What callers of the queue see of a Redis error. The cause goes to the log only: it may name
 /// hosts.
 pub(super) fn failure(error: RedisError) -> Error {
+    if error.code() == Some(NOT_A_CLUSTER) {
+        return Error::invalid(
+            "redis.url says redis+cluster://, and the server there is in no Redis Cluster. Write \
+             redis:// instead.",
+        )
+        .with_source(error);
+    }
     let (code, message) = match (error.kind(), error.code()) {
         (_, Some("OOM")) => {
             (ErrorCode::QueueFull, "The queue is out of memory. Try again in a few seconds.")

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
-use redis::{ErrorKind, RedisResult, ServerErrorKind, cmd};
+use redis::{RedisResult, pipe};
 
-use super::client::{Client, failure};
+use super::client::{Client, failure, has_code};
+use super::cluster::Answer;
 use crate::config;
 use crate::error::Error;
 
@@ -15,7 +16,7 @@ const OLDEST: (u32, u32) = (7, 0);
 /// One thing looked at, and what is to be said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at: `redis`, `redis memory`, `redis persistence`, `redis rights`.
+    /// What was looked at: `redis`, `redis cluster`, `redis memory`, `redis persistence`, `redis rights`.
     pub topic: &'static str,
     /// What was found.
     pub found: String,
@@ -45,42 +46,77 @@ pub async fn examine(config: &config::Redis) -> Result<Vec<Finding>, Error> {
     examine_over(&Client::open(config)?).await
 }
 
-/// The same over connections that are there.
+/// The same over connections that are there. Of a cluster, what is true of some nodes alone names them.
 pub(super) async fn examine_over(client: &Client) -> Result<Vec<Finding>, Error> {
-    let description: RedisResult<String> = client.run(&cmd("INFO")).await;
-    match description {
-        Ok(description) => Ok(judge(&description)),
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            Ok(vec![Finding {
+    let mut ask = pipe();
+    ask.cmd("INFO");
+    let nodes: RedisResult<Vec<Answer<(String,)>>> = client.run_everywhere(&ask).await;
+    let nodes = match nodes {
+        Ok(nodes) => nodes,
+        Err(error) if has_code(&error, "NOPERM") => {
+            return Ok(vec![Finding {
                 topic: "redis rights",
                 found: "its user may not run INFO: neither version, memory policy nor persistence \
                         could be checked"
                     .into(),
                 verdict: Verdict::Warning("add +info to the user's rights (ACL SETUSER)"),
-            }])
+            }]);
         }
-        Err(error) => Err(failure(error)),
+        Err(error) => return Err(failure(error)),
+    };
+    let Some(cluster) = client.cluster() else {
+        return Ok(nodes.iter().flat_map(|it| judge(&it.answer.0, false)).collect());
+    };
+    let unserved = cluster.unserved_slots().await.map_err(failure)?;
+    let count = nodes.len();
+    let verdict = match unserved {
+        0 => Verdict::Fine,
+        _ => Verdict::Ailing("see `CLUSTER NODES`; jobs of the tenants there wait"),
+    };
+    let found = format!("{count} masters, {unserved} slots that none serves");
+    let whole = Finding { topic: "redis cluster", found, verdict };
+    let judged = nodes.into_iter().map(|it| (it.node, judge(&it.answer.0, true))).collect();
+    Ok([vec![whole], join(judged)].concat())
+}
+
+/// What several nodes have in common is said once; what they have not, with their names.
+fn join(nodes: Vec<(String, Vec<Finding>)>) -> Vec<Finding> {
+    let count = nodes.len();
+    let mut joined: Vec<(Finding, Vec<String>)> = Vec::new();
+    for (node, findings) in nodes {
+        for finding in findings {
+            match joined.iter_mut().find(|(other, _)| *other == finding) {
+                Some((_, names)) => names.push(node.clone()),
+                None => joined.push((finding, vec![node.clone()])),
+            }
+        }
     }
+    let name = |(finding, names): (Finding, Vec<String>)| match names.len() {
+        all if all == count => finding,
+        _ => Finding { found: format!("{} at {}", finding.found, names.join(", ")), ..finding },
+    };
+    joined.into_iter().map(name).collect()
 }
 
 /// What `INFO` amounts to. Fields that a hosted Redis hides are given the benefit of the doubt.
-fn judge(description: &str) -> Vec<Finding> {
+fn judge(description: &str, as_cluster: bool) -> Vec<Finding> {
     let fields: HashMap<&str, &str> =
         description.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
     let field = |name: &str| fields.get(name).copied().unwrap_or_default();
-    vec![version(&field), memory(&field), persistence(&field)]
+    vec![version(&field, as_cluster), memory(&field), persistence(&field)]
 }
 
-fn version<'a>(field: &impl Fn(&str) -> &'a str) -> Finding {
+fn version<'a>(field: &impl Fn(&str) -> &'a str, as_cluster: bool) -> Finding {
     let finding = |found, verdict| Finding { topic: "redis", found, verdict };
-    if field("redis_mode") == "cluster" {
+    // Valkey calls the same `server_mode`, but for those who knew it as Redis.
+    if !as_cluster && [field("redis_mode"), field("server_mode")].contains(&"cluster") {
         return finding(
-            "a cluster".to_owned(),
-            Verdict::Unfit("use one server, or several with Sentinel: a cluster is not supported"),
+            "a node of a cluster".to_owned(),
+            Verdict::Unfit("write redis+cluster:// instead of redis:// in redis.url"),
         );
     }
     // Valkey's own number; what it gives as Redis' is that of the Redis it began as.
-    if !field("valkey_version").is_empty() {
+    if field("server_name") == "valkey" || !field("valkey_version").is_empty() {
         return finding(format!("Valkey {}", field("valkey_version")), Verdict::Fine);
     }
     let mut numbers = field("redis_version").split('.').map(|number| number.parse().unwrap_or(0));
@@ -140,7 +176,7 @@ mod tests {
     use super::*;
 
     fn verdicts(description: &str) -> Vec<Verdict> {
-        judge(description).into_iter().map(|finding| finding.verdict).collect()
+        judge(description, false).into_iter().map(|finding| finding.verdict).collect()
     }
 
     #[test]
@@ -151,11 +187,16 @@ mod tests {
 
         let old = verdicts(&good.replace("7.0.15", "6.2.14"));
         assert!(matches!(old[..], [Verdict::Unfit(_), Verdict::Fine, Verdict::Fine]), "{old:?}");
-        let valkey = judge("redis_version:7.2.4\r\nvalkey_version:8.1.0\r\n");
+        let description = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0\r\n";
+        let valkey = judge(description, false);
         assert_eq!(
             (valkey[0].found.as_str(), &valkey[0].verdict),
             ("Valkey 8.1.0", &Verdict::Fine)
         );
+
+        let node = good.replace("redis_version", "redis_mode:cluster\r\nredis_version");
+        assert!(matches!(verdicts(&node)[0], Verdict::Unfit(_)));
+        assert_eq!(judge(&node, true)[0].verdict, Verdict::Fine);
 
         let lru = good.replace("noeviction", "volatile-lru");
         assert!(matches!(verdicts(&lru)[1], Verdict::Unfit(_)));
@@ -166,5 +207,12 @@ mod tests {
         assert!(matches!(verdicts(&forgetful)[2], Verdict::Warning(_)));
         let broken = good.replace("aof_last_write_status:ok", "aof_last_write_status:err");
         assert!(matches!(verdicts(&broken)[2], Verdict::Ailing(_)));
+
+        let [one, other] = [good, forgetful.as_str()].map(|it| judge(it, true));
+        let joined = join(vec![("a:1".into(), one.clone()), ("b:2".into(), other)]);
+        let found: Vec<&str> = joined.iter().map(|it| it.found.as_str()).collect();
+        assert_eq!(joined[..2], one[..2]);
+        assert_eq!(found[2], "append-only file at a:1");
+        assert!(found[3].ends_with("at b:2"), "{found:?}");
     }
 }

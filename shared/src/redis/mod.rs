@@ -5,6 +5,8 @@
 mod address;
 mod api_keys;
 mod client;
+mod cluster;
+mod connection;
 mod facts;
 mod keys;
 mod queue;
@@ -19,10 +21,10 @@ pub use queue::{
     Accepted, BatchCache, BatchLimits, BatchPage, BatchProgress, BatchRecord, BatchResult,
     BatchTerms, BatchUpload, Cancelled, Claimed, ClaimedCall, ClaimedWebhook, Cleaned,
     CleanupOrder, Commit, Consumer, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState, Depth,
-    Due, DueSchedule, Fired, GiveBack, JobFilter, JobRecord, JobState, Lease, LeaseNews, Listing,
-    NextCall, Once, Orders, OwnedSession, Page, Publication, Queue, Quota, Removal, Replies, Reply,
-    Results, RunningBatch, Schedule, ScheduleFacts, ScheduleOrder, SchedulePage, ScheduleRun,
-    Sealed, SessionInfo, SessionNews, Standing, Submission, Taking, ToSession, WaitsFor,
-    WorkerFacts, WorkerOrder,
+    Due, DueSchedule, Fired, FleetStats, GiveBack, JobFilter, JobRecord, JobState, Lease,
+    LeaseNews, Listing, NextCall, Once, Orders, OwnedSession, Page, Publication, Queue, Quota,
+    Removal, Replies, Reply, Results, RunningBatch, Schedule, ScheduleFacts, ScheduleOrder,
+    SchedulePage, ScheduleRun, Sealed, SessionInfo, SessionNews, Standing, Submission, Taking,
+    TenantStats, ToSession, WaitsFor, WorkerFacts, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

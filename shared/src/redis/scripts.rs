@@ -52,6 +52,7 @@ pub(super) struct Scripts {
     reconcile: Script,
     look: Script,
     standing: Script,
+    stats: Script,
     redrive: Script,
     forget: Script,
     claim_webhooks: Script,
@@ -237,6 +238,7 @@ impl Scripts {
             reconcile: script(&repairing, include_str!("scripts/reconcile.lua")),
             look: script(&repairing, include_str!("scripts/look.lua")),
             standing: script(&looking, include_str!("scripts/standing.lua")),
+            stats: script(&[constants, COMMON], include_str!("scripts/stats.lua")),
             redrive: adding(&dead_letter, include_str!("scripts/redrive.lua")),
             forget: script(&dead_letter, include_str!("scripts/forget.lua")),
             claim_webhooks: script(&alone, include_str!("scripts/claim_webhooks.lua")),
@@ -259,7 +261,7 @@ impl Scripts {
         }
     }
 
-    /// Loads all scripts in one round trip.
+    /// Loads all scripts, in one round trip to each server.
     pub(super) async fn load(&self) -> RedisResult<()> {
         let scripts = [
             &self.enqueue,
@@ -277,6 +279,7 @@ impl Scripts {
             &self.reconcile,
             &self.look,
             &self.standing,
+            &self.stats,
             &self.redrive,
             &self.forget,
             &self.claim_webhooks,
@@ -300,7 +303,7 @@ impl Scripts {
         for script in scripts.into_iter().chain(self.batches.all()) {
             pipeline.add_command(script.load()).ignore();
         }
-        self.client.run_all(&pipeline).await
+        self.client.run_everywhere::<()>(&pipeline).await.map(drop)
     }
 
     /// Queues a job, or says why not.
@@ -514,6 +517,26 @@ impl Scripts {
             redis::Value::Array(fields) if fields.is_empty() => Ok(None),
             _ => Ok(Some(redis::from_redis_value(standing)?)),
         }
+    }
+
+    /// How a shard stands, or one tenant of it: the numbers, then for each tenant its name and numbers.
+    pub(super) async fn stats(
+        &self,
+        shard: u16,
+        max_tenants: usize,
+        tenant: Option<&TenantId>,
+    ) -> RedisResult<Vec<redis::Value>> {
+        let mut keys: Vec<String> =
+            Priority::ALL.iter().map(|priority| keys::jobs(shard, *priority)).collect();
+        keys.extend([
+            keys::delayed(shard),
+            keys::backlogs(shard),
+            keys::tenants(shard),
+            keys::session_leases(shard),
+        ]);
+        let mut call = self.stats.call(&keys);
+        call.arg(max_tenants).arg(tenant.map_or("", TenantId::as_str));
+        self.stats.run(&self.client, &call).await
     }
 
     /// Puts a dead letter back into the queue; 'alive', 'unknown', or why not, as for a new job.

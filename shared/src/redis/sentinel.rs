@@ -46,18 +46,20 @@ fn parse_rest(scheme: &str, rest: &str) -> RedisResult<Parsed> {
     let primary = parts.next().filter(|name| !name.is_empty());
     let primary = primary.ok_or_else(|| malformed("the primary's name is missing"))?.to_owned();
     let database = parts.next().unwrap_or_default();
-    let sentinels = hosts.split(',').map(parse_host).collect::<RedisResult<Vec<_>>>()?;
+    let sentinels =
+        hosts.split(',').map(|host| parse_host(host, PORT)).collect::<RedisResult<Vec<_>>>()?;
     let access_url = format!("{scheme}://{user}sentinel:{PORT}/{database}");
     Ok(Parsed { sentinels, primary, access_url })
 }
 
-fn parse_host(host: &str) -> RedisResult<(String, u16)> {
+/// Reads `host[:port]`.
+pub(super) fn parse_host(host: &str, default_port: u16) -> RedisResult<(String, u16)> {
     // The colon of a port is behind the last bracket of an IPv6 address.
     let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
-    let host = if has_port { host.to_owned() } else { format!("{host}:{PORT}") };
+    let host = if has_port { host.to_owned() } else { format!("{host}:{default_port}") };
     match format!("redis://{host}").as_str().into_connection_info()?.addr() {
         ConnectionAddr::Tcp(host, port) => Ok((host.clone(), *port)),
-        _ => Err((ErrorKind::InvalidClientConfig, "a sentinel has no host").into()),
+        _ => Err((ErrorKind::InvalidClientConfig, "a host is missing").into()),
     }
 }
 

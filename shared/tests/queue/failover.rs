@@ -20,6 +20,9 @@ use crate::roles::make_users;
 /// Jobs that are to be safe before the primary dies.
 const ENOUGH: usize = 50;
 
+/// What the sentinel itself asks for.
+const SENTINEL_PASSWORD: &str = "s3ntinel";
+
 /// A primary, its replica and a sentinel, on loopback, with the fleet's users.
 struct Deployment {
     primary: Redis,
@@ -64,7 +67,7 @@ fn start_sentinel(users: &Path, primary: u16) -> Sentinel {
     let password = fs::read_to_string(password_file(users, "sentinel")).unwrap();
     let file = directory.path().join("sentinel.conf");
     let lines = format!(
-        "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor queue 127.0.0.1 {primary} 1\n\
+        "bind 127.0.0.1\nport {port}\ndir {}\nrequirepass {SENTINEL_PASSWORD}\nsentinel monitor queue 127.0.0.1 {primary} 1\n\
          sentinel auth-user queue sentinel\nsentinel auth-pass queue {password}\n\
          sentinel down-after-milliseconds queue 3000\nsentinel failover-timeout queue 2000\n",
         directory.path().display()
@@ -83,6 +86,7 @@ impl Deployment {
         config::Redis {
             url: Some(format!("redis+sentinel://{role}@{hosts}/queue")),
             password_file: Some(password_file(self.users.path(), role)),
+            sentinel_password_file: Some(self.users.path().join("sentinels")),
             ..config::Redis::default()
         }
     }
@@ -107,6 +111,7 @@ impl Deployment {
             assert!(Instant::now() < deadline, "the replica does not follow");
         }
         let sentinel = start_sentinel(users.path(), port);
+        fs::write(users.path().join("sentinels"), format!("{SENTINEL_PASSWORD}\n")).unwrap();
         Self { primary, _replica: replica, sentinel, users }
     }
 }

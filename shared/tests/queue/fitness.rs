@@ -19,14 +19,6 @@ async fn a_redis_that_evicts_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_refused_before_it_confuses_the_fleet() {
-    let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
-    let refused = Queue::connect(&redis.config()).await.err().unwrap();
-    assert_eq!(refused.code(), ErrorCode::InvalidRequest);
-    assert!(refused.to_string().contains("several with Sentinel"), "{refused}");
-}
-
-#[tokio::test]
 async fn what_a_user_may_not_read_is_named_and_the_fleet_goes_on() {
     let redis = Redis::start();
     redis.run::<()>(&["ACL", "SETUSER", "blind", "on", ">secret", "~*", "&*", "+@all", "-info"]);

@@ -3,6 +3,7 @@
 
 mod batches;
 mod claiming;
+mod cluster;
 mod control;
 mod dead_letters;
 mod failover;
@@ -15,6 +16,7 @@ mod listing;
 mod lost_answers;
 mod lost_sessions;
 mod model;
+mod nodes;
 mod opening;
 mod outages;
 mod output;

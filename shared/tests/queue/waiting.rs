@@ -62,8 +62,8 @@ async fn none_ready(fleet: &mut Fleet) {
 async fn a_delayed_job_is_not_begun_before_its_time_and_then_is() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
-    let later = submit(&fleet, Terms { delay_ms: Some(FAR_MS), ..KEPT }).await;
     let now_ms = JobId::generate().generated_ms();
+    let later = submit(&fleet, Terms { delay_ms: Some(FAR_MS), ..KEPT }).await;
     let at = submit(&fleet, Terms { run_at_ms: Some(now_ms + FAR_MS), ..KEPT }).await;
     let past = submit(&fleet, Terms { run_at_ms: Some(now_ms - 400), ..KEPT }).await;
     assert_eq!(fleet.claim_one().await.lease.job, past);

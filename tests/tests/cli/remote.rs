@@ -382,6 +382,12 @@ async fn jobs_are_submitted_followed_ended_and_workers_drained() {
 
     let workers = desk.json(&["workers", "list", "--json"]);
     findings.note("workers", equal("state", &workers[0]["state"], &"active"));
+    let top = desk.run(&["top", "--once"]).stdout;
+    let is_seen = ["0 running, 0 waiting", "active", "TENANT", "default"];
+    findings.check("top", is_seen.iter().all(|part| top.contains(part)), &top);
+    let top = desk.json(&["top", "--json"]);
+    findings.note("top", equal("version", &top["workers"][0]["version"], &workers[0]["version"]));
+    findings.check("ended", top["workers"][0]["ended"].is_u64(), top.to_string());
     let worker = workers[0]["id"].as_str().unwrap_or_default();
     let drained = format!("[OK] Worker {worker} is drained.\n");
     desk.check(&mut findings, &["workers", "drain", worker, "--wait"], 0, &drained, "");

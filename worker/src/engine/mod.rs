@@ -266,6 +266,12 @@ impl Engine {
         self.docker.ping().await.map_err(|error| EngineError::from(error).into())
     }
 
+    /// Containers that there are, or are being made.
+    #[must_use]
+    pub fn containers(&self) -> usize {
+        self.pool.containers()
+    }
+
     /// Removes idle sandboxes of a tenant, or of all.
     pub async fn clean_up(&self, tenant: Option<&TenantId>) -> Removal {
         self.pool.clean_up(tenant).await

@@ -391,6 +391,12 @@ impl Pool {
         });
     }
 
+    /// Containers that there are, or are being made.
+    pub(super) fn containers(&self) -> usize {
+        let free = self.inner.containers.available_permits();
+        self.inner.settings.max_containers.saturating_sub(free)
+    }
+
     /// Removes idle sandboxes of a tenant, or of all; fresh ones belong to nobody and stay.
     pub(super) async fn clean_up(&self, tenant: Option<&TenantId>) -> Removal {
         self.remove_idle(|sandbox| {

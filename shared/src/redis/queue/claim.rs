@@ -1,9 +1,10 @@
 //! How a worker gets jobs: new ones by a blocking read, dead workers' ones by taking over entries
 //! whose lease ran out. Either way one script then starts all of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::cmd;
 use redis::streams::{StreamAutoClaimReply, StreamInfoConsumersReply};
 use tokio::time::{Instant, sleep};
@@ -88,26 +89,58 @@ impl Queue {
     ) -> Result<Vec<Claimed>, Error> {
         let mut claimed = Vec::new();
         let places = consumer.places.len();
+        // Shards of a cluster that cannot be reached; the others have no less to be taken over.
+        let (mut away, mut failed) = (BTreeSet::new(), None);
         for step in 0..places {
             let place = (consumer.first + step) % places;
-            for _ in 0..SCANS_PER_RECLAIM {
-                if claimed.len() >= max {
-                    return Ok(claimed);
+            let shard = consumer.places[place].shard;
+            if away.contains(&shard) {
+                continue;
+            }
+            match self.reclaim_from(consumer, place, max, &mut claimed).await {
+                Ok(()) if claimed.len() >= max => return Ok(claimed),
+                Ok(()) => {}
+                Err(error) if self.client().cluster().is_some() => {
+                    away.insert(shard);
+                    failed = Some(error);
                 }
-                let entries = self.take_over(consumer, place, max - claimed.len()).await?;
-                if !entries.is_empty() {
-                    let room = max - claimed.len();
-                    let Place { shard, priority, .. } = consumer.places[place];
-                    let delivered = Delivered { shard, priority, entries };
-                    claimed.extend(self.start(consumer.worker, &delivered, room, true).await?);
-                }
-                if consumer.cursors[place] == "0-0" {
-                    break;
-                }
+                Err(error) => return Err(error),
             }
         }
-        self.sweep(consumer).await?;
+        match failed {
+            Some(error) if away.len() == self.shards().len() => return Err(error),
+            Some(error) => {
+                tracing::warn!(%error, shards = away.len(), "a part of the queue is away")
+            }
+            None => self.sweep(consumer).await?,
+        }
         Ok(claimed)
+    }
+
+    /// Takes over what is left in one stream, at most `max` with what was claimed before.
+    async fn reclaim_from(
+        &self,
+        consumer: &mut Consumer,
+        place: usize,
+        max: usize,
+        claimed: &mut Vec<Claimed>,
+    ) -> Result<(), Error> {
+        for _ in 0..SCANS_PER_RECLAIM {
+            if claimed.len() >= max {
+                break;
+            }
+            let room = max - claimed.len();
+            let entries = self.take_over(consumer, place, room).await?;
+            if !entries.is_empty() {
+                let Place { shard, priority, .. } = consumer.places[place];
+                let delivered = Delivered { shard, priority, entries };
+                claimed.extend(self.start(consumer.worker, &delivered, room, true).await?);
+            }
+            if consumer.cursors[place] == "0-0" {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// One scan of a shard's pending entries.
@@ -149,9 +182,29 @@ impl Queue {
             room -= share;
             steps.push(self.start(consumer.worker, delivered, share, false));
         }
-        let started = try_join_all(steps).await?;
+        if self.client().cluster().is_none() {
+            let started = try_join_all(steps).await?;
+            consumer.delivered.clear();
+            return Ok(started.into_iter().flatten().collect());
+        }
+        // A part of a cluster may be away. Its jobs come again when their leases have run out; waiting
+        // for it would hold up all others.
+        let (mut claimed, mut failed) = (Vec::new(), None);
+        for outcome in join_all(steps).await {
+            match outcome {
+                Ok(some) => claimed.extend(some),
+                Err(error) => failed = Some(error),
+            }
+        }
         consumer.delivered.clear();
-        Ok(started.into_iter().flatten().collect())
+        match failed {
+            Some(error) if claimed.is_empty() => Err(error),
+            Some(error) => {
+                tracing::warn!(%error, "jobs were delivered and could not be started");
+                Ok(claimed)
+            }
+            None => Ok(claimed),
+        }
     }
 
     /// Runs the script for one shard and sorts its answers.

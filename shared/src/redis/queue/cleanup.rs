@@ -99,7 +99,11 @@ impl Queue {
     pub async fn clean_up(&self, order: &CleanupOrder) -> Result<Cleaned, Error> {
         let mut publish = cmd("PUBLISH");
         publish.arg(keys::ALL_WORKERS).arg(order.encode());
-        let told: usize = self.client().run(&publish).await.map_err(failure)?;
+        let mut told: usize = self.client().run(&publish).await.map_err(failure)?;
+        if self.client().cluster().is_some() {
+            // There, that is only how many listen to the node that took the message.
+            told = self.client().listeners(keys::ALL_WORKERS).await.map_err(failure)?;
+        }
         let give_up_at = Instant::now() + PATIENCE;
         let mut look = cmd("LRANGE");
         look.arg(keys::cleanup_answers(order.request)).arg(0).arg(-1);

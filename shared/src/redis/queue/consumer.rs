@@ -1,19 +1,22 @@
 //! One worker's place in the queue: its blocking connection, and how it reads the streams. Where only
 //! one priority is in use that is one read; where several are, each gets its share.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamReadReply};
 use redis::{RedisResult, cmd};
 use tokio::time::{Instant, timeout_at};
 
 use super::Queue;
+use super::lanes::Lanes;
 use crate::error::Error;
 use crate::execution::Priority;
 use crate::id::WorkerId;
 use crate::redis::client::{COMMAND_TIMEOUT, failure, is_group_missing};
+use crate::redis::connection::Private;
 use crate::redis::keys;
 use crate::redis::scripts::Entry;
 
@@ -28,7 +31,9 @@ pub struct Consumer {
     pub(super) name: String,
     /// The streams, all shards of the most urgent priority first.
     pub(super) places: Vec<Place>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Private>,
+    /// On a cluster, where one read cannot wait for all shards, in place of the connection.
+    lanes: Option<Arc<Lanes>>,
     /// A read that was started and not yet answered: dropping `claim` leaves it here, so that
     /// what Redis delivers meanwhile is handed out by the next call.
     read: Option<Read>,
@@ -73,7 +78,13 @@ impl Queue {
     /// # Errors
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn consumer(&self, worker: WorkerId) -> Result<Consumer, Error> {
-        let connection = self.inner.client.blocking().await.map_err(failure)?;
+        let client = self.client();
+        let lanes =
+            client.cluster().map(|it| Arc::new(Lanes::new(Arc::clone(it), self.shards().end)));
+        let connection = match &lanes {
+            Some(_) => None,
+            None => Some(client.private().await.map_err(failure)?),
+        };
         let place =
             |priority| move |shard| Place { shard, priority, stream: keys::jobs(shard, priority) };
         let places: Vec<Place> =
@@ -83,7 +94,8 @@ impl Queue {
             name: worker.to_string(),
             cursors: vec!["0-0".to_owned(); places.len()],
             places,
-            connection: Some(connection),
+            connection,
+            lanes,
             read: None,
             mixed_until: None,
             has_looked: false,
@@ -156,10 +168,19 @@ impl Consumer {
         let reply = Box::pin(async move {
             let mut whole = StreamReadReply { keys: Vec::new() };
             let mut left = max;
+            let mut failed = None;
             for step in 0..shards {
                 let shard = shard_at((first + step) % shards);
-                let some: Option<StreamReadReply> =
-                    queue.inner.scripts.pick(shard, &name, left, read).await?;
+                let picked = queue.inner.scripts.pick(shard, &name, left, read).await;
+                let some: Option<StreamReadReply> = match picked {
+                    Ok(some) => some,
+                    // Of a cluster, a part may be away; that stops none of the others.
+                    Err(error) if queue.inner.client.cluster().is_some() => {
+                        failed = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 let keys = some.unwrap_or_default().keys;
                 left = left.saturating_sub(keys.iter().map(|it| it.ids.len()).sum());
                 whole.keys.extend(keys);
@@ -167,7 +188,10 @@ impl Consumer {
                     break;
                 }
             }
-            Ok(Some(whole))
+            match failed {
+                Some(error) if whole.keys.is_empty() => Err(error),
+                _ => Ok(Some(whole)),
+            }
         });
         Read { reply, overdue: Instant::now() + COMMAND_TIMEOUT * u32::from(shard_at(shards)) }
     }
@@ -178,11 +202,21 @@ impl Consumer {
         max: usize,
         deadline: Instant,
     ) -> RedisResult<Read> {
+        self.first = (self.first + 1) % self.places.len();
+        if let Some(lanes) = &self.lanes {
+            let (lanes, name) = (Arc::clone(lanes), self.name.clone());
+            let mut streams: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+            for place in &self.places {
+                streams.entry(place.shard).or_default().push(place.stream.clone());
+            }
+            let reply =
+                Box::pin(async move { lanes.read(&name, &streams, max, deadline).await.map(Some) });
+            return Ok(Read { reply, overdue: deadline + COMMAND_TIMEOUT });
+        }
         let mut connection = match &self.connection {
             Some(connection) => connection.clone(),
-            None => self.connection.insert(queue.inner.client.blocking().await?).clone(),
+            None => self.connection.insert(queue.inner.client.private().await?).clone(),
         };
-        self.first = (self.first + 1) % self.places.len();
         let mut read = cmd("XREADGROUP");
         // COUNT is per stream; what exceeds `max` over all of them goes straight back. That other
         // priorities than one are in use is rare, and soon noticed: then they are read by shares.

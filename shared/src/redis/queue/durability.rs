@@ -21,11 +21,21 @@ const PATIENCE_MS: u64 = 1000;
 /// Lifetime of the mark, in milliseconds.
 const MARK_TTL_MS: u64 = 60_000;
 
-/// When the last confirmation of each kind began, and how it came out.
-#[derive(Default)]
+/// The last confirmations of each kind, of each server that has to be asked.
 pub(super) struct Confirmations {
-    replicated: Mutex<Option<(Instant, Round)>>,
-    synced: Mutex<Option<(Instant, Round)>>,
+    replicated: Vec<Last>,
+    synced: Vec<Last>,
+}
+
+/// When the last confirmation began, and how it came out.
+type Last = Mutex<Option<(Instant, Round)>>;
+
+impl Confirmations {
+    /// Shards are taken to be spread over so many servers in turn.
+    pub(super) fn new(servers: u16) -> Self {
+        let none = || (0..servers).map(|_| Mutex::default()).collect();
+        Self { replicated: none(), synced: none() }
+    }
 }
 
 /// How a round came out; `None`: Redis could not be asked.
@@ -61,7 +71,7 @@ impl Queue {
             Durability::Synced => &confirmations.synced,
         };
         let (arrived, shard) = (Instant::now(), self.shard_of(tenant));
-        let mut last = round.lock().await;
+        let mut last = round[usize::from(shard) % round.len()].lock().await;
         let is_met = match *last {
             Some((began, Some(is_met))) if began > arrived => is_met,
             // Or all who wait would find out one after the other that nobody answers.

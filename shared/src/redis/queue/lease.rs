@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use super::{Commit, GiveBack, Lease, LeaseNews, Queue, now_ms, serialize};
 use crate::error::Error;
@@ -53,9 +53,11 @@ impl Queue {
         let batches = streams
             .iter()
             .flat_map(|(stream, leases)| leases.chunks(RENEW_BATCH).map(move |it| (*stream, it)));
-        let news =
-            try_join_all(batches.map(|(stream, batch)| self.renew_batch(stream, &name, batch)));
-        Ok(news.await?.into_iter().flatten().collect())
+        // One that cannot be reached stops none of the others; what is known of them is lost only till
+        // the next renewal.
+        let news = join_all(batches.map(|(stream, batch)| self.renew_batch(stream, &name, batch)));
+        let news: Result<Vec<_>, Error> = news.await.into_iter().collect();
+        Ok(news?.into_iter().flatten().collect())
     }
 
     async fn renew_batch(
@@ -172,14 +174,16 @@ impl Queue {
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached; other workers clean up
     /// in time.
     pub async fn leave(&self, worker: WorkerId) -> Result<(), Error> {
-        let name = worker.to_string();
-        for shard in self.shards() {
+        let name = &worker.to_string();
+        let step = |shard| async move {
             for priority in Priority::ALL {
                 let stream = keys::jobs(shard, priority);
-                self.inner.scripts.leave(stream, &name).await.map_err(failure)?;
+                self.inner.scripts.leave(stream, name).await.map_err(failure)?;
             }
-        }
-        self.depart(worker).await
+            Ok(())
+        };
+        let left = self.each_shard(step).await.map(drop);
+        self.depart(worker).await.and(left)
     }
 }
 

@@ -9,12 +9,14 @@ mod control;
 mod dead_letter;
 mod durability;
 mod job;
+mod lanes;
 mod lease;
 mod output;
 mod record;
 mod replies;
 mod schedule;
 mod session;
+mod stats;
 mod submit;
 mod webhook;
 mod workers;
@@ -22,6 +24,7 @@ mod workers;
 use std::sync::Arc;
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use redis::{RedisResult, cmd, pipe};
 use serde::Serialize;
 use tokio::sync::OnceCell;
@@ -44,6 +47,7 @@ pub use replies::{Replies, Reply};
 pub use schedule::{
     DueSchedule, Fired, Schedule, ScheduleFacts, ScheduleOrder, SchedulePage, ScheduleRun,
 };
+pub use stats::{FleetStats, TenantStats};
 pub use submit::{Accepted, Listing, Once, Submission, ToSession};
 pub use webhook::{ClaimedWebhook, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState};
 pub use workers::WorkerFacts;
@@ -89,6 +93,7 @@ impl Queue {
     /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed.
     pub fn open(config: &config::Redis) -> Result<Self, Error> {
         let client = Client::open(config)?;
+        let shards = config.shard_count();
         let ending = |code, words: &str| serialize(&Ending::Error(Failure::new(code, words)));
         let constants = Constants {
             result_ttl_ms: config.result_ttl_ms,
@@ -106,14 +111,16 @@ impl Queue {
                 ErrorCode::Expired,
                 "The job did not begin within queue.expiresMs of its submission",
             )?,
+            may_migrate: client.cluster().is_some(),
         };
         let scripts = Scripts::new(client.clone(), &constants);
+        let servers = if client.cluster().is_some() { shards } else { 1 };
         let inner = Inner {
             client,
             scripts,
-            config: config.clone(),
+            config: config::Redis { shards, ..config.clone() },
             ready: OnceCell::new(),
-            confirmations: durability::Confirmations::default(),
+            confirmations: durability::Confirmations::new(servers),
             last_words: TaskTracker::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -151,7 +158,7 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if there is none.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.inner.client.run::<String>(&cmd("PING")).await.map(drop).map_err(failure)
+        self.inner.client.ping().await.map_err(failure)
     }
 
     /// The API keys, over the same connections.
@@ -229,12 +236,13 @@ impl Queue {
                  an empty Redis."
             )));
         }
-        for shard in self.shards() {
+        let step = |shard| async move {
             for priority in Priority::ALL {
                 self.create_group(shard, priority).await.map_err(failure)?;
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.each_shard(step).await.map(drop)
     }
 
     /// Creates the group from the start of the stream: what was queued before it counts too.
@@ -280,6 +288,16 @@ impl Queue {
 
     fn shards(&self) -> std::ops::Range<u16> {
         0..self.inner.config.shards
+    }
+
+    /// Takes a step for every shard, side by side. A shard that cannot be reached stops none of the
+    /// others; the first error is returned when all are through.
+    async fn each_shard<T, F>(&self, step: impl Fn(u16) -> F) -> Result<Vec<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let outcomes = join_all(self.shards().map(step)).await;
+        outcomes.into_iter().collect()
     }
 }
 

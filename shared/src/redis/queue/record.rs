@@ -288,24 +288,22 @@ impl Queue {
         self.ready().await?;
         let (worker, slots) = worker.unzip();
         let (worker, slots) = (worker.map(|it| it.to_string()).unwrap_or_default(), slots);
-        let mut due = Due::default();
-        for shard in self.shards() {
+        let (worker, slots) = (&worker, slots.unwrap_or_default());
+        let step = |shard| async move {
             loop {
-                let done = self.inner.scripts.housekeep(
-                    shard,
-                    HOUSEKEEPING_BATCH,
-                    &worker,
-                    slots.unwrap_or_default(),
-                );
-                let (done, webhooks, schedules) = done.await.map_err(failure)?;
+                let done =
+                    self.inner.scripts.housekeep(shard, HOUSEKEEPING_BATCH, worker, slots).await;
+                let (done, webhooks, schedules) = done.map_err(failure)?;
                 if done < HOUSEKEEPING_BATCH {
-                    due.webhooks |= webhooks;
-                    due.schedules |= schedules;
-                    break;
+                    return Ok(Due { webhooks, schedules });
                 }
             }
-        }
-        Ok(due)
+        };
+        let due = self.each_shard(step).await?;
+        Ok(Due {
+            webhooks: due.iter().any(|due| due.webhooks),
+            schedules: due.iter().any(|due| due.schedules),
+        })
     }
 
     /// Looks at some listed jobs, and puts right what does not fit together: jobs that are not where
@@ -316,13 +314,12 @@ impl Queue {
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn reconcile(&self, worker: WorkerId) -> Result<Vec<(String, String)>, Error> {
         self.ready().await?;
-        let worker = worker.to_string();
-        let mut repaired = Vec::new();
-        for shard in self.shards() {
-            let some = self.inner.scripts.reconcile(shard, &worker, RECONCILED_JOBS).await;
-            repaired.extend(some.map_err(failure)?);
-        }
-        Ok(repaired)
+        let worker = &worker.to_string();
+        let step = |shard| async move {
+            let some = self.inner.scripts.reconcile(shard, worker, RECONCILED_JOBS).await;
+            some.map_err(failure)
+        };
+        Ok(self.each_shard(step).await?.concat())
     }
 
     /// How a job of this tenant stands; `None` if it does not wait.

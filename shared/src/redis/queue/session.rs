@@ -178,22 +178,23 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn reap_sessions(&self) -> Result<usize, Error> {
-        let (seconds, micros): (u64, u64) =
-            self.inner.client.run(&cmd("TIME")).await.map_err(failure)?;
-        let now_ms = seconds * 1000 + micros / 1000;
-        let mut reaped = 0;
-        for shard in self.shards() {
+        let step = |shard| async move {
+            let leases = keys::session_leases(shard);
             let mut find = cmd("ZRANGEBYSCORE");
-            find.arg(keys::session_leases(shard)).arg("-inf").arg(now_ms);
-            find.arg("LIMIT").arg(0).arg(ABANDONED_BATCH);
+            find.arg(leases).arg("-inf");
+            let (seconds, micros): (u64, u64) =
+                self.inner.client.run_where(&cmd("TIME"), &find).await.map_err(failure)?;
+            find.arg(seconds * 1000 + micros / 1000).arg("LIMIT").arg(0).arg(ABANDONED_BATCH);
             let names: Vec<String> = self.inner.client.run(&find).await.map_err(failure)?;
+            let mut reaped = 0;
             for name in names {
                 let keys = SessionKeys { shard, name, opening: String::new() };
                 let ended = self.inner.scripts.end_session(&keys, None, true).await;
                 reaped += usize::from(ended.map_err(failure)?);
             }
-        }
-        Ok(reaped)
+            Ok(reaped)
+        };
+        Ok(self.each_shard(step).await?.into_iter().sum())
     }
 
     /// Closes a session of this tenant: ends its calls, waits until its sandbox is gone. True if

@@ -32,6 +32,15 @@ pub struct WorkerFacts {
     pub running: usize,
     /// Sessions that it owns.
     pub sessions: usize,
+    /// Containers that it has, busy or waiting.
+    #[serde(default)]
+    pub sandboxes: usize,
+    /// Programs that it was done with since it began.
+    #[serde(default)]
+    pub ended: u64,
+    /// Those of them that could not be run.
+    #[serde(default)]
+    pub failed: u64,
     /// Whether it takes no more jobs.
     pub is_draining: bool,
 }

@@ -35,6 +35,8 @@ pub(in crate::redis) struct Constants {
     pub(in crate::redis) cancelled: String,
     /// Of a job that did not begin in time.
     pub(in crate::redis) expired: String,
+    /// Whether the keys of a tenant may be on their way to another server of a cluster.
+    pub(in crate::redis) may_migrate: bool,
 }
 
 impl Constants {
@@ -63,6 +65,9 @@ impl Constants {
         for (name, text) in texts {
             // Everything up to the closing bracket is taken as it is.
             let _infallible = writeln!(lua, "local {name} = [==[{text}]==]");
+        }
+        if self.may_migrate {
+            lua.push_str(include_str!("functions/migration.lua"));
         }
         lua
     }
@@ -106,7 +111,7 @@ impl Script {
     ) -> RedisResult<T> {
         match client.run(call).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                client.run::<String>(&self.load()).await?;
+                client.run_where::<String>(&self.load(), call).await?;
                 client.run(call).await
             }
             outcome => outcome,

@@ -10,7 +10,6 @@ mod sender;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Pipeline, RedisResult, pipe};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -20,6 +19,7 @@ pub use receiver::TransferReceiver;
 pub use sender::TransferSender;
 
 use super::client::{COMMAND_TIMEOUT, Client};
+use super::connection::Private;
 use super::keys;
 use super::queue::Queue;
 use crate::error::{Error, ErrorCode};
@@ -186,10 +186,7 @@ impl Sign {
 
 /// Runs steps that may block for a [`SLICE`], on a transfer's own connection. Not repeated: a chunk
 /// could come twice, or be lost unnoticed.
-async fn run<T: FromRedisValue>(
-    mut connection: MultiplexedConnection,
-    steps: Pipeline,
-) -> RedisResult<T> {
+async fn run<T: FromRedisValue>(mut connection: Private, steps: Pipeline) -> RedisResult<T> {
     let step = steps.query_async(&mut connection);
     timeout(SLICE + COMMAND_TIMEOUT, step).await.unwrap_or_else(|_| {
         let late = "a transfer's step was not answered in time";

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 use tokio::time::Instant;
 
 use super::{GONE, Message, SILENCE, SLICE, Sign, TTL_MS, Transfer, aborted, garbled, run, silent};
 use crate::error::Error;
 use crate::redis::client::failure;
+use crate::redis::connection::Private;
 
 /// Receives the bytes of one file. Dropped before its end, it tells the sender so.
 pub struct TransferReceiver {
     transfer: Transfer,
-    connection: MultiplexedConnection,
+    connection: Private,
     /// A read that was started and not yet answered: dropping `next` leaves it here.
     read: Option<BoxFuture<'static, RedisResult<Read>>>,
     taken: u64,
@@ -40,7 +40,7 @@ enum Stage {
 
 impl TransferReceiver {
     pub(super) async fn open(transfer: Transfer, patience: Duration) -> Result<Self, Error> {
-        let connection = transfer.client.blocking().await.map_err(failure)?;
+        let connection = transfer.client.private().await.map_err(failure)?;
         Ok(Self {
             transfer,
             connection,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use redis::aio::MultiplexedConnection;
 use redis::pipe;
 use tokio::time::Instant;
 
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::redis::client::failure;
+use crate::redis::connection::Private;
 
 /// A slow source's bytes wait this long for more to travel with.
 const GATHERING: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const SIGNS: usize = 64;
 /// Sends the bytes of one file. Dropped before its end, it tells the receiver so.
 pub struct TransferSender {
     transfer: Transfer,
-    connection: MultiplexedConnection,
+    connection: Private,
     gathered: BytesMut,
     pushed_at: Instant,
     sent: u64,
@@ -46,7 +46,7 @@ enum Receiver {
 
 impl TransferSender {
     pub(super) async fn open(transfer: Transfer, patience: Duration) -> Result<Self, Error> {
-        let connection = transfer.client.blocking().await.map_err(failure)?;
+        let connection = transfer.client.private().await.map_err(failure)?;
         Ok(Self {
             transfer,
             connection,

@@ -1,0 +1,67 @@
+-- How a shard stands, for people who look at the fleet.
+--
+-- KEYS[1] to KEYS[3] streams, KEYS[4] delayed jobs, KEYS[5] tenants with a backlog, KEYS[6] tenants,
+--         KEYS[7] leases of sessions
+-- ARGV    1 most tenants to look at of either kind, 2 the one tenant that is asked about; '': all
+-- returns {jobs that wait for a worker, jobs that run, how long the oldest waits in ms (-1: none waits),
+--         delayed jobs, jobs in backlogs, sessions, tenants}, all 0 for one tenant; and for each tenant
+--         looked at its name and {in line or running, in its backlog, listed and not ended, their bytes,
+--         dead letters}
+-- atomic  it only looks, but the numbers are of one moment
+
+local most, only = tonumber(ARGV[1]), ARGV[2]
+local tenants = {}
+local function look(tenant)
+  if tenants[tenant] then
+    return tenants[tenant]
+  end
+  local usage = redis.call('HMGET', sibling(KEYS[6], 'usage:' .. tenant), 'jobs', 'bytes')
+  tenants[tenant] = {
+    redis.call('SCARD', sibling(KEYS[6], 'active:' .. tenant)),
+    redis.call('ZCARD', sibling(KEYS[6], 'backlog:' .. tenant)),
+    tonumber(usage[1] or '0'),
+    tonumber(usage[2] or '0'),
+    redis.call('ZCARD', sibling(KEYS[6], 'dead:' .. tenant))
+  }
+  return tenants[tenant]
+end
+
+-- How long the first entry waits that no worker has; its name begins with when it came.
+local function oldest_ms(stream, group)
+  local first = redis.call('XRANGE', stream, '(' .. group['last-delivered-id'], '+', 'COUNT', 1)[1]
+  return first and math.floor(now_us() / 1000) - tonumber(string.match(first[1], '^%d+')) or -1
+end
+
+local all = {0, 0, -1, 0, 0, 0, 0}
+if only ~= '' then
+  look(only)
+else
+  for place = 1, 3 do
+    local groups = redis.pcall('XINFO', 'GROUPS', KEYS[place])
+    for _, fields in ipairs(groups.err and {} or groups) do
+      local group = {}
+      for index = 1, #fields, 2 do
+        group[fields[index]] = fields[index + 1]
+      end
+      if group.name == GROUP then
+        all[1] = all[1] + redis.call('XLEN', KEYS[place]) - group.pending
+        all[2] = all[2] + group.pending
+        all[3] = math.max(all[3], oldest_ms(KEYS[place], group))
+      end
+    end
+  end
+  all[4] = redis.call('ZCARD', KEYS[4])
+  for _, tenant in ipairs(redis.call('SRANDMEMBER', KEYS[5], most)) do
+    all[5] = all[5] + look(tenant)[2]
+  end
+  all[6] = redis.call('ZCARD', KEYS[7])
+  all[7] = redis.call('ZCARD', KEYS[6])
+  for _, tenant in ipairs(redis.call('ZRANGE', KEYS[6], 0, most - 1)) do
+    look(tenant)
+  end
+end
+local answer = {all}
+for tenant, numbers in pairs(tenants) do
+  answer[#answer + 1] = {tenant, numbers}
+end
+return answer
