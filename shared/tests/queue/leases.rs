@@ -5,7 +5,7 @@ use shared::error::ErrorCode;
 use shared::execution::Ending;
 use shared::redis::{Commit, GiveBack, JobState};
 
-use crate::harness::{Fleet, LEASE, Redis, ending, failure, lost, outlive_lease};
+use crate::harness::{Fleet, LEASE, Redis, SOON, ending, failure, lost, outlive_lease};
 
 #[tokio::test]
 async fn a_dead_workers_job_is_taken_over() {
@@ -22,6 +22,21 @@ async fn a_dead_workers_job_is_taken_over() {
     assert_eq!((taken.lease.job, taken.attempt), (id, 2));
     assert_eq!(taken.job, dead.job);
     assert_ne!(taken.lease, dead.lease);
+}
+
+#[tokio::test]
+async fn a_job_that_was_delivered_and_then_taken_over_by_the_same_worker_is_started_once() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.short_lease()).await;
+    let id = fleet.enqueue().await;
+    // It is delivered, and cannot be started.
+    redis.run::<()>(&["ACL", "SETUSER", "default", "-evalsha"]);
+    fleet.queue.claim(&mut fleet.consumer, 1, SOON).await.unwrap_err();
+    redis.run::<()>(&["ACL", "SETUSER", "default", "+evalsha"]);
+    outlive_lease().await;
+    let taken = fleet.queue.reclaim(&mut fleet.consumer, 4).await.unwrap();
+    assert_eq!(taken.iter().map(|it| it.lease.job).collect::<Vec<_>>(), [id]);
+    assert!(fleet.claim(4).await.is_empty(), "it was started twice");
 }
 
 #[tokio::test]

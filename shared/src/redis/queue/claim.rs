@@ -131,6 +131,7 @@ impl Queue {
             }
             let room = max - claimed.len();
             let entries = self.take_over(consumer, place, room).await?;
+            consumer.forget_delivered(place, &entries);
             if !entries.is_empty() {
                 let Place { shard, priority, .. } = consumer.places[place];
                 let delivered = Delivered { shard, priority, entries };

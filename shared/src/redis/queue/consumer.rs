@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use redis::streams::{StreamId, StreamReadReply};
 use redis::{RedisResult, cmd};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Queue;
 use super::lanes::Lanes;
@@ -165,7 +166,7 @@ impl Consumer {
         self.first = (self.first + 1) % self.places.len();
         let (queue, name, read) = (queue.clone(), self.name.clone(), self.picked);
         let first = self.first % shards;
-        let reply = Box::pin(async move {
+        let pick = async move {
             let mut whole = StreamReadReply { keys: Vec::new() };
             let mut left = max;
             let mut failed = None;
@@ -192,6 +193,12 @@ impl Consumer {
                 Some(error) if whole.keys.is_empty() => Err(error),
                 _ => Ok(Some(whole)),
             }
+        };
+        // A task, as it goes over the connection that all share, and may be making that anew: left open
+        // and not polled, it would keep everybody from it.
+        let pick = AbortOnDropHandle::new(tokio::spawn(pick));
+        let reply = Box::pin(async move {
+            pick.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
         });
         Read { reply, overdue: Instant::now() + COMMAND_TIMEOUT * u32::from(shard_at(shards)) }
     }
@@ -235,6 +242,18 @@ impl Consumer {
         }
         let reply = Box::pin(async move { read.query_async(&mut connection).await });
         Ok(Read { reply, overdue: deadline + COMMAND_TIMEOUT })
+    }
+
+    /// Drops entries that were delivered and not started, as they were taken over after all: they
+    /// would be started twice.
+    pub(super) fn forget_delivered(&mut self, place: usize, taken_over: &[Entry]) {
+        let Place { shard, priority, .. } = self.places[place];
+        for it in &mut self.delivered {
+            if (it.shard, it.priority) == (shard, priority) {
+                it.entries.retain(|entry| taken_over.iter().all(|one| one.entry != entry.entry));
+            }
+        }
+        self.delivered.retain(|it| !it.entries.is_empty());
     }
 
     fn deliver(&mut self, reply: StreamReadReply) {
