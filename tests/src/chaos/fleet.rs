@@ -170,7 +170,11 @@ impl Fleet {
             Fault::Terminate { member } => {
                 undo(0, Recovery::Start(member));
                 // It goes on ending while the next one starts, as in a rolling update.
-                self.retire(member, |node| node.signal(Signal::SIGTERM));
+                self.retire(member, |node| {
+                    // One that stands still would not see that it is told to stop.
+                    node.signal(Signal::SIGCONT);
+                    node.signal(Signal::SIGTERM);
+                });
             }
             Fault::Pause { member, for_ms } => {
                 undo(for_ms, Recovery::Continue(member));
