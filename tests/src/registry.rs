@@ -86,7 +86,8 @@ impl Registry {
     /// If the file cannot be written.
     pub fn write_settings(&self, file: &Path) {
         let settings = format!(
-            "@stand-in:registry={}\n@down:registry=http://{HOST}:{CLOSED_PORT}/\n",
+            "@stand-in:registry={}\n@down:registry=http://{HOST}:{CLOSED_PORT}/\n\
+             @down-here:registry=http://127.0.0.1:{CLOSED_PORT}/\n",
             self.server.url("http", HOST, "/"),
         );
         std::fs::write(file, settings).expect("the directory is writable");

@@ -36,6 +36,7 @@ impl<'de> Visitor<'de> for ModeOrPhases {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NetworkChoice, A::Error> {
         #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
         struct Phases {
             setup: Network,
             run: Network,

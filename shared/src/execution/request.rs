@@ -130,9 +130,10 @@ impl From<Network> for NetworkChoice {
     }
 }
 
-/// Hosts that a request wants to be able to reach over the filtered network.
+/// Hosts that a request wants to be able to reach over the filtered network. A name that is not known
+/// is refused: ignored, a misspelt list would open what it was to close.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct FilterOptions {
     /// Hosts that may be reached; empty means all.
     #[serde(deserialize_with = "default_if_null")]
@@ -267,5 +268,17 @@ mod tests {
         let options: ExecutionOptions =
             serde_json::from_str(r#"{"network":null,"networkFilter":null,"logNetwork":null,"secrets":null,"security":null}"#).unwrap();
         assert_eq!(serde_json::to_string(&options).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_misspelt_rule_of_the_network_is_refused_rather_than_ignored() {
+        for (options, name) in [
+            (r#"{"networkFilter":{"allow":["^a$"]}}"#, "allow"),
+            (r#"{"networkFilter":{"Whitelist":["^a$"]}}"#, "Whitelist"),
+            (r#"{"network":{"setup":"none","run":"none","install":"none"}}"#, "install"),
+        ] {
+            let error = serde_json::from_str::<ExecutionOptions>(options).unwrap_err().to_string();
+            assert!(error.contains(&format!("unknown field `{name}`")), "{error}");
+        }
     }
 }

@@ -183,6 +183,9 @@ impl Installer {
         // `/tmp` cannot hold programs, which some packages build and run.
         environment.insert("TMPDIR".into(), "/sandbox".into());
         environment.insert("NO_COLOR".into(), "1".into());
+        // A registry may be on the worker's own loopback: in here nothing is to be reached but through
+        // the tunnel.
+        environment.retain(|name, _| !name.eq_ignore_ascii_case("no_proxy"));
         let words = ["sh", "-c", script, "isol8-install"].into_iter().chain(wanted.packages.iter());
         let start = Start {
             argv: words.map(String::from).collect(),
