@@ -24,6 +24,11 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 const UNFINISHED_TRIES: usize = 10;
 const UNFINISHED_PAUSE: Duration = Duration::from_millis(300);
 
+/// How often a build is begun at most, and what an engine says when a step that this build shares with
+/// another was removed, as the other one failed or has ended.
+const BUILD_TRIES: usize = 4;
+const SHARED_STEP_GONE: &str = "unknown parent image ID";
+
 /// How long a registry may stay silent before it counts as absent.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
 
@@ -116,7 +121,20 @@ impl Docker {
         on_line: impl Fn(&str) + Send + Sync,
     ) -> Result<(), DockerError> {
         let mut made = None;
-        let building = self.build_steps(&spec, on_line, &mut made);
+        let building = async {
+            for _ in 1..BUILD_TRIES {
+                match self.build_steps(&spec, &on_line, &mut made).await {
+                    Err(DockerError::Build { detail, .. }) if detail.contains(SHARED_STEP_GONE) => {
+                        tracing::debug!(
+                            image = spec.tag,
+                            "a step went as it was built upon; again"
+                        );
+                    }
+                    outcome => return outcome,
+                }
+            }
+            self.build_steps(&spec, &on_line, &mut made).await
+        };
         let built = tokio::time::timeout(spec.limit, building).await.unwrap_or_else(|_elapsed| {
             Err(DockerError::BuildTimedOut { image: spec.tag.clone(), limit: spec.limit })
         });
