@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use redis::streams::{StreamId, StreamReadReply};
 use redis::{RedisResult, cmd};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Queue;
 use super::lanes::Lanes;
@@ -196,9 +196,11 @@ impl Consumer {
         };
         // A task, as it goes over the connection that all share, and may be making that anew: left open
         // and not polled, it would keep everybody from it.
-        let pick = AbortOnDropHandle::new(tokio::spawn(pick));
+        let mut task = JoinSet::new();
+        task.spawn(pick);
         let reply = Box::pin(async move {
-            pick.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
+            let ended = task.join_next().await.and_then(Result::ok);
+            ended.unwrap_or_else(|| Err(std::io::Error::other("a read by shares broke off").into()))
         });
         Read { reply, overdue: Instant::now() + COMMAND_TIMEOUT * u32::from(shard_at(shards)) }
     }
