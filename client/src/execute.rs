@@ -59,7 +59,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<&'a Wish>,
+    queue: Option<Wish>,
 }
 
 impl Execution {
@@ -101,7 +101,7 @@ impl Execution {
             request: Part { typed: &self.request, more: &self.more_request },
             options: Part { typed: &self.options, more: &self.more_options },
             session_id,
-            queue: self.queue.as_ref(),
+            queue: self.queue,
         };
         serde_json::to_string(&body).map_err(ClientError::Request)
     }

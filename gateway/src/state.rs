@@ -18,7 +18,6 @@ use crate::auth::{Keyring, MasterKey};
 use crate::body::Intake;
 use crate::metrics::Metrics;
 use crate::service::cleanup::Cleanups;
-use crate::service::fleet::Fleet;
 use crate::service::slots::Slots;
 use crate::service::wait::Registry;
 
@@ -51,7 +50,6 @@ pub(crate) struct Gateway {
     /// Turns for uploads of batches.
     pub(crate) uploads: Slots,
     pub(crate) cleanups: Cleanups,
-    pub(crate) fleet: Fleet,
     pub(crate) registry: Arc<Registry>,
     pub(crate) streaming: Streaming,
     pub(crate) metrics: Metrics,
@@ -135,7 +133,6 @@ impl Gateway {
             files: FileMoves::new(config),
             uploads: Slots::new(config.gateway.max_transfers, TURN_PATIENCE, NO_UPLOAD),
             cleanups: Cleanups::default(),
-            fleet: Fleet::default(),
             registry: Arc::default(),
             streaming: Streaming::new(&config.gateway),
             metrics: Metrics::new(),

@@ -21,7 +21,6 @@ mod files;
 mod jobs;
 mod keys;
 mod outages;
-mod placement;
 mod schedules;
 mod sessions;
 mod shutdown;
