@@ -15,7 +15,8 @@ use shared::id::BatchId;
 use shared::redis::BatchRecord;
 use shared::{Error, ErrorCode};
 
-use super::jobs::{DEFAULT_LIMIT, IDEMPOTENCY_REPLAYED, MAX_LIMIT, Patience, idempotency_key};
+use super::jobs::{IDEMPOTENCY_REPLAYED, Patience, idempotency_key};
+use super::page::Wanted;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Path, Query};
@@ -197,16 +198,6 @@ pub(crate) async fn cancel(
     Ok(Json(record.into()))
 }
 
-/// Which batches to list.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Wanted {
-    cursor: Option<String>,
-    limit: Option<usize>,
-    /// For the master alone.
-    tenant_id: Option<String>,
-}
-
 /// Some batches of a tenant, newest first.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -223,13 +214,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<List>, ApiError> {
-    let caller = match wanted.tenant_id.filter(|tenant| !tenant.is_empty()) {
-        Some(tenant) => caller.acting_for(tenant.parse()?)?,
-        None => caller,
-    };
-    let cursor = wanted.cursor.map(|text| text.parse()).transpose();
-    let cursor = cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
-    let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let (caller, cursor, limit) = wanted.of(caller)?;
     let page = state.queue.batches(&caller.tenant, cursor, limit).await?;
     let batches = page.batches.into_iter().map(BatchView::from).collect();
     Ok(Json(List { batches, next_cursor: page.next }))

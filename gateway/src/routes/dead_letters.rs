@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::{Extension, Request, State as FromState};
 use http::StatusCode;
 use serde::Deserialize;
-use shared::Error;
 use shared::execution::ExecutionOptions;
 use shared::job_view::JobView;
 
@@ -13,22 +12,9 @@ use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::routes::Done;
 use crate::routes::jobs::{List, job_id, view};
+use crate::routes::page::Wanted;
 use crate::service::jobs;
 use crate::state::State;
-
-/// Dead letters on a page.
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
-
-/// Which of them.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Wanted {
-    cursor: Option<String>,
-    limit: Option<usize>,
-    /// For the master alone.
-    tenant_id: Option<String>,
-}
 
 /// `GET /v1/dead-letters`: newest first.
 pub(crate) async fn list(
@@ -36,13 +22,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<List>, ApiError> {
-    let caller = match wanted.tenant_id.filter(|tenant| !tenant.is_empty()) {
-        Some(tenant) => caller.acting_for(tenant.parse()?)?,
-        None => caller,
-    };
-    let cursor = wanted.cursor.map(|text| text.parse()).transpose();
-    let cursor = cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
-    let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let (caller, cursor, limit) = wanted.of(caller)?;
     Ok(Json(state.queue.dead_letters(&caller.tenant, cursor, limit).await?.into()))
 }
 

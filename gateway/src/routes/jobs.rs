@@ -18,6 +18,7 @@ use crate::auth::Caller;
 use crate::body;
 use crate::error::ApiError;
 use crate::extract::{Path, Query};
+use crate::routes::page;
 use crate::routes::stream::respond;
 use crate::service::output::Line;
 use crate::service::{jobs, output};
@@ -30,9 +31,6 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const MAX_KEY_BYTES: usize = 256;
 /// Longest that a request waits for a job to end.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// Jobs on a page.
-pub(super) const DEFAULT_LIMIT: usize = 50;
-pub(super) const MAX_LIMIT: usize = 500;
 
 /// That a job was taken.
 #[derive(Serialize)]
@@ -164,28 +162,23 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<List>, ApiError> {
-    let caller = match wanted.tenant_id.filter(|tenant| !tenant.is_empty()) {
-        Some(tenant) => caller.acting_for(tenant.parse()?)?,
-        None => caller,
-    };
+    let Wanted { state: in_state, tag, since, before, cursor, limit, tenant_id } = wanted;
+    let (caller, cursor, limit) = page::Wanted { cursor, limit, tenant_id }.of(caller)?;
     let time = |name: &str, text: Option<String>| {
         let unclear = || Error::invalid(format!("{name} must be a time like 2026-01-31T12:00:00Z"));
         text.map(|text| from_iso8601(&text).ok_or_else(unclear)).transpose()
     };
-    if let Some(state) = wanted.state.as_deref()
+    if let Some(state) = in_state.as_deref()
         && !["queued", "running", "finished"].contains(&state)
     {
         return Err(Error::invalid("state must be queued, running or finished").into());
     }
     let filter = JobFilter {
-        state: wanted.state,
-        tag: wanted.tag,
-        since_ms: time("since", wanted.since)?,
-        before_ms: time("before", wanted.before)?,
+        state: in_state,
+        tag,
+        since_ms: time("since", since)?,
+        before_ms: time("before", before)?,
     };
-    let cursor = wanted.cursor.map(|text| text.parse()).transpose();
-    let cursor = cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
-    let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let page = state.queue.jobs(&caller.tenant, &filter, cursor, limit).await?;
     Ok(Json(page.into()))
 }

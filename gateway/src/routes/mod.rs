@@ -11,6 +11,7 @@ pub(crate) mod health;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 pub(crate) mod metrics;
+mod page;
 pub(crate) mod schedules;
 pub(crate) mod sessions;
 pub(crate) mod stats;

@@ -6,7 +6,6 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http::header::LOCATION;
 use serde::{Deserialize, Serialize};
-use shared::Error;
 use shared::execution::{Missed, Overlap, Priority};
 use shared::id::{JobId, ScheduleId};
 use shared::redis::{Schedule, SchedulePage, ScheduleRun};
@@ -16,12 +15,9 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::routes::Done;
+use crate::routes::page::Wanted;
 use crate::service::schedules::{self, NewSchedule, schedule_id};
 use crate::state::State;
-
-/// Schedules on a page.
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 500;
 
 /// A schedule as clients see it. What its jobs run is not shown: it may be secret.
 #[derive(Serialize)]
@@ -130,16 +126,6 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(view)).into_response())
 }
 
-/// Which schedules to list.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Wanted {
-    cursor: Option<String>,
-    limit: Option<usize>,
-    /// For the master alone.
-    tenant_id: Option<String>,
-}
-
 /// Some schedules of a tenant, newest first.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -163,13 +149,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<List>, ApiError> {
-    let caller = match wanted.tenant_id.filter(|tenant| !tenant.is_empty()) {
-        Some(tenant) => caller.acting_for(tenant.parse()?)?,
-        None => caller,
-    };
-    let cursor = wanted.cursor.map(|text| text.parse()).transpose();
-    let cursor = cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
-    let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let (caller, cursor, limit) = wanted.of(caller)?;
     Ok(Json(state.queue.schedules(&caller.tenant, cursor, limit).await?.into()))
 }
 

@@ -1,4 +1,3 @@
-
 -- A function that takes in a new job and lists it.
 
 -- Takes in a job as `submit.lua` describes, `argv` being its arguments; returns what that returns.
