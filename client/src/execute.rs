@@ -59,7 +59,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<Wish>,
+    queue: Option<&'a Wish>,
 }
 
 impl Execution {
@@ -101,7 +101,7 @@ impl Execution {
             request: Part { typed: &self.request, more: &self.more_request },
             options: Part { typed: &self.options, more: &self.more_options },
             session_id,
-            queue: self.queue,
+            queue: self.queue.as_ref(),
         };
         serde_json::to_string(&body).map_err(ClientError::Request)
     }

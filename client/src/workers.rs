@@ -1,5 +1,7 @@
 //! The workers of a fleet: what a master key may see and do.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,12 @@ pub struct Worker {
     /// Those of them that could not be run.
     #[serde(default)]
     pub failed: u64,
+    /// What it says of itself.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it takes only jobs that require labels.
+    #[serde(default)]
+    pub only_labelled: bool,
     /// All else that the server sent.
     #[serde(flatten)]
     pub more: Map<String, Value>,

@@ -95,7 +95,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::RateLimited
         | ErrorCode::TooManyJobs
         | ErrorCode::SessionLimit => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::QueueUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::QueueUnavailable | ErrorCode::NoWorker => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::SandboxFailed
         | ErrorCode::WorkerLost
         | ErrorCode::JobUnknown
@@ -115,6 +115,7 @@ fn retry_after_s(error: &Error) -> Option<u64> {
             | ErrorCode::SessionLimit,
         ) => Some(1),
         (None, ErrorCode::QueueUnavailable) => Some(2),
+        (None, ErrorCode::NoWorker) => Some(5),
         (None, _) => None,
     }
 }

@@ -18,6 +18,7 @@ use crate::auth::{Keyring, MasterKey};
 use crate::body::Intake;
 use crate::metrics::Metrics;
 use crate::service::cleanup::Cleanups;
+use crate::service::fleet::Fleet;
 use crate::service::slots::Slots;
 use crate::service::wait::Registry;
 
@@ -50,6 +51,7 @@ pub(crate) struct Gateway {
     /// Turns for uploads of batches.
     pub(crate) uploads: Slots,
     pub(crate) cleanups: Cleanups,
+    pub(crate) fleet: Fleet,
     pub(crate) registry: Arc<Registry>,
     pub(crate) streaming: Streaming,
     pub(crate) metrics: Metrics,
@@ -133,6 +135,7 @@ impl Gateway {
             files: FileMoves::new(config),
             uploads: Slots::new(config.gateway.max_transfers, TURN_PATIENCE, NO_UPLOAD),
             cleanups: Cleanups::default(),
+            fleet: Fleet::default(),
             registry: Arc::default(),
             streaming: Streaming::new(&config.gateway),
             metrics: Metrics::new(),

@@ -52,6 +52,8 @@ pub enum ErrorCode {
     InstallFailed,
     /// Every worker that took the job died.
     WorkerLost,
+    /// No worker that lives may run the job, or can.
+    NoWorker,
     /// The job was cancelled.
     Cancelled,
     /// The job did not begin in the time it was given.
@@ -101,6 +103,7 @@ impl ErrorCode {
             Self::CodeHashMismatch => "CODE_HASH_MISMATCH",
             Self::InstallFailed => "INSTALL_FAILED",
             Self::WorkerLost => "WORKER_LOST",
+            Self::NoWorker => "NO_WORKER",
             Self::Cancelled => "CANCELLED",
             Self::Expired => "EXPIRED",
             Self::JobUnknown => "JOB_UNKNOWN",

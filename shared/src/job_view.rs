@@ -6,8 +6,13 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Attempt, Failure, Priority};
 use crate::id::JobId;
+use crate::labels::Labels;
 use crate::redis::{JobRecord, JobState, Standing, WaitsFor};
 use crate::timestamp::iso8601;
+
+/// Why a job waits, in the words that several places use.
+const NO_WORKER: &str = "no_worker";
+const IN_LINE: &str = "in_line";
 
 /// An ending whose result is passed on as it is.
 #[derive(Deserialize)]
@@ -34,6 +39,9 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<String>,
     priority: Priority,
+    /// What its worker must have.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
     /// Why it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<WaitingView>,
@@ -62,8 +70,11 @@ pub struct JobView {
 /// Why a job waits.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct WaitingView {
+pub struct WaitingView {
     reason: &'static str,
+    /// The same in more words, where there is more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,11 +86,27 @@ impl From<Standing> for WaitingView {
         let reason = match standing.waits_for {
             WaitsFor::Time => "time",
             WaitsFor::Tenant => "tenant_limit",
-            WaitsFor::Worker if standing.slots == 0 => "no_worker",
-            WaitsFor::Worker => "in_line",
+            WaitsFor::Worker if standing.slots == 0 => NO_WORKER,
+            WaitsFor::Worker => IN_LINE,
         };
         let estimated_ms = standing.estimate.and_then(|wait| u64::try_from(wait.as_millis()).ok());
-        Self { reason, position: Some(standing.position).filter(|it| *it > 0), estimated_ms }
+        let position = Some(standing.position).filter(|it| *it > 0);
+        Self { reason, message: None, position, estimated_ms }
+    }
+}
+
+impl WaitingView {
+    /// The same, if there is no worker for it, and why.
+    #[must_use]
+    pub fn without_worker(self, message: String) -> Self {
+        Self { reason: NO_WORKER, message: Some(message), ..self }
+    }
+
+    /// The same, if there is a worker for it that has not told of itself where the job stands.
+    #[must_use]
+    pub fn with_worker(self) -> Self {
+        let reason = if self.reason == NO_WORKER { IN_LINE } else { self.reason };
+        Self { reason, ..self }
     }
 }
 
@@ -127,21 +154,21 @@ struct Trouble {
 }
 
 impl JobView {
-    /// A job with its attempts, its ending, and, while it waits, how it stands.
+    /// A job with its attempts, its ending, and, while it waits, why.
     ///
     /// # Errors
     /// [`ErrorCode::Internal`] if its ending cannot be read.
     pub fn whole(
         record: JobRecord,
         attempts: Vec<Attempt>,
-        standing: Option<Standing>,
+        waiting: Option<WaitingView>,
     ) -> Result<Self, Error> {
         let ending = match &record.state {
             JobState::Finished(ending) => Some(ending.get().to_owned()),
             _ => None,
         };
         let mut view = Self::brief(record);
-        view.waiting = standing.map(WaitingView::from);
+        view.waiting = waiting;
         view.earlier_attempts = attempts.into_iter().map(AttemptView::from).collect();
         let Some(ending) = ending else { return Ok(view) };
         let ending = serde_json::from_str(&ending).map_err(|error| {
@@ -182,6 +209,7 @@ impl JobView {
             finished_at: record.finished_ms.map(iso8601),
             kept_until,
             priority: terms.priority,
+            labels: terms.labels,
             waiting: None,
             dead_letter: record.is_dead,
             waits_until: record.due_ms.map(iso8601),

@@ -7,6 +7,7 @@ pub mod error;
 pub mod execution;
 pub mod id;
 pub mod job_view;
+pub mod labels;
 pub mod net;
 pub mod redis;
 pub mod remote_code;
@@ -19,3 +20,7 @@ pub use error::{Error, ErrorCode, Result};
 
 /// Version reported by `/health`, `--version` and image labels.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Version of what members of a fleet say to each other through Redis. Another one means that they cannot
+/// work together; what is only added leaves it as it is.
+pub const PROTOCOL: u32 = 1;

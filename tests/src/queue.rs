@@ -205,6 +205,7 @@ impl Queue {
                 "v1:{s0}:listed:",
                 "v1:{s0}:retained",
                 "v1:{s0}:kept:",
+                "v1:{s0}:placements",
                 "v1:{s0}:tenants",
                 "v1:{s0}:workers",
                 "v1:{s0}:slots",

@@ -130,17 +130,34 @@ impl Stack {
         index
     }
 
+    /// Adds a worker with more environment variables and waits until it is ready; returns its index.
+    pub fn worker_with(&mut self, environment: &[(&str, &str)]) -> usize {
+        let index = self.launch_member_with("worker", &[], environment);
+        self.nodes[index].await_line("isol8 worker ready", START_TIMEOUT);
+        index
+    }
+
     /// Adds a worker that may have to wait before it is ready; returns its index.
     pub fn launch_worker(&mut self) -> usize {
         self.launch_member("worker", &[])
     }
 
-    /// Starts a member of a fleet as the Redis user of its role.
     fn launch_member(&mut self, role: &str, arguments: &[&str]) -> usize {
+        self.launch_member_with(role, arguments, &[])
+    }
+
+    /// Starts a member of a fleet as the Redis user of its role.
+    fn launch_member_with(
+        &mut self,
+        role: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> usize {
         let (url, password_file) = self.queue.access(role);
         let mut command = self.isol8();
         command.arg(role).args(arguments).args(["--redis", &url]);
         command.env("ISOL8_REDIS__PASSWORD_FILE", password_file);
+        command.envs(environment.iter().copied());
         self.start(role, command)
     }
 

@@ -169,6 +169,105 @@ async fn a_drained_worker_ends_what_it_runs_and_takes_no_more_jobs_until_it_may(
     stack.finish();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_require_labels_run_on_workers_that_have_them() {
+    let mut stack = Stack::fleet(&json!({}));
+    let api = stack.gateway();
+    let plain = stack.worker();
+    let plain = stack.worker_id(plain);
+    let labelled = |text: &str| {
+        let mut body = code("bash", text);
+        body["queue"] = json!({"labels": {"pool": "gpu"}});
+        body
+    };
+    await_worker(&api, &plain, "active").await;
+    let refused = api.post(labelled("echo here").to_string()).await.expect("there is an answer");
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (503, &json!("NO_WORKER")),
+        "{refused:?}"
+    );
+    assert!(refused.text.contains("pool=gpu") && !refused.header("retry-after").is_empty());
+    let waiting = submit(&api, &labelled("echo waited")).await;
+    let (_, job) = call(&api, Method::GET, &format!("/v1/jobs/{waiting}"), None).await;
+    assert_eq!(job["waiting"]["reason"], "no_worker", "{job}");
+    assert_eq!(job["waiting"]["message"], "No live worker has the labels pool=gpu");
+
+    let labels = [
+        ("ISOL8_WORKER__LABELS", r#"{"pool": "gpu", "zone": "a"}"#),
+        ("ISOL8_WORKER__ONLY_LABELLED", "true"),
+    ];
+    let gpu = stack.worker_with(&labels);
+    let gpu = stack.worker_id(gpu);
+    let worker_of = |id: &str| stack.queue().job_field(id, "worker").expect("a worker had it");
+    ended(&api, &waiting).await;
+    assert_eq!(worker_of(&waiting), gpu);
+    await_worker(&api, &gpu, "active").await;
+    for _ in 0..4 {
+        let result = api.run(labelled("echo here")).await;
+        assert_eq!(worker_of(result["executionId"].as_str().expect("it has an id")), gpu);
+        let result = api.run(code("bash", "echo there")).await;
+        assert_eq!(worker_of(result["executionId"].as_str().expect("it has an id")), plain);
+    }
+    // A new combination of labels is heard of while the worker waits for others.
+    let mut body = labelled("echo both");
+    body["queue"]["labels"]["zone"] = json!("a");
+    let id = submit(&api, &body).await;
+    ended(&api, &id).await;
+    assert_eq!(worker_of(&id), gpu);
+    // A session lives where its first call was placed.
+    let mut body = labelled("kept=1");
+    body["sessionId"] = json!("s");
+    api.run(body.clone()).await;
+    body["request"]["code"] = json!("echo kept=$kept");
+    assert_eq!(api.run(body).await["stdout"], "kept=1");
+
+    let mut list = stack.isol8();
+    list.args(["workers", "list", "--host", api.address(), "--key", KEY]);
+    let list = String::from_utf8_lossy(&list.output().expect("it runs").stdout).into_owned();
+    assert!(list.contains("pool=gpu,zone=a (only)"), "{list}");
+    let mut submit = stack.isol8();
+    submit.args(["jobs", "submit", "-r", "bash", "-e", "echo cli", "--label", "pool=gpu"]);
+    submit.args(["--host", api.address(), "--key", KEY]);
+    let submitted = submit.output().expect("it runs");
+    let id = String::from_utf8_lossy(&submitted.stdout).trim().to_owned();
+    ended(&api, &id).await;
+    assert_eq!(worker_of(&id), gpu);
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_later_version_is_handed_on_and_ends_where_nobody_can_read_it() {
+    let mut stack = Stack::fleet(&json!({}));
+    let api = stack.gateway();
+    let id = submit(&api, &code("bash", "echo never")).await;
+    let record = format!("v1:{{s0}}:job:{id}");
+    let payload = stack.queue().job_field(&id, "payload").expect("it waits");
+    let mut payload: Value = serde_json::from_str(&payload).expect("it is JSON");
+    payload["gpus"] = json!(2);
+    let write = ["HSET", &record, "payload", &payload.to_string()];
+    let _: u64 = stack.queue().run(&write).expect("redis answers");
+    let workers = [stack.worker(), stack.worker()].map(|index| stack.worker_id(index));
+    let job = ended(&api, &id).await;
+    assert_eq!((&job["error"]["code"], &job["deadLetter"]), (&json!("NO_WORKER"), &json!(true)));
+    let told = job["error"]["message"].as_str().unwrap_or_default();
+    assert!(told.contains("Upgrade workers before gateways"), "{job}");
+    let begun = Instant::now();
+    loop {
+        let (_, list) = call(&api, Method::GET, "/v1/workers", None).await;
+        let unread = |worker: &Value| worker["unread"].as_u64().unwrap_or_default();
+        let all: u64 = list["workers"].as_array().into_iter().flatten().map(unread).sum();
+        if all >= 1 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody says so: {list} {workers:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let forget = format!("/v1/dead-letters/{id}");
+    assert_eq!(call(&api, Method::DELETE, &forget, None).await.0, 200);
+    stack.finish();
+}
+
 /// Waits until the list of workers has this one in this state.
 async fn await_worker(api: &Api, id: &str, state: &str) {
     let begun = Instant::now();

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shared::redis::{Claimed, Consumer};
+use shared::redis::{Claimed, Consumer, Placements, Unreadable};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::{Context, Options, job};
+use crate::{Context, Options, job, pass_on};
 
 /// How long a claim waits for work. Bounds how long a shutdown waits for the claim under way:
 /// a claim is never dropped, as a job delivered into the void would wait for its lease to end.
@@ -31,6 +32,16 @@ pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &Ta
     let stopping = &context.stopping;
     let reclaim_period = reclaim_period(options);
     let mut consumer: Option<Consumer> = None;
+    let mut placements = context.served.changes();
+    let slot = || Arc::clone(&context.slots).try_acquire_owned().ok();
+    let start = |claimed: Vec<Claimed>, unreadable: Vec<Unreadable>| {
+        for claimed in claimed {
+            jobs.spawn(job::run(Arc::clone(context), claimed, slot()));
+        }
+        for unreadable in unreadable {
+            jobs.spawn(pass_on::run(Arc::clone(context), unreadable, slot()));
+        }
+    };
     let mut reclaimed_at = Instant::now();
     let mut pause = FIRST_PAUSE;
     while !stopping.is_cancelled() {
@@ -46,15 +57,12 @@ pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &Ta
             continue;
         };
         let is_reclaim_due = reclaimed_at.elapsed() >= reclaim_period;
-        match claim(context, &mut consumer, free, is_reclaim_due).await {
-            Ok(claimed) => {
+        let turn = Turn { max: free, is_reclaim_due };
+        match claim(context, &mut consumer, &mut placements, turn, start).await {
+            Ok(()) => {
                 pause = FIRST_PAUSE;
                 if is_reclaim_due {
                     reclaimed_at = Instant::now();
-                }
-                for claimed in claimed {
-                    let slot = Arc::clone(&context.slots).try_acquire_owned().ok();
-                    jobs.spawn(job::run(Arc::clone(context), claimed, slot));
                 }
             }
             Err(error) => {
@@ -77,23 +85,56 @@ async fn free_slots(context: &Context) -> usize {
     free.min(CLAIM_BATCH)
 }
 
+/// One round of claiming.
+struct Turn {
+    /// Most jobs to take.
+    max: usize,
+    is_reclaim_due: bool,
+}
+
+/// Takes jobs, and hands them to `start` as they come.
 async fn claim(
     context: &Context,
     consumer: &mut Option<Consumer>,
-    max: usize,
-    is_reclaim_due: bool,
-) -> shared::Result<Vec<Claimed>> {
+    placements: &mut watch::Receiver<Placements>,
+    turn: Turn,
+    start: impl Fn(Vec<Claimed>, Vec<Unreadable>),
+) -> shared::Result<()> {
+    let Turn { mut max, is_reclaim_due } = turn;
     let consumer = match consumer {
         Some(consumer) => consumer,
-        None => consumer.insert(context.queue.consumer(context.worker).await?),
+        None => {
+            let only_labelled = context.served.only_labelled();
+            let opened = context.queue.consumer_of(context.worker, only_labelled).await?;
+            let opened = consumer.insert(opened);
+            opened.read_placements(&context.queue, placements.borrow_and_update().clone());
+            opened
+        }
     };
     if is_reclaim_due {
         let reclaimed = context.queue.reclaim(consumer, max).await?;
         context.metrics.jobs_reclaimed(reclaimed.len());
-        if !reclaimed.is_empty() {
+        let unreadable = consumer.take_unreadable();
+        if !reclaimed.is_empty() || !unreadable.is_empty() {
             tracing::warn!(jobs = reclaimed.len(), "took over jobs of a worker that went silent");
-            return Ok(reclaimed);
+            start(reclaimed, unreadable);
+            return Ok(());
         }
     }
-    context.queue.claim(consumer, max, CLAIM_BLOCK).await
+    loop {
+        tokio::select! {
+            Ok(()) = placements.changed() => {
+                let changed = placements.borrow_and_update().clone();
+                let claimed = context.queue.claim_placed(consumer, changed, max).await?;
+                // The read that is under way is not left open: it may bring one more.
+                max = max.saturating_sub(claimed.len()).max(1);
+                start(claimed, consumer.take_unreadable());
+            }
+            claimed = context.queue.claim(consumer, max, CLAIM_BLOCK) => {
+                let claimed = claimed?;
+                start(claimed, consumer.take_unreadable());
+                return Ok(());
+            }
+        }
+    }
 }

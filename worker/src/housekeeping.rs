@@ -2,6 +2,7 @@
 //! the queue; any worker does that, and it does no harm if several do.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -19,6 +20,8 @@ pub(crate) fn introduce(options: &Options) -> WorkerFacts {
         id: options.worker,
         name: options.name.clone(),
         version: shared::VERSION.to_owned(),
+        protocol: shared::PROTOCOL,
+        unread: 0,
         started_ms: u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default(),
         slots: options.max_concurrent,
         running: 0,
@@ -27,6 +30,8 @@ pub(crate) fn introduce(options: &Options) -> WorkerFacts {
         ended: 0,
         failed: 0,
         is_draining: false,
+        labels: options.labels.clone(),
+        only_labelled: options.only_labelled,
     }
 }
 
@@ -44,7 +49,8 @@ pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: C
 async fn tick(context: &Context, facts: &mut WorkerFacts) -> shared::Result<()> {
     // What takes no more jobs is no part of what the fleet can run.
     let slots = if context.claiming.order().is_draining { 0 } else { facts.slots };
-    let due = context.queue.housekeep(Some((context.worker, slots))).await?;
+    let (slots, placements) = (context.served.share(slots), context.served.current());
+    let due = context.queue.housekeep_as(Some(context.worker), slots, &placements).await?;
     if due.webhooks {
         context.webhooks.wake();
     }
@@ -58,6 +64,7 @@ async fn tick(context: &Context, facts: &mut WorkerFacts) -> shared::Result<()> 
     // Before the rest: once it says so, no more can come.
     facts.is_draining = context.claiming.is_over();
     facts.running = facts.slots.saturating_sub(context.slots.available_permits());
+    facts.unread = context.unread.load(Ordering::Relaxed);
     facts.sessions = context.sessions.current().len();
     facts.sandboxes = context.executor.containers();
     (facts.ended, facts.failed) = context.metrics.programs();

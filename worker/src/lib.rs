@@ -20,12 +20,15 @@ pub mod metrics;
 pub mod name;
 mod observe;
 mod orders;
+mod pass_on;
+mod placement;
 mod publish;
 mod schedules;
 mod session;
 pub mod webhooks;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -33,6 +36,7 @@ use shared::audit::{Audit, Record, SecurityEvent};
 use shared::config;
 use shared::execution::{Ending, Job};
 use shared::id::{JobId, SessionId, TenantId, WorkerId};
+use shared::labels::Labels;
 use shared::redis::Queue;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -71,6 +75,10 @@ struct Context {
     session_idle: Option<Duration>,
     /// How often a job may be delivered.
     max_deliveries: u32,
+    /// Jobs that it could not read.
+    unread: AtomicU64,
+    /// Which placements it runs the jobs of.
+    served: placement::Served,
     /// Whether jobs are taken, unless a shutdown begins.
     claiming: claiming::Claiming,
     /// Cancelled when a shutdown begins.
@@ -140,6 +148,10 @@ pub struct Options {
     pub worker: WorkerId,
     /// Its name on its machine, for people.
     pub name: String,
+    /// What it says of itself: it runs jobs that require some of these.
+    pub labels: Labels,
+    /// Whether it runs no others.
+    pub only_labelled: bool,
     /// Jobs and calls of sessions run at once.
     pub max_concurrent: usize,
     /// Sessions owned at once. Each keeps a container, so there should be `max_concurrent` fewer than
@@ -193,6 +205,8 @@ pub async fn run(
         audit: options.audit.clone(),
         session_idle: options.session_idle,
         max_deliveries: options.redis.max_deliveries,
+        unread: AtomicU64::new(0),
+        served: placement::Served::new(options.labels.clone(), options.only_labelled),
         claiming: claiming::Claiming::default(),
         stopping: token.clone(),
         abort: CancellationToken::new(),
@@ -219,6 +233,7 @@ pub async fn run(
     background.spawn(webhooks::deliver(Arc::clone(&context), renewal.clone()));
     background.spawn(batches::keep(Arc::clone(&context), pokes, renewal.clone()));
     background.spawn(orders::follow(Arc::clone(&context), renewal.clone()));
+    background.spawn(placement::follow(Arc::clone(&context), renewal.clone()));
     background.spawn(upkeep(Arc::clone(&context.metrics), renewal.clone()));
     if let Some(listener) = options.listener.take() {
         background.spawn(observe::serve(Arc::clone(&context), listener, renewal.clone()));

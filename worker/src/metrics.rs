@@ -20,7 +20,7 @@ const SANDBOXES_LENT: &str = "isol8_sandboxes_lent_total";
 /// Counter, label `outcome`: `verified` or `failed`.
 const SANDBOXES_RESET: &str = "isol8_sandboxes_reset_total";
 const SANDBOXES_DIED_IDLE: &str = "isol8_sandboxes_died_idle_total";
-/// Counter, label `ending`: `result`, `error`, `given_back`, `fenced` or `uncommitted`.
+/// Counter, label `ending`: `result`, `error`, `given_back`, `unread`, `fenced` or `uncommitted`.
 const JOBS_ENDED: &str = "isol8_worker_jobs_ended_total";
 const JOBS_RECLAIMED: &str = "isol8_worker_jobs_reclaimed_total";
 const JOB_DURATION: &str = "isol8_worker_job_duration_seconds";

@@ -37,7 +37,9 @@ pub(crate) async fn follow(context: Arc<Context>, token: CancellationToken) {
             WorkerOrder::Undrain => context.claiming.set_draining(false),
             WorkerOrder::Input(job) => context.inputs.wake(job),
             WorkerOrder::Session(tenant, id) => context.sessions.wake(&tenant, &id),
+            WorkerOrder::Placement(required) => context.served.tell(&required),
             WorkerOrder::Resubscribed => {
+                context.served.look();
                 context.inputs.wake_all();
                 context.sessions.wake_all();
             }

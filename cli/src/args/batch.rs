@@ -59,6 +59,9 @@ pub(crate) struct BatchSubmitArgs {
     /// Word to find it by; may be repeated.
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Vec<String>,
+    /// Label that the workers of its items must have; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
     /// Makes a repeated submission the same batch.
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,

@@ -120,6 +120,9 @@ pub(crate) struct RequestArgs {
     /// Flags of the agent (runtime agent).
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true, help_heading = "Preparation")]
     pub(crate) agent_flags: Option<String>,
+    /// Label that the worker must have; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Placement")]
+    pub(crate) label: Vec<String>,
 }
 
 /// How what comes of a program is wanted, where somebody waits for it.

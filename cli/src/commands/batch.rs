@@ -17,7 +17,7 @@ use tokio_util::io::ReaderStream;
 use super::keys::local;
 use super::run::until_interrupted;
 use crate::args::{BatchCommand, BatchResultsArgs, BatchSubmitArgs};
-use crate::{credentials, printer};
+use crate::{credentials, printer, request};
 
 /// Bytes that are sent in one piece.
 const PIECE_BYTES: usize = 64 << 10;
@@ -120,6 +120,7 @@ fn change(head: &mut Map<String, Value>, args: &BatchSubmitArgs) -> anyhow::Resu
         ("maxAttempts", args.max_attempts.map(|it| json!(it))),
         ("retentionMs", args.retention.map(|it| json!(it))),
         ("tags", (!args.tag.is_empty()).then(|| json!(args.tag))),
+        ("labels", request::labels(&args.label)?.map(|it| json!(it))),
     ];
     for (name, value) in wishes {
         let Some(value) = value else { continue };

@@ -113,6 +113,8 @@ const SECTIONS: [Section; 16] = [
         "Worker",
         &[
             ("Name", "worker.name"),
+            ("Labels", "worker.labels"),
+            ("Only labelled jobs", "worker.onlyLabelled"),
             ("Listen", "worker.listen"),
             ("Prewarm", "worker.prewarm"),
             ("Max containers", "worker.maxContainers"),
@@ -156,6 +158,7 @@ const SECTIONS: [Section; 16] = [
             ("Max network bytes/s", "policy.maxNetworkBytesPerSecond"),
             ("Private addresses", "policy.allowPrivateAddresses"),
             ("Images", "policy.images"),
+            ("Labels", "policy.labels"),
             ("Seccomp", "policy.seccomp"),
             ("Writable root", "policy.allowWritableRoot"),
             ("Packages", "policy.allowPackages"),

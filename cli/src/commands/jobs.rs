@@ -68,6 +68,7 @@ async fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
         max_attempts: args.max_attempts,
         backoff_ms: args.backoff,
         webhook: webhook(&args.webhook)?,
+        labels: request::labels(&args.request.label)?,
         ..QueueOptions::default()
     };
     let session = args.session_id.clone().map_or(Session::None, Session::Named);
@@ -149,6 +150,7 @@ pub(super) fn show(job: &Job, json: bool) -> anyhow::Result<()> {
     tell("tags", (!job.tags.is_empty()).then(|| job.tags.join(", ")));
     for (name, pointer) in [
         ("waits for", "/waiting/reason"),
+        ("because", "/waiting/message"),
         ("position", "/waiting/position"),
         ("until", "/waitsUntil"),
         ("error", "/error/message"),

@@ -60,6 +60,7 @@ async fn create(args: &CreateScheduleArgs) -> anyhow::Result<()> {
         max_attempts: args.max_attempts,
         backoff_ms: args.backoff,
         webhook: webhook(&args.webhook)?,
+        labels: request::labels(&args.request.label)?,
         ..QueueOptions::default()
     };
     let options = ScheduleOptions {

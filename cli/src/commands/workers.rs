@@ -59,10 +59,18 @@ async fn await_drained(client: &Client, id: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What a worker says of itself, on one line.
+pub(super) fn labels(worker: &Worker) -> String {
+    let labels: Vec<String> =
+        worker.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let only = if worker.only_labelled { " (only)" } else { "" };
+    format!("{}{only}", labels.join(","))
+}
+
 fn table(workers: &[Worker]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["ID", "NAME", "STATE", "RUNNING", "SESSIONS", "VERSION", "SINCE"]);
+    table.set_header(["ID", "NAME", "STATE", "RUNNING", "SESSIONS", "VERSION", "SINCE", "LABELS"]);
     for worker in workers {
         table.add_row([
             worker.id.clone(),
@@ -72,6 +80,7 @@ fn table(workers: &[Worker]) -> comfy_table::Table {
             worker.sessions.to_string(),
             worker.version.clone(),
             local(worker.started_at),
+            labels(worker),
         ]);
     }
     table

@@ -19,8 +19,9 @@ use serde_json::{Map, Value, json};
 use shared::config::Loaded;
 use shared::execution::{
     BoundSecret, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
-    SecretOption,
+    SecretOption, Wish,
 };
+use shared::labels::Labels;
 
 use crate::args::{ExecArgs, OutputArgs, ProgramArgs, RequestArgs, RunArgs};
 
@@ -124,7 +125,8 @@ pub(crate) fn of_request(
     let mode = if session.id().is_some() { "persistent" } else { "ephemeral" };
     let more_options = Map::from_iter([("mode".to_owned(), json!(mode))]);
     let session_id = session.id().map(String::from);
-    Ok(Execution { request, options, more_options, session_id, ..Execution::default() })
+    let queue = labels(&args.label)?.map(|labels| Wish { labels: Some(labels), ..Wish::default() });
+    Ok(Execution { request, options, more_options, session_id, queue, ..Execution::default() })
 }
 
 fn options(
@@ -158,6 +160,15 @@ fn options(
         tmp_size: text(&args.tmp_size, "defaults.tmpSize", &defaults.tmp_size),
         ..ExecutionOptions::default()
     })
+}
+
+/// The labels that flags name; `None` without any.
+///
+/// # Errors
+/// If one is none.
+pub(crate) fn labels(flags: &[String]) -> anyhow::Result<Option<Labels>> {
+    let named = || format!("--label {}", flags.join(" --label "));
+    (!flags.is_empty()).then(|| flags.join(",").parse().with_context(named)).transpose()
 }
 
 /// Whether somebody wrote a value into the configuration.

@@ -154,6 +154,8 @@ pub(crate) async fn build_worker(
         options: worker::Options {
             worker: id,
             name: name.as_str().to_owned(),
+            labels: config.worker.labels.clone(),
+            only_labelled: config.worker.only_labelled,
             max_concurrent: config.max_concurrent,
             redis: config.redis.clone(),
             shutdown_grace: Duration::from_millis(config.worker.shutdown_grace_ms),

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use shared::execution::Priority;
 use shared::id::BatchId;
+use shared::labels::Labels;
 use shared::redis::BatchRecord;
 use shared::{Error, ErrorCode};
 
@@ -22,6 +23,7 @@ use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::service::batches::results::Reader;
 use crate::service::batches::{self, Form};
+use crate::service::fleet::nobody_has;
 use crate::state::State;
 use shared::timestamp::iso8601;
 
@@ -31,6 +33,9 @@ const LINES_HEADERS: [(HeaderName, HeaderValue); 2] = [
     (CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
 ];
+
+/// Why a batch waits that nobody can run.
+const NO_WORKER: &str = "no_worker";
 
 /// A batch as clients see it.
 #[derive(Serialize)]
@@ -44,6 +49,9 @@ pub(crate) struct BatchView {
     outcome: Option<String>,
     tags: Vec<String>,
     priority: Priority,
+    /// What the workers of its items must have.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure_budget: Option<u64>,
     created_at: String,
@@ -89,6 +97,9 @@ struct FailuresView {
 #[derive(Serialize)]
 struct WaitingView {
     reason: &'static str,
+    /// The same in more words, where there is more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
 }
 
 impl From<BatchRecord> for BatchView {
@@ -96,7 +107,7 @@ impl From<BatchRecord> for BatchView {
         let progress = record.progress;
         let waiting = match record.state.as_str() {
             "running" if record.waits_for_readers => Some("results_full"),
-            "running" if record.slots == 0 && progress.running == 0 => Some("no_worker"),
+            "running" if record.slots == 0 && progress.running == 0 => Some(NO_WORKER),
             _ => None,
         };
         let kept = |ended: u64| ended.saturating_add(record.keep_ms.unwrap_or_default());
@@ -107,6 +118,7 @@ impl From<BatchRecord> for BatchView {
             outcome: record.outcome,
             tags: record.terms.tags,
             priority: record.terms.priority,
+            labels: record.terms.labels,
             failure_budget: record.failure_budget,
             created_at: iso8601(record.created_ms),
             started_at: record.started_ms.map(iso8601),
@@ -129,7 +141,7 @@ impl From<BatchRecord> for BatchView {
                 errors: progress.errors,
             },
             result_bytes: record.result_bytes,
-            waiting: waiting.map(|reason| WaitingView { reason }),
+            waiting: waiting.map(|reason| WaitingView { reason, message: None }),
         }
     }
 }
@@ -176,6 +188,19 @@ fn form(headers: &HeaderMap) -> Form {
     }
 }
 
+/// A batch with all there is to say of it.
+async fn view(state: &State, record: BatchRecord) -> Result<Json<BatchView>, ApiError> {
+    let mut view = BatchView::from(record);
+    let has_none = view.waiting.as_ref().is_some_and(|it| it.reason == NO_WORKER);
+    if has_none && !view.labels.is_empty() {
+        // Its workers count only once they have heard of such jobs.
+        let can_run = state.fleet.can_run(&state.queue, &view.labels, false).await?;
+        let message = || Some(nobody_has(&view.labels));
+        view.waiting = (!can_run).then(|| WaitingView { reason: NO_WORKER, message: message() });
+    }
+    Ok(Json(view))
+}
+
 /// `GET /v1/batches/{id}`
 pub(crate) async fn show(
     FromState(state): FromState<State>,
@@ -185,7 +210,7 @@ pub(crate) async fn show(
 ) -> Result<Json<BatchView>, ApiError> {
     let wait = patience.wait();
     let record = batches::find(&state, &caller.tenant, batch_id(&id)?, wait).await?;
-    Ok(Json(record.into()))
+    view(&state, record).await
 }
 
 /// `DELETE /v1/batches/{id}`: answered once nothing of the batch runs any more.
@@ -195,7 +220,7 @@ pub(crate) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<BatchView>, ApiError> {
     let record = batches::cancel(&state, &caller.tenant, batch_id(&id)?).await?;
-    Ok(Json(record.into()))
+    view(&state, record).await
 }
 
 /// Some batches of a tenant, newest first.

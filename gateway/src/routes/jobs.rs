@@ -9,8 +9,9 @@ use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use shared::id::JobId;
-use shared::job_view::JobView;
-use shared::redis::{JobFilter, JobRecord, JobState, Once, Page};
+use shared::job_view::{JobView, WaitingView};
+use shared::labels::Labels;
+use shared::redis::{JobFilter, JobRecord, JobState, Once, Page, Standing, WaitsFor};
 use shared::timestamp::from_iso8601;
 use shared::{Error, ErrorCode};
 
@@ -20,6 +21,7 @@ use crate::error::ApiError;
 use crate::extract::{Path, Query};
 use crate::routes::page;
 use crate::routes::stream::respond;
+use crate::service::fleet::nobody_has;
 use crate::service::output::Line;
 use crate::service::{jobs, output};
 use crate::state::State;
@@ -129,7 +131,30 @@ pub(super) async fn view(state: &State, record: JobRecord) -> Result<Json<JobVie
         JobState::Queued => state.queue.standing(&record.tenant, record.id).await?,
         _ => None,
     };
-    Ok(Json(JobView::whole(record, attempts, standing)?))
+    let labels = record.terms.as_ref().map(|terms| terms.labels.clone()).unwrap_or_default();
+    let waiting = match standing {
+        Some(standing) => Some(reason(state, standing, &labels).await?),
+        None => None,
+    };
+    Ok(Json(JobView::whole(record, attempts, waiting)?))
+}
+
+/// Why a job with these labels waits.
+async fn reason(
+    state: &State,
+    standing: Standing,
+    labels: &Labels,
+) -> Result<WaitingView, ApiError> {
+    let has_worker = standing.slots > 0 || standing.waits_for == WaitsFor::Time;
+    let view = WaitingView::from(standing);
+    if labels.is_empty() || has_worker {
+        return Ok(view);
+    }
+    // Its workers count only once they have heard of such jobs.
+    match state.fleet.can_run(&state.queue, labels, false).await? {
+        true => Ok(view.with_worker()),
+        false => Ok(view.without_worker(nobody_has(labels))),
+    }
 }
 
 /// Which jobs to list.

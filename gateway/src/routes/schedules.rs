@@ -8,6 +8,7 @@ use http::header::LOCATION;
 use serde::{Deserialize, Serialize};
 use shared::execution::{Missed, Overlap, Priority};
 use shared::id::{JobId, ScheduleId};
+use shared::labels::Labels;
 use shared::redis::{Schedule, SchedulePage, ScheduleRun};
 use shared::timestamp::iso8601;
 
@@ -37,6 +38,9 @@ pub(crate) struct ScheduleView {
     runtime: String,
     tags: Vec<String>,
     priority: Priority,
+    /// What the workers of its jobs must have.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
     created_at: String,
     /// When it runs next; absent if it is paused or over.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +80,9 @@ impl From<ScheduleRun> for RunView {
             "kept" => ("refused", Some("as many jobs are kept as may be (policy.maxKeptJobs)")),
             "kept_bytes" => ("refused", Some("as much is kept as may be (policy.maxKeptBytes)")),
             "rate" => ("refused", Some("more requests than may be (policy.maxRequestsPerSecond)")),
+            "placements" => {
+                ("refused", Some("jobs require as many different sets of labels as may be"))
+            }
             "full" => ("refused", Some("the queue was full (redis.maxQueued)")),
             _ => ("refused", None),
         };
@@ -105,6 +112,7 @@ impl From<Schedule> for ScheduleView {
             runtime: facts.runtime,
             tags: terms.tags,
             priority: terms.priority,
+            labels: terms.labels,
             created_at: iso8601(schedule.created_ms),
             next_run_at: schedule.next_ms.map(iso8601),
             runs: schedule.runs.into_iter().map(RunView::from).collect(),

@@ -5,6 +5,7 @@ use axum::extract::{Extension, State as FromState};
 use http::StatusCode;
 use serde::Serialize;
 use shared::id::WorkerId;
+use shared::labels::Labels;
 use shared::redis::WorkerFacts;
 use shared::{Error, ErrorCode};
 
@@ -29,6 +30,8 @@ struct View {
     name: String,
     state: &'static str,
     version: String,
+    protocol: u32,
+    unread: u64,
     started_at: String,
     slots: usize,
     running: usize,
@@ -36,6 +39,10 @@ struct View {
     sandboxes: usize,
     ended: u64,
     failed: u64,
+    /// What it says of itself.
+    labels: Labels,
+    /// Whether it takes only jobs that require labels.
+    only_labelled: bool,
 }
 
 impl std::convert::From<WorkerFacts> for View {
@@ -50,6 +57,8 @@ impl std::convert::From<WorkerFacts> for View {
             name: facts.name,
             state,
             version: facts.version,
+            protocol: facts.protocol,
+            unread: facts.unread,
             started_at: iso8601(facts.started_ms),
             slots: facts.slots,
             running: facts.running,
@@ -57,6 +66,8 @@ impl std::convert::From<WorkerFacts> for View {
             sandboxes: facts.sandboxes,
             ended: facts.ended,
             failed: facts.failed,
+            labels: facts.labels,
+            only_labelled: facts.only_labelled,
         }
     }
 }

@@ -58,10 +58,17 @@ pub(crate) async fn submit(
     let started = Instant::now();
     let session = envelope.session_id.take().filter(|id| !id.is_empty());
     let session = session.map(SessionId::new).transpose()?;
-    let durability = envelope.queue.take().map(|wish| wish.durability);
+    let wish = envelope.queue.take().unwrap_or_default();
     let refusals = Refusals::new(state, tenant, session.as_ref(), &envelope.request);
-    let admitted = state.admission.admit(tenant, envelope);
-    let mut job = admitted.inspect_err(|error| refusals.record(error))?;
+    let labels = wish.labels(state.admission.policy(tenant));
+    let admitted = labels.and_then(|labels| Ok((labels, state.admission.admit(tenant, envelope)?)));
+    let (labels, mut job) = admitted.inspect_err(|error| refusals.record(error))?;
+    let can_run = state.fleet.require(&state.queue, &labels, session.is_some()).await;
+    can_run.inspect_err(|error| {
+        if error.code() != ErrorCode::QueueUnavailable {
+            refusals.record(error);
+        }
+    })?;
     job.stream = following != Following::Result;
     job.interactive = following == Following::Conversation;
     job.signals = matches!(following, Following::Signals | Following::Conversation);
@@ -78,10 +85,10 @@ pub(crate) async fn submit(
     let submission =
         Submission { tenant, id, reply_to: Some(state.id), quota: state.quota(tenant) };
     let queued = match &session {
-        None => state.queue.enqueue(submission, &job).await,
+        None => state.queue.enqueue_placed(submission, &labels, &job).await,
         Some(session) => {
             let max_sessions = state.admission.policy(tenant).max_sessions;
-            let to = ToSession { id: session, may_open: true, max_sessions };
+            let to = ToSession { id: session, may_open: true, max_sessions, labels: &labels };
             state.queue.enqueue_call(submission, to, &Call::Execute { job }).await
         }
     };
@@ -92,7 +99,7 @@ pub(crate) async fn submit(
         return Err(not_queued(error, &mut cancel));
     }
     debug!(job = %id, "queued");
-    let confirmed = confirm(state, tenant, id, durability).await;
+    let confirmed = confirm(state, tenant, id, wish.durability).await;
     let confirmed = confirmed.map_err(|error| not_queued(error, &mut cancel))?;
     let (state, tenant) = (Arc::clone(state), tenant.clone());
     Ok(Queued { state, tenant, waiter, mailbox, timeout_ms, started, cancel, confirmed })

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use shared::execution::{Call, Content, Ending, FileContent, FileEntry, FileReply, NetworkChange};
 use shared::id::{JobId, SessionId, TenantId};
+use shared::labels::Labels;
 use shared::redis::{Submission, ToSession};
 use shared::{Error, ErrorCode};
 
@@ -137,7 +138,8 @@ impl Place {
         let waiter = state.registry.register(id, None);
         let quota = state.quota(&self.tenant);
         let submission = Submission { tenant: &self.tenant, id, reply_to: Some(state.id), quota };
-        let to = ToSession { id: &self.session, may_open: false, max_sessions: 0 };
+        let labels = Labels::none();
+        let to = ToSession { id: &self.session, may_open: false, max_sessions: 0, labels };
         let mut cancel = CancelOnDrop::new(&state, &self.tenant, id);
         if let Err(error) = state.queue.enqueue_call(submission, to, &call).await {
             return Err(not_queued(error, &mut cancel));

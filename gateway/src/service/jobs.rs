@@ -61,7 +61,7 @@ pub(crate) async fn submit(
     if session.is_some() && !queue.suits_sessions() {
         return Err(Error::invalid(
             "queue: the calls of a session run one at a time and in order. Of a job with a sessionId, \
-             only tags, retentionMs, durability and webhook can be chosen",
+             only tags, retentionMs, durability, webhook and labels can be chosen",
         ));
     }
     let admitted = admit(state, tenant, envelope, queue);
@@ -72,7 +72,8 @@ pub(crate) async fn submit(
     let accepted = match &session {
         None => state.queue.submit(submission, listing, &job).await,
         Some(session) => {
-            let to = ToSession { id: session, may_open: true, max_sessions: policy.max_sessions };
+            let (max_sessions, labels) = (policy.max_sessions, &terms.labels);
+            let to = ToSession { id: session, may_open: true, max_sessions, labels };
             state.queue.submit_call(submission, to, listing, &Call::Execute { job }).await
         }
     };

@@ -7,6 +7,7 @@ pub(crate) mod durability;
 pub(crate) mod event;
 pub(crate) mod execute;
 pub(crate) mod files;
+pub(crate) mod fleet;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 mod mailbox;

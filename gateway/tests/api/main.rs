@@ -21,6 +21,7 @@ mod files;
 mod jobs;
 mod keys;
 mod outages;
+mod placement;
 mod schedules;
 mod sessions;
 mod shutdown;

@@ -12,6 +12,8 @@ fn facts(running: usize, is_draining: bool) -> WorkerFacts {
         id: WorkerId::generate(),
         name: "host-0".into(),
         version: "1.2.3".into(),
+        protocol: 1,
+        unread: 0,
         started_ms: 0,
         slots: 4,
         running,
@@ -20,6 +22,8 @@ fn facts(running: usize, is_draining: bool) -> WorkerFacts {
         ended: 9,
         failed: 1,
         is_draining,
+        labels: "pool=gpu".parse().unwrap(),
+        only_labelled: false,
     }
 }
 
@@ -41,8 +45,10 @@ async fn workers_are_listed_and_drained_by_the_master_alone() {
         list().await,
         [json!({
             "id": id, "name": "host-0", "state": "active", "version": "1.2.3", "slots": 4,
+            "protocol": 1, "unread": 0,
             "startedAt": "1970-01-01T00:00:00.000Z", "running": 2, "sessions": 0,
             "sandboxes": 3, "ended": 9, "failed": 1,
+            "labels": {"pool": "gpu"}, "onlyLabelled": false,
         })]
     );
 

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use shared::config;
 use shared::error::ErrorCode;
 use shared::execution::{Ending, Failure};
 use shared::id::WorkerId;
+use shared::labels::Labels;
 use shared::redis::{Commit, Consumer, Queue, WorkerFacts};
+use shared::{PROTOCOL, config};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
@@ -130,6 +131,10 @@ async fn keep_house(
         ended: 0,
         failed: 0,
         is_draining: false,
+        labels: Labels::default(),
+        only_labelled: false,
+        protocol: PROTOCOL,
+        unread: 0,
     };
     let mut ticks = interval_at(tokio::time::Instant::now() + offset, HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,6 +10,7 @@ use crate::execution::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, Network, is_image_reference,
 };
 use crate::id::TenantId;
+use crate::labels::OWN_PREFIX;
 use crate::net::{Host, HostFilter};
 use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
@@ -312,6 +313,17 @@ fn worker(config: &Config) -> Checked {
     let worker = &config.worker;
     require(!worker.name.is_empty(), &["worker.name"], || {
         "worker.name is empty; it labels the worker's containers".into()
+    })?;
+    let own = worker.labels.iter().find(|(name, _)| name.starts_with(OWN_PREFIX));
+    require(own.is_none(), &["worker.labels"], || {
+        let name = own.map(|(name, _)| name).unwrap_or_default();
+        format!(
+            "worker.labels has {name}; names that begin with {OWN_PREFIX} are kept for what a worker finds out about itself"
+        )
+    })?;
+    let has_labels = !worker.only_labelled || !worker.labels.is_empty();
+    require(has_labels, &["worker.onlyLabelled", "worker.labels"], || {
+        "worker.onlyLabelled is true, but worker.labels has none that a job could require".into()
     })?;
     let has_agent = worker.prewarm.contains(&Runtime::Agent);
     require(!has_agent, &["worker.prewarm"], || {

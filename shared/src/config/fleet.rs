@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::labels::Labels;
 use crate::net::NameServer;
 use crate::runtime::Runtime;
 
@@ -132,6 +133,11 @@ pub struct Worker {
     /// Beginning of the name that labels this worker's containers; workers of one machine number
     /// themselves.
     pub name: String,
+    /// What it says of itself: jobs may require labels of the worker that runs them.
+    #[schemars(with = "std::collections::BTreeMap<String, String>")]
+    pub labels: Labels,
+    /// Whether it takes only jobs that require labels.
+    pub only_labelled: bool,
     /// Address of the worker's own `/healthz`, `/readyz` and `/metrics`; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
@@ -165,6 +171,8 @@ impl Default for Worker {
     fn default() -> Self {
         Self {
             name: "worker".into(),
+            labels: Labels::default(),
+            only_labelled: false,
             listen: None,
             // An agent needs a network of its caller's own, so no sandbox can be made ahead for it.
             prewarm: Runtime::ALL.into_iter().filter(|it| *it != Runtime::Agent).collect(),

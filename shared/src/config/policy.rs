@@ -41,6 +41,8 @@ pub struct Policy {
     pub max_network_bytes_per_second: u64,
     /// Patterns of image names besides `isol8:*`; `*` stands for any text.
     pub images: Vec<String>,
+    /// Patterns of labels, like `pool=gpu`, that a job may require of its worker; `*` stands for any text.
+    pub labels: Vec<String>,
     /// System-call filters that may be asked for besides the server's own.
     pub seccomp: Vec<Seccomp>,
     /// Whether a request may ask for a writable root.
@@ -99,6 +101,7 @@ impl Default for Policy {
             max_network_bytes: 10 << 30,
             max_network_bytes_per_second: 0,
             images: vec!["*".into()],
+            labels: vec!["*".into()],
             seccomp: vec![Seccomp::Strict],
             allow_writable_root: true,
             allow_packages: true,
@@ -165,6 +168,9 @@ pub struct TenantPolicy {
     /// Patterns of image names besides `isol8:*`; `*` stands for any text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<Vec<String>>,
+    /// Patterns of labels, like `pool=gpu`, that a job may require of its worker; `*` stands for any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
     /// System-call filters that may be asked for besides the server's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Vec<Seccomp>>,
@@ -240,6 +246,7 @@ impl Policy {
             max_network_bytes: 0,
             max_network_bytes_per_second: 0,
             images: vec!["*".into()],
+            labels: vec!["*".into()],
             seccomp: vec![Seccomp::Strict, Seccomp::Unconfined],
             allow_writable_root: true,
             allow_packages: true,
@@ -290,6 +297,7 @@ impl Policy {
                 .max_network_bytes_per_second
                 .unwrap_or(general.max_network_bytes_per_second),
             images: own.images.unwrap_or(general.images),
+            labels: own.labels.unwrap_or(general.labels),
             seccomp: own.seccomp.unwrap_or(general.seccomp),
             allow_writable_root: own.allow_writable_root.unwrap_or(general.allow_writable_root),
             allow_packages: own.allow_packages.unwrap_or(general.allow_packages),

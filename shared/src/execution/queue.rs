@@ -4,9 +4,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::retry::{RetryOn, RetryPolicy};
+use super::validate::matches_pattern;
 use crate::config::Policy;
 use crate::error::{Error, ErrorCode};
 use crate::id::BatchId;
+use crate::labels::Labels;
 use crate::webhook::{Webhook, WebhookOptions};
 
 /// Most tags of a job.
@@ -88,6 +90,9 @@ pub struct QueueOptions {
     /// After which endings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_on: Option<Vec<RetryOn>>,
+    /// What its worker must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
     /// How safe it is to be before its submission is answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
@@ -98,11 +103,15 @@ pub struct QueueOptions {
 }
 
 /// The `queue` part of a request that waits for its result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Wish {
     /// How safe it is to be before it counts as queued.
-    pub durability: Durability,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// What its worker must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
 }
 
 /// What a job survives once its submission was answered.
@@ -129,6 +138,9 @@ pub struct Terms {
     pub retention_ms: u64,
     /// Which jobs begin first.
     pub priority: Priority,
+    /// What its worker must have.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// How long it is to wait at least, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
@@ -150,6 +162,16 @@ pub struct Terms {
     pub batch: Option<BatchId>,
 }
 
+impl Wish {
+    /// The labels that a job of a tenant with this policy requires.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidRequest`] and [`ErrorCode::PolicyViolation`], naming the field.
+    pub fn labels(&self, policy: &Policy) -> Result<Labels, Error> {
+        required(self.labels.clone().unwrap_or_default(), policy)
+    }
+}
+
 impl QueueOptions {
     /// The terms that a tenant with this policy gets. Kept for `retention_ms` unless asked otherwise.
     ///
@@ -164,6 +186,7 @@ impl QueueOptions {
             tags: tags(self.tags.unwrap_or_default())?,
             retention_ms: retention(self.retention_ms, policy, retention_ms)?,
             priority: self.priority.unwrap_or_default(),
+            labels: required(self.labels.unwrap_or_default(), policy)?,
             delay_ms: within("queue.delayMs", self.delay_ms, 0, MAX_WAIT_MS)?,
             run_at_ms: self.run_at.map(run_at).transpose()?,
             expires_ms: within("queue.expiresMs", self.expires_ms, 1, MAX_WAIT_MS)?,
@@ -222,6 +245,26 @@ fn run_at(time: DateTime<Utc>) -> Result<u64, Error> {
         return Err(Error::invalid("queue.runAt must be within 30 days"));
     }
     Ok(ms)
+}
+
+/// The labels that a job requires, if it may.
+///
+/// # Errors
+/// [`ErrorCode::InvalidRequest`] and [`ErrorCode::PolicyViolation`], naming the field.
+fn required(labels: Labels, policy: &Policy) -> Result<Labels, Error> {
+    labels.check_required()?;
+    for (name, value) in labels.iter() {
+        let label = format!("{name}={value}");
+        if !policy.labels.iter().any(|pattern| matches_pattern(pattern, &label)) {
+            return Err(Error::new(
+                ErrorCode::PolicyViolation,
+                format!(
+                    "queue.labels: {label} is not allowed by this server's policy (policy.labels)"
+                ),
+            ));
+        }
+    }
+    Ok(labels)
 }
 
 fn tags(tags: Vec<String>) -> Result<Vec<String>, Error> {

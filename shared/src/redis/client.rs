@@ -243,6 +243,11 @@ pub(super) fn is_group_missing(error: &RedisError) -> bool {
     has_code(error, "NOGROUP") || has_code(error, "UNBLOCKED")
 }
 
+/// Whether a command was about a key that there is not.
+pub(super) fn is_key_missing(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("no such key"))
+}
+
 /// What callers of the queue see of a Redis error. The cause goes to the log only: it may name
 /// hosts.
 pub(super) fn failure(error: RedisError) -> Error {

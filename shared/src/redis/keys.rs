@@ -16,7 +16,7 @@ pub(super) const ENTRY_JOB: &str = "job";
 
 /// What the whole fleet must agree on.
 ///
-/// Type: hash (`shards`). Owner: whoever connects first. Lifetime: permanent.
+/// Type: hash (`protocol`, `shards`). Owner: whoever connects first. Lifetime: permanent.
 pub(super) const FLEET: &str = "v1:fleet";
 
 /// Start of the reply channels' names; scripts append the gateway.
@@ -29,26 +29,57 @@ pub(super) fn replies(gateway: GatewayId) -> String {
     format!("{REPLY_PREFIX}{gateway}")
 }
 
-/// Jobs of a shard and priority that wait or run, oldest first; an entry holds the job's identifier
-/// alone.
+/// Jobs of a shard and priority that wait or run and require no labels, oldest first; an entry holds the
+/// job's identifier alone.
 ///
 /// Type: stream with group [`GROUP`]. Owner: the queue's scripts. Lifetime: permanent; an entry
 /// goes when its job ends. Never trimmed by length: that would lose jobs.
 pub(super) fn jobs(shard: u16, priority: Priority) -> String {
-    match priority {
-        Priority::Normal => format!("v1:{{s{shard}}}:jobs"),
-        Priority::High | Priority::Low => format!("v1:{{s{shard}}}:jobs-{}", priority.name()),
+    line(shard, priority, None)
+}
+
+/// The same of jobs that require labels, for each placement.
+///
+/// Type: stream with group [`GROUP`]. Owner: the queue's scripts. Lifetime: that of the placement in
+/// [`placements`].
+pub(super) fn line(shard: u16, priority: Priority, placement: Option<&str>) -> String {
+    match full_priority(priority, placement) {
+        None => format!("v1:{{s{shard}}}:jobs"),
+        Some(priority) => format!("v1:{{s{shard}}}:jobs-{priority}"),
     }
 }
+
+/// What the record of a job has as its `priority`, and the name of its line too; `None` of a normal job
+/// that requires no labels.
+pub(super) fn full_priority(priority: Priority, placement: Option<&str>) -> Option<String> {
+    match (priority, placement) {
+        (Priority::Normal, None) => None,
+        (priority, None) => Some(priority.name().to_owned()),
+        (priority, Some(placement)) => Some(format!("{}:{placement}", priority.name())),
+    }
+}
+
+/// The placements there are lines of, by when one was last used, in ms since the epoch.
+///
+/// Type: sorted set of placements, like `pool=gpu,zone=a`. Owner: the queue's scripts. Lifetime: permanent; a
+/// placement goes a minute after the last use, with its lines, if nothing is in them.
+pub(super) fn placements(shard: u16) -> String {
+    format!("v1:{{s{shard}}}:placements")
+}
+
+/// Where workers hear of a new placement.
+///
+/// Type: pub/sub channel. Owner: whoever makes one. Lifetime: that of the workers' subscriptions.
+pub(super) const NEW_PLACEMENTS: &str = "v1:placements";
 
 /// The truth about one job.
 ///
 /// Type: hash (`tenant`, `state`, `payload` until it ends, `reply_to`, `attempt`, `enqueued_us`,
 /// `queued_us`, `started_us`, `worker`, `theft` (the reclaim that started it), `ended_by`, `result`;
 /// `entry` if it is in the stream; `session` and `may_open` of a session's call; where they
-/// apply `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
-/// to be started again), `cancel` (its worker is to stop it), `input` (the last one given); of a listed
-/// job `keep_ms`, `terms`, `priority` unless it is normal, `due_ms` while it is delayed, `expires_ms`,
+/// apply `priority` unless it is normal, and behind a colon its placement, `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
+/// to be started again), `cancel` (its worker is to stop it), `unread_by` (workers that could not read it), `input` (the last one given); of a listed
+/// job `keep_ms`, `terms`, `due_ms` while it is delayed, `expires_ms`,
 /// `batch` and `name` of an item of a batch, `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
 /// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key), `webhook` and, when it has ended, `finished_us`,
 /// `kept_bytes`, `summary`, `delivery` (how many deliveries to its webhook there were), `delivering` while the last of them
@@ -97,9 +128,10 @@ pub(super) fn dead(shard: u16, tenant: &TenantId) -> String {
     format!("v1:{{s{shard}}}:dead:{tenant}")
 }
 
-/// Tenants that have more listed jobs than may stand in line.
+/// Tenants that have more listed jobs than may stand in line; of jobs that require labels, behind a colon,
+/// with their placement.
 ///
-/// Type: set of tenants. Owner: the queue's scripts. Lifetime: permanent.
+/// Type: set of `<tenant>` and `<tenant>:<placement>`. Owner: the queue's scripts. Lifetime: permanent.
 pub(super) fn backlogs(shard: u16) -> String {
     format!("v1:{{s{shard}}}:backlogs")
 }
@@ -128,9 +160,10 @@ pub(super) fn drain(worker: WorkerId) -> String {
     format!("v1:{{s0}}:drain:{worker}")
 }
 
-/// How many jobs these workers can run at once.
+/// How many jobs without labels these workers can run at once.
 ///
-/// Type: hash of workers to numbers, and `total`. Owner: the queue's scripts. Lifetime: permanent.
+/// Type: hash of workers to numbers, and `total`; the same of a placement in `slots:<placement>`, which goes
+/// with it. Owner: the queue's scripts. Lifetime: permanent.
 pub(super) fn slots(shard: u16) -> String {
     format!("v1:{{s{shard}}}:slots")
 }
@@ -367,7 +400,9 @@ pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
 
 // Named by scripts alone (`scripts/functions`), as they depend on what a record says:
 // `active:<tenant>`, set of the tenant's jobs that stand in line or run, if they are counted;
-// `backlog:<tenant>`, sorted set of its listed jobs that may not yet, by when they came, in seconds;
+// `placed:<tenant>` and `placed:<tenant>:<placement>`, sets of those of them that are listed and require
+// labels; `backlog:<tenant>` and, for each placement apart, `backlog:<tenant>:<placement>`, sorted sets of
+// its listed jobs that may not yet, by when they came, in seconds;
 // `usage:<tenant>` and `usage`, hashes (`jobs`, `bytes`) of listed jobs that have not ended, of a tenant
 // with its `cap`, `weight` and number of running `batches`, of the shard with `mean_us`, how long a job takes;
 // `batch-open:<batch>`, hash of the jobs of a batch's items that are in the queue to their items' numbers;
@@ -411,6 +446,7 @@ mod tests {
     fn keys_of_a_shard_share_its_hash_tag() {
         assert_eq!(jobs(3, Priority::Normal), "v1:{s3}:jobs");
         assert_eq!(jobs(3, Priority::Low), "v1:{s3}:jobs-low");
+        assert_eq!(line(3, Priority::Normal, Some("pool=gpu")), "v1:{s3}:jobs-normal:pool=gpu");
         assert_eq!(record(3, "x"), "v1:{s3}:job:x");
     }
 }

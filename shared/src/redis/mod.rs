@@ -22,9 +22,9 @@ pub use queue::{
     BatchTerms, BatchUpload, Cancelled, Claimed, ClaimedCall, ClaimedWebhook, Cleaned,
     CleanupOrder, Commit, Consumer, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState, Depth,
     Due, DueSchedule, Fired, FleetStats, GiveBack, JobFilter, JobRecord, JobState, Lease,
-    LeaseNews, Listing, NextCall, Once, Orders, OwnedSession, Page, Publication, Queue, Quota,
-    Removal, Replies, Reply, Results, RunningBatch, Schedule, ScheduleFacts, ScheduleOrder,
-    SchedulePage, ScheduleRun, Sealed, SessionInfo, SessionNews, Standing, Submission, Taking,
-    TenantStats, ToSession, WaitsFor, WorkerFacts, WorkerOrder,
+    LeaseNews, Listing, NextCall, Once, Orders, OwnedSession, Page, Placements, Publication, Queue,
+    Quota, Removal, Replies, Reply, Results, RunningBatch, Schedule, ScheduleFacts, ScheduleOrder,
+    SchedulePage, ScheduleRun, Sealed, SessionInfo, SessionNews, Slots, Standing, Submission,
+    Taking, TenantStats, ToSession, Unreadable, WaitsFor, WorkerFacts, WorkerOrder,
 };
 pub use transfer::{Transfer, TransferReceiver, TransferSender};

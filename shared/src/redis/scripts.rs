@@ -17,13 +17,18 @@ pub(super) use webhook::{ClaimWebhooks, SettledWebhook};
 
 use super::client::Client;
 use super::keys;
-use super::queue::Quota;
+use super::queue::{Quota, Slots};
 use crate::execution::{Priority, Terms};
 use crate::id::TenantId;
 
 /// Functions in front of the scripts; each gets those that it uses.
 const COMMON: &str = include_str!("scripts/functions/common.lua");
-const JOBS: &str = include_str!("scripts/functions/jobs.lua");
+const LINES: &str = include_str!("scripts/functions/lines.lua");
+/// With those about lines, which they use.
+const JOBS: &str = concat!(
+    include_str!("scripts/functions/lines.lua"),
+    include_str!("scripts/functions/jobs.lua")
+);
 const SESSIONS: &str = include_str!("scripts/functions/sessions.lua");
 const STREAM: &str = include_str!("scripts/functions/stream.lua");
 const LISTING: &str = include_str!("scripts/functions/listing.lua");
@@ -43,9 +48,11 @@ pub(super) struct Scripts {
     take: Script,
     finish: Script,
     give_back: Script,
+    pass_on: Script,
     retry: Script,
     renew: Script,
     leave: Script,
+    restore_lines: Script,
     cancel: Script,
     watch: Script,
     housekeep: Script,
@@ -83,9 +90,16 @@ pub(super) struct NewJob<'a> {
     pub(super) reply_to: String,
     pub(super) quota: Quota,
     pub(super) interactive: bool,
+    /// The labels that it requires, in one text.
+    pub(super) placement: Option<String>,
 }
 
 impl NewJob<'_> {
+    /// The stream it stands in.
+    pub(super) fn line(&self, priority: Priority) -> String {
+        keys::line(self.shard, priority, self.placement.as_deref())
+    }
+
     fn add_to(&self, call: &mut Cmd) {
         call.arg(&self.id)
             .arg(self.tenant.as_str())
@@ -117,8 +131,10 @@ impl NewListing<'_> {
 
 /// The arguments of a submission that come of its terms and of what its tenant may have.
 fn add_terms(call: &mut Cmd, terms: &Terms, quota: &Quota, max_queued: u64) {
+    let placement = terms.labels.placement();
+    let priority = keys::full_priority(terms.priority, placement.as_deref());
     call.arg(max_queued)
-        .arg(if terms.priority == Priority::Normal { "" } else { terms.priority.name() })
+        .arg(priority.unwrap_or_default())
         .arg(terms.delay_ms.unwrap_or_default())
         .arg(terms.run_at_ms.unwrap_or_default())
         .arg(terms.expires_ms.unwrap_or_default())
@@ -139,10 +155,10 @@ pub(super) struct Entry {
     pub(super) job: String,
 }
 
-/// Entries of one shard to start.
+/// Entries of one stream to start.
 pub(super) struct Take<'a> {
     pub(super) shard: u16,
-    pub(super) priority: Priority,
+    pub(super) stream: &'a str,
     pub(super) worker: &'a str,
     pub(super) entries: &'a [Entry],
     /// Most jobs to start; the rest goes back.
@@ -159,7 +175,7 @@ pub(super) type Taken = (String, u32, u64, u64, String, Vec<u8>, String, String,
 /// One delivery of one job, as the scripts name it.
 pub(super) struct Held<'a> {
     pub(super) shard: u16,
-    pub(super) priority: Priority,
+    pub(super) stream: &'a str,
     pub(super) worker: &'a str,
     pub(super) entry: &'a str,
     pub(super) attempt: u32,
@@ -168,7 +184,7 @@ pub(super) struct Held<'a> {
 
 impl Held<'_> {
     fn call(&self, script: &Script) -> Cmd {
-        let stream = keys::jobs(self.shard, self.priority);
+        let stream = self.stream.to_owned();
         let mut call = script.call(&[stream, keys::record(self.shard, &self.job)]);
         call.arg(self.worker).arg(self.entry).arg(self.attempt).arg(&self.job);
         call
@@ -208,6 +224,7 @@ impl Scripts {
         let alone = [constants, COMMON];
         let plain = [constants, COMMON, JOBS];
         let ending = [constants, COMMON, JOBS, BATCHES];
+        let lines = [constants, COMMON, LINES];
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
         let cancelling = [constants, COMMON, JOBS, BATCHES, SESSIONS];
         let from_stream = [constants, COMMON, JOBS, BATCHES, SESSIONS, STREAM, ATTEMPTS];
@@ -216,7 +233,7 @@ impl Scripts {
         let repairing =
             [constants, COMMON, JOBS, BATCHES, SESSIONS, STREAM, PLACING, GROUP, REPAIR];
         let looking = [constants, COMMON, JOBS, GROUP];
-        let new_job = [constants, COMMON, ADMISSION];
+        let new_job = [constants, COMMON, LINES, ADMISSION];
         let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING, SUBMITTING];
         let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION, LISTING];
         let adding = |parts: &[&str], body| Script::behind("", parts, body);
@@ -229,16 +246,18 @@ impl Scripts {
             take: script(&from_stream, include_str!("scripts/take.lua")),
             finish: script(&ending, include_str!("scripts/finish.lua")),
             give_back: script(&from_stream, include_str!("scripts/give_back.lua")),
+            pass_on: script(&from_stream, include_str!("scripts/pass_on.lua")),
             retry: script(&placing, include_str!("scripts/retry.lua")),
             renew: script(&plain, include_str!("scripts/renew.lua")),
             leave: script(&plain, include_str!("scripts/leave.lua")),
+            restore_lines: script(&lines, include_str!("scripts/restore_lines.lua")),
             cancel: script(&cancelling, include_str!("scripts/cancel.lua")),
             watch: script(&plain, include_str!("scripts/watch.lua")),
             housekeep: script(&placing, include_str!("scripts/housekeep.lua")),
             reconcile: script(&repairing, include_str!("scripts/reconcile.lua")),
             look: script(&repairing, include_str!("scripts/look.lua")),
             standing: script(&looking, include_str!("scripts/standing.lua")),
-            stats: script(&[constants, COMMON], include_str!("scripts/stats.lua")),
+            stats: script(&lines, include_str!("scripts/stats.lua")),
             redrive: adding(&dead_letter, include_str!("scripts/redrive.lua")),
             forget: script(&dead_letter, include_str!("scripts/forget.lua")),
             claim_webhooks: script(&alone, include_str!("scripts/claim_webhooks.lua")),
@@ -270,9 +289,11 @@ impl Scripts {
             &self.take,
             &self.finish,
             &self.give_back,
+            &self.pass_on,
             &self.retry,
             &self.renew,
             &self.leave,
+            &self.restore_lines,
             &self.cancel,
             &self.watch,
             &self.housekeep,
@@ -308,11 +329,13 @@ impl Scripts {
 
     /// Queues a job, or says why not.
     pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<Refusal> {
-        let mut call = self
-            .enqueue
-            .call(&[keys::jobs(job.shard, Priority::Normal), keys::record(job.shard, &job.id)]);
+        let record = keys::record(job.shard, &job.id);
+        let mut call = self.enqueue.call(&[job.line(Priority::Normal), record]);
         job.add_to(&mut call);
         call.arg(max_queued);
+        if let Some(placement) = &job.placement {
+            call.arg(keys::full_priority(Priority::Normal, Some(placement)));
+        }
         self.enqueue.run(&self.client, &call).await
     }
 
@@ -324,7 +347,7 @@ impl Scripts {
         max_queued: u64,
     ) -> RedisResult<Refusal> {
         let terms = listing.terms;
-        let stream = keys::jobs(job.shard, terms.priority);
+        let stream = job.line(terms.priority);
         let mut call = self.submit.call(&[stream, keys::record(job.shard, &job.id)]);
         job.add_to(&mut call);
         listing.add_to(&mut call);
@@ -333,23 +356,23 @@ impl Scripts {
         self.submit.run(&self.client, &call).await
     }
 
-    /// Reads a shard's entries by the shares of their priorities; as XREADGROUP does. `read` is how many
-    /// were read before.
+    /// Reads entries of three streams, that of the most urgent priority first, by the shares of their
+    /// priorities; as XREADGROUP does. `read` is how many were read before.
     pub(super) async fn pick<T: FromRedisValue>(
         &self,
-        shard: u16,
+        streams: &[String],
         worker: &str,
         max: usize,
         read: u64,
     ) -> RedisResult<T> {
-        let mut call = self.pick.call(&Priority::ALL.map(|priority| keys::jobs(shard, priority)));
+        let mut call = self.pick.call(streams);
         call.arg(worker).arg(max).arg(read);
         self.pick.run(&self.client, &call).await
     }
 
     /// Starts the jobs of entries just read; one answer per entry, in order.
     pub(super) async fn take(&self, take: &Take<'_>) -> RedisResult<Vec<Taken>> {
-        let mut keys = vec![keys::jobs(take.shard, take.priority)];
+        let mut keys = vec![take.stream.to_owned()];
         keys.extend(take.entries.iter().map(|entry| keys::record(take.shard, &entry.job)));
         let mut call = self.take.call(&keys);
         call.arg(take.worker).arg(take.room).arg(take.theft.as_deref().unwrap_or_default());
@@ -371,21 +394,32 @@ impl Scripts {
         self.finish.run(&self.client, &call).await
     }
 
-    /// Puts a job back, or ends it if it may not come again, which `is_last` says of any: with `ending`, or as
-    /// lost. The delivery counts if there is an attempt to be told of. False if fenced.
+    /// Puts a job back, or ends it if it may not come again: with `ending`, or as lost. The delivery
+    /// counts if there is an attempt to be told of. False if fenced.
     pub(super) async fn give_back(
         &self,
         held: &Held<'_>,
         ending: Option<&str>,
         attempt: Option<&str>,
-        is_last: bool,
     ) -> RedisResult<bool> {
         let mut call = held.call(&self.give_back);
         call.arg(ending.unwrap_or_default())
             .arg(u8::from(attempt.is_some()))
-            .arg(attempt.unwrap_or_default())
-            .arg(u8::from(is_last));
+            .arg(attempt.unwrap_or_default());
         let outcome: u8 = self.give_back.run(&self.client, &call).await?;
+        Ok(outcome != 0)
+    }
+
+    /// Passes a job on to other workers, or ends it if none is left; false if fenced.
+    pub(super) async fn pass_on(
+        &self,
+        held: &Held<'_>,
+        ending: &str,
+        attempt: &str,
+    ) -> RedisResult<bool> {
+        let mut call = held.call(&self.pass_on);
+        call.arg(ending).arg(attempt);
+        let outcome: u8 = self.pass_on.run(&self.client, &call).await?;
         Ok(outcome != 0)
     }
 
@@ -406,11 +440,11 @@ impl Scripts {
     /// negative, of those whose jobs are to be cancelled.
     pub(super) async fn renew(
         &self,
-        (shard, priority): (u16, Priority),
+        (shard, stream): (u16, &str),
         worker: &str,
         leases: &[(String, &str, u32)],
     ) -> RedisResult<Vec<i64>> {
-        let mut keys = vec![keys::jobs(shard, priority)];
+        let mut keys = vec![stream.to_owned()];
         keys.extend(leases.iter().map(|(job, ..)| keys::record(shard, job)));
         let mut call = self.renew.call(&keys);
         call.arg(worker);
@@ -425,6 +459,13 @@ impl Scripts {
         let mut call = self.leave.call(&[stream]);
         call.arg(consumer);
         self.leave.run(&self.client, &call).await
+    }
+
+    /// Creates what is missing of a placement's lines; false if it is not known any more.
+    pub(super) async fn restore_lines(&self, shard: u16, placement: &str) -> RedisResult<bool> {
+        let mut call = self.restore_lines.call(&[keys::placements(shard)]);
+        call.arg(placement);
+        self.restore_lines.run(&self.client, &call).await
     }
 
     /// Cancels a job: 'cancelled', 'asked', 'finished' or 'unknown'.
@@ -461,7 +502,8 @@ impl Scripts {
         shard: u16,
         max: usize,
         worker: &str,
-        slots: usize,
+        slots: Slots,
+        placements: &[&str],
     ) -> RedisResult<(usize, bool, bool)> {
         let mut call = self.housekeep.call(&[
             keys::delayed(shard),
@@ -473,7 +515,7 @@ impl Scripts {
             keys::webhooks(shard),
             keys::scheduled(shard),
         ]);
-        call.arg(max).arg(worker).arg(slots);
+        call.arg(max).arg(worker).arg(slots.plain).arg(slots.placed).arg(placements);
         self.housekeep.run(&self.client, &call).await
     }
 
@@ -501,7 +543,7 @@ impl Scripts {
         self.look.run(&self.client, &call).await
     }
 
-    /// Why a job waits, its place, the fleet's slots, and how long a job takes in microseconds; nothing if
+    /// Why a job waits, its place, the slots of the workers that read its line, and how long a job takes in microseconds; nothing if
     /// it does not wait.
     pub(super) async fn standing(
         &self,

@@ -567,3 +567,22 @@ async fn what_is_lost_is_found_or_told() {
     assert_eq!(now.results + now.not_begun, 600);
     nothing_left(&fleet, &redis, id).await;
 }
+
+#[tokio::test]
+async fn an_item_that_no_worker_can_read_fails_and_its_batch_goes_on() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let id = submit(&fleet, 2, terms()).await;
+    tend(&fleet, &mut BatchCache::default()).await;
+    let open = format!("v1:{{s0}}:batch-open:{id}");
+    let jobs: Vec<(String, u64)> = redis.run(&["HGETALL", &open]);
+    let (first, _) = jobs.iter().find(|(_, item)| *item == 0).unwrap();
+    let _: u64 = redis.run(&["HSET", &format!("v1:{{s0}}:job:{first}"), "payload", "{\"of\":1}"]);
+    fleet.pass_on_unread().await;
+    assert_eq!(results(&fleet, id).await, [(0, Some("name 0".into()), "NO_WORKER".into())]);
+    let claimed = fleet.claim_one().await;
+    finish(&fleet, &claimed, 0).await;
+    one_result_each(&fleet, id, 2).await;
+    let batch = fleet.queue.batch(&fleet.tenant, id).await.unwrap();
+    assert_eq!((batch.state.as_str(), batch.progress.errors), ("finished", 1));
+}

@@ -5,18 +5,21 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use shared::PROTOCOL;
 use shared::error::ErrorCode;
 use shared::execution::{Durability, Event, EventKind, Phase, Stream, Terms};
 use shared::id::{GatewayId, JobId, RequestId, TenantId, TransferId, WorkerId};
+use shared::labels::Labels;
 use shared::redis::{
     Cancelled, Cleaned, CleanupOrder, Commit, Depth, JobFilter, JobState, KeyFacts, KeyId, Listing,
-    Once, PlainKey, Queue, Quota, Removal, Reply, Scope, Submission, WorkerFacts, WorkerOrder,
-    examine,
+    Once, Placements, PlainKey, Queue, Quota, Removal, Reply, Scope, Submission, WorkerFacts,
+    WorkerOrder, examine,
 };
 use tokio::time::timeout;
 
 use crate::harness::{BLOCK, Fleet, LEASE, SOON, ending, execute, job, submission};
 use crate::nodes::Nodes;
+use crate::placement::{GPU, Labelled, labels};
 use crate::roles::make_users;
 
 /// Enough for some on every node.
@@ -155,6 +158,38 @@ async fn a_read_that_found_something_leaves_none_open_elsewhere() {
 }
 
 #[tokio::test]
+async fn jobs_that_require_labels_run_wherever_their_tenants_are() {
+    let cluster = Nodes::start();
+    let fleet = Fleet::new(&cluster.config()).await;
+    let mut gpu = Labelled::with(&fleet, GPU, true).await;
+    let mut waiting = BTreeSet::new();
+    for _ in 0..2 {
+        // The second time there are the lines already, and a read waits for what comes.
+        for tenant in tenants() {
+            let id = JobId::generate();
+            let submission = submission(&tenant, id, fleet.gateway);
+            fleet.queue.enqueue_placed(submission, &labels(GPU), &job()).await.unwrap();
+            waiting.insert(id);
+        }
+        let depth = fleet.queue.depth().await.unwrap();
+        assert_eq!(depth, Depth { queued: TENANTS as u64, running: 0 });
+        let mut claimed = gpu.look(&fleet, 8).await;
+        while !waiting.is_empty() {
+            for claimed in claimed {
+                gpu.finish(&fleet, &claimed).await;
+                waiting.remove(&claimed.lease.job);
+            }
+            claimed = fleet.queue.claim(&mut gpu.consumer, 8, BLOCK).await.unwrap();
+        }
+    }
+    assert_eq!(fleet.queue.depth().await.unwrap(), Depth::default());
+    let (queue, worker) = (&fleet.queue, WorkerId::generate());
+    let placements = queue.placements(&labels(GPU), &Placements::default()).await.unwrap();
+    queue.housekeep_as(Some(worker), 3.into(), &placements).await.unwrap();
+    queue.leave(worker).await.unwrap();
+}
+
+#[tokio::test]
 async fn every_kind_of_call_finds_its_node() {
     let cluster = Nodes::start();
     let mut fleet = Fleet::new(&cluster.config()).await;
@@ -223,6 +258,10 @@ async fn every_kind_of_call_finds_its_node() {
         ended: 0,
         failed: 0,
         is_draining: false,
+        labels: Labels::default(),
+        only_labelled: false,
+        protocol: PROTOCOL,
+        unread: 0,
     };
     assert!(!fleet.queue.announce(&facts).await.unwrap());
     assert_eq!(fleet.queue.workers().await.unwrap(), [facts]);

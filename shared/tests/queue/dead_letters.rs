@@ -138,21 +138,21 @@ async fn neither_cancelled_jobs_nor_those_nobody_listed_become_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_job_that_no_worker_can_read_becomes_a_dead_letter_at_once() {
+async fn a_job_that_no_worker_can_read_becomes_a_dead_letter() {
     let redis = Redis::start();
     let mut fleet = Fleet::new(&redis.config()).await;
     let id = submit(&fleet, None).await;
     let record = format!("v1:{{s0}}:job:{id}");
     let payload: String = redis.run(&["HGET", &record, "payload"]);
     let _: i64 = redis.run(&["HSET", &record, "payload", r#"{"of":"another version"}"#]);
-    assert!(fleet.claim(1).await.is_empty());
+    fleet.pass_on_unread().await;
 
-    assert_eq!(fleet.failure(id).await.code, ErrorCode::Internal);
+    assert_eq!(fleet.failure(id).await.code, ErrorCode::NoWorker);
     assert_eq!(dead(&fleet).await, [id]);
     let attempts = fleet.queue.attempts(&fleet.tenant, id).await.unwrap();
     assert_eq!(attempts.len(), 1);
     assert_eq!(attempts[0].worker, fleet.worker.to_string());
-    assert_eq!(attempts[0].code, Some(ErrorCode::Internal));
+    assert_eq!(attempts[0].code, Some(ErrorCode::NoWorker));
     let unread = fleet.queue.dead_job(&fleet.tenant, id).await.unwrap_err();
     assert!(unread.message().contains("Upgrade"), "{unread}");
 

@@ -10,6 +10,7 @@ use shared::config::{self, Seccomp};
 use shared::error::{Error, ErrorCode};
 use shared::execution::{Call, Ending, Failure, Job, Limits, Network, PackageSet, Source};
 use shared::id::{GatewayId, JobId, SessionId, TenantId, WorkerId};
+use shared::labels::Labels;
 use shared::redis::{
     Claimed, ClaimedCall, Commit, Consumer, JobState, Lease, LeaseNews, NextCall, OwnedSession,
     Queue, Quota, Replies, Reply, Submission, ToSession,
@@ -215,7 +216,8 @@ impl Fleet {
     /// Puts a call into a session of the fleet's tenant, opening it if need be.
     pub(crate) async fn call(&self, session: &str, call: &Call) -> Result<JobId, Error> {
         let (id, session) = (JobId::generate(), SessionId::new(session).unwrap());
-        let to = ToSession { id: &session, may_open: true, max_sessions: 2 };
+        let to =
+            ToSession { id: &session, may_open: true, max_sessions: 2, labels: Labels::none() };
         let submission = submission(&self.tenant, id, self.gateway);
         self.queue.enqueue_call(submission, to, call).await.map(|()| id)
     }
@@ -229,6 +231,15 @@ impl Fleet {
         // Behind whatever the test did not listen to.
         while !matches!(self.reply().await, Reply::Finished { job, .. } if job == id) {}
         claimed.opens.unwrap()
+    }
+
+    /// Claims a job that cannot be read, and has the worker pass it on.
+    pub(crate) async fn pass_on_unread(&mut self) {
+        assert!(self.queue.claim(&mut self.consumer, 1, SOON).await.unwrap().is_empty());
+        let unreadable = self.consumer.take_unreadable();
+        assert_eq!(unreadable.len(), 1);
+        let done = self.queue.pass_on(self.worker, &unreadable[0].lease).await.unwrap();
+        assert_eq!(done, Commit::Done);
     }
 
     pub(crate) async fn finish(&self, claimed: &Claimed, message: &str) {

@@ -5,6 +5,7 @@ use shared::config;
 use shared::error::{Error, ErrorCode};
 use shared::execution::Terms;
 use shared::id::{GatewayId, JobId, SessionId, TenantId};
+use shared::labels::Labels;
 use shared::redis::{
     Accepted, Cancelled, Commit, JobFilter, JobState, Listing, Once, Quota, Reply, Submission,
     ToSession,
@@ -198,7 +199,7 @@ async fn a_sessions_call_can_be_listed_too() {
     for _ in 0..2 {
         let (id, quota) = (JobId::generate(), Quota::default());
         let submission = Submission { tenant: &fleet.tenant, id, reply_to: None, quota };
-        let to = ToSession { id: &name, may_open: true, max_sessions: 2 };
+        let to = ToSession { id: &name, may_open: true, max_sessions: 2, labels: Labels::none() };
         let listing = Listing { terms: &terms, once: Some(&once) };
         accepted.push(fleet.queue.submit_call(submission, to, listing, &execute()).await.unwrap());
     }

@@ -3,6 +3,7 @@
 use shared::error::ErrorCode;
 use shared::execution::{Priority, Terms};
 use shared::id::{JobId, SessionId, WorkerId};
+use shared::labels::Labels;
 use shared::redis::{Commit, Depth, JobState, Listing, Quota, SessionNews, Submission, ToSession};
 
 use crate::harness::{Fleet, Redis, ending, execute, job};
@@ -20,7 +21,7 @@ async fn submit(fleet: &Fleet, max_active: u32, terms: Terms) -> JobId {
 /// A listed call of session `s`.
 async fn call(fleet: &Fleet) -> JobId {
     let (id, session) = (JobId::generate(), SessionId::new("s").unwrap());
-    let to = ToSession { id: &session, may_open: false, max_sessions: 1 };
+    let to = ToSession { id: &session, may_open: false, max_sessions: 1, labels: Labels::none() };
     let terms = Terms { retention_ms: 60_000, ..Terms::default() };
     let quota = Quota::default();
     let submission = Submission { tenant: &fleet.tenant, id, reply_to: None, quota };

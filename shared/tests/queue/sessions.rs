@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use shared::error::ErrorCode;
 use shared::execution::{Call, Job};
 use shared::id::{GatewayId, JobId, SessionId, TenantId};
+use shared::labels::Labels;
 use shared::redis::{
     Commit, JobState, NextCall, Quota, SessionNews, Submission, ToSession, WorkerOrder,
 };
@@ -251,7 +252,8 @@ async fn calls_count_against_their_tenants_quota_until_they_end() {
         let id = JobId::generate();
         let submission =
             Submission { tenant: &tenant, id, reply_to: Some(GatewayId::generate()), quota };
-        let to = ToSession { id: &session, may_open: true, max_sessions: 1 };
+        let to =
+            ToSession { id: &session, may_open: true, max_sessions: 1, labels: Labels::none() };
         queue.enqueue_call(submission, to, &execute()).await.map(|()| id)
     };
     call().await.unwrap();

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use shared::error::ErrorCode;
 use shared::execution::{EventKind, Phase, Priority, Stream, Terms};
 use shared::id::JobId;
+use shared::labels::Labels;
 use shared::redis::{
     Cancelled, Claimed, Commit, Depth, GiveBack, JobRecord, JobState, Listing, Quota, Submission,
 };
@@ -17,6 +18,7 @@ const FAR_MS: u64 = 3_600_000;
 
 /// Long enough for a test, so that what is left behind is seen to expire.
 const KEPT: Terms = Terms {
+    labels: Labels::new(),
     tags: Vec::new(),
     retention_ms: 60_000,
     priority: Priority::Normal,

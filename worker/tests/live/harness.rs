@@ -12,6 +12,7 @@ use shared::execution::{
     Stream,
 };
 use shared::id::{GatewayId, JobId, SessionId, TenantId, WorkerId};
+use shared::labels::Labels;
 use shared::redis::{JobState, Queue, Quota, Submission, ToSession};
 use shared::runtime::Runtime;
 use tempfile::TempDir;
@@ -135,6 +136,8 @@ impl Fleet {
         let options = worker::Options {
             name: "test".into(),
             worker: id,
+            labels: Labels::default(),
+            only_labelled: false,
             max_concurrent: choices.max_concurrent,
             max_sessions: choices.max_sessions,
             session_idle: choices.session_idle,
@@ -199,7 +202,8 @@ impl Fleet {
     /// Puts a call into a session's queue.
     pub(crate) async fn call(&self, session: &str, call: &Call) -> shared::Result<JobId> {
         let (id, session) = (JobId::generate(), SessionId::new(session).unwrap());
-        let to = ToSession { id: &session, may_open: true, max_sessions: 100 };
+        let to =
+            ToSession { id: &session, may_open: true, max_sessions: 100, labels: Labels::none() };
         self.queue.enqueue_call(self.submission(id), to, call).await?;
         Ok(id)
     }

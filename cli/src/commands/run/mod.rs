@@ -8,6 +8,7 @@ pub(crate) mod remote;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::ensure;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
@@ -33,6 +34,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         }
         return outcome;
     }
+    ensure!(args.request.label.is_empty(), "--label requires --host: there is one worker here");
     let loaded = settings::load_for_run()?;
     let execution = request::of_run(&args, &session, &loaded)?;
     announce(&session);

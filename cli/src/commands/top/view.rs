@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 
 use super::snapshot::Snapshot;
 use crate::commands::keys::local;
+use crate::commands::workers::labels;
 
 /// Tenants that are shown.
 const MAX_TENANTS: usize = 10;
@@ -101,23 +102,6 @@ fn workers_table(workers: &[Worker]) -> Table {
         ]);
     }
     table
-}
-
-/// Labels, if the server's workers have some.
-fn labels(worker: &Worker) -> String {
-    let Some(labels) = worker.more.get("labels") else { return String::new() };
-    match labels {
-        serde_json::Value::Object(labels) => {
-            let pair = |(name, value): (&String, &serde_json::Value)| {
-                format!("{name}={}", value.as_str().unwrap_or_default())
-            };
-            labels.iter().map(pair).collect::<Vec<_>>().join(",")
-        }
-        serde_json::Value::Array(labels) => {
-            labels.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(",")
-        }
-        _ => String::new(),
-    }
 }
 
 fn tenants_table(tenants: &[TenantStats]) -> Table {

@@ -170,7 +170,7 @@ async fn open(state: &State, tenant: &TenantId, head: &[u8]) -> Result<Incoming,
     if !queue.suits_batches() {
         return Err(Error::invalid(
             "queue: the items of a batch begin as others end. Of a batch, only tags, retentionMs, priority, \
-             durability and the retries of its items can be chosen",
+             labels, durability and the retries of its items can be chosen",
         ));
     }
     // Whoever waits for an answer goes before a million that nobody waits for one by one.

@@ -1,5 +1,6 @@
 //! One worker's place in the queue: its blocking connection, and how it reads the streams. Where only
-//! one priority is in use that is one read; where several are, each gets its share.
+//! one priority is in use that is one read; where several are, each gets its share. Besides the plain lines
+//! it reads those of the placements that it is told of.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use futures_util::future::BoxFuture;
 use redis::streams::{StreamId, StreamReadReply};
 use redis::{RedisResult, cmd};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Queue;
 use super::lanes::Lanes;
+use super::{Placements, Queue, Unreadable};
 use crate::error::Error;
 use crate::execution::Priority;
 use crate::id::WorkerId;
@@ -30,7 +31,11 @@ const PICK_CYCLE: u64 = 1 << 20;
 pub struct Consumer {
     pub(super) worker: WorkerId,
     pub(super) name: String,
-    /// The streams, all shards of the most urgent priority first.
+    /// Whether it reads only what requires labels.
+    only_placed: bool,
+    /// The placements that it reads.
+    pub(super) placements: Placements,
+    /// The streams, all lines of the most urgent priority first.
     pub(super) places: Vec<Place>,
     connection: Option<Private>,
     /// On a cluster, where one read cannot wait for all shards, in place of the connection.
@@ -44,12 +49,12 @@ pub struct Consumer {
     has_looked: bool,
     /// Entries that were read by shares.
     picked: u64,
-    /// Entries delivered and not yet started, by shard; kept for the same reason.
+    /// Entries delivered and not yet started, by stream; kept for the same reason.
     pub(super) delivered: Vec<Delivered>,
-    /// Shard that is served first; moves on, so that none is always last.
+    /// Jobs that were delivered and cannot be read here; whoever claims takes them out.
+    pub(super) unreadable: Vec<Unreadable>,
+    /// Line that is served first; moves on, so that none is always last.
     pub(super) first: usize,
-    /// Per shard, where the next scan for dead workers' jobs begins.
-    pub(super) cursors: Vec<String>,
     pub(super) swept: Instant,
 }
 
@@ -64,13 +69,26 @@ struct Read {
 pub(super) struct Place {
     pub(super) shard: u16,
     pub(super) priority: Priority,
-    pub(super) stream: String,
+    pub(super) stream: Arc<str>,
+    /// Where the next scan for dead workers' jobs begins.
+    pub(super) cursor: String,
+    /// Which of the lines it belongs to.
+    line: usize,
 }
 
 pub(super) struct Delivered {
     pub(super) shard: u16,
-    pub(super) priority: Priority,
+    pub(super) stream: Arc<str>,
     pub(super) entries: Vec<Entry>,
+    priority: Priority,
+    line: usize,
+}
+
+impl Place {
+    pub(super) fn delivers(&self, entries: Vec<Entry>) -> Delivered {
+        let Self { shard, priority, line, .. } = *self;
+        Delivered { shard, stream: Arc::clone(&self.stream), entries, priority, line }
+    }
 }
 
 impl Queue {
@@ -79,6 +97,19 @@ impl Queue {
     /// # Errors
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn consumer(&self, worker: WorkerId) -> Result<Consumer, Error> {
+        self.consumer_of(worker, false).await
+    }
+
+    /// The same for a worker that may take only jobs that require labels: it reads nothing until it is told
+    /// of [placements](Consumer::read_placements).
+    ///
+    /// # Errors
+    /// As [`consumer`](Self::consumer).
+    pub async fn consumer_of(
+        &self,
+        worker: WorkerId,
+        only_placed: bool,
+    ) -> Result<Consumer, Error> {
         let client = self.client();
         let lanes =
             client.cluster().map(|it| Arc::new(Lanes::new(Arc::clone(it), self.shards().end)));
@@ -86,15 +117,13 @@ impl Queue {
             Some(_) => None,
             None => Some(client.private().await.map_err(failure)?),
         };
-        let place =
-            |priority| move |shard| Place { shard, priority, stream: keys::jobs(shard, priority) };
-        let places: Vec<Place> =
-            Priority::ALL.iter().flat_map(|it| self.shards().map(place(*it))).collect();
+        let placements = Placements::default();
         Ok(Consumer {
             worker,
             name: worker.to_string(),
-            cursors: vec!["0-0".to_owned(); places.len()],
-            places,
+            places: places(self.shards(), only_placed, &placements, &[]),
+            only_placed,
+            placements,
             connection,
             lanes,
             read: None,
@@ -102,13 +131,53 @@ impl Queue {
             has_looked: false,
             picked: 0,
             delivered: Vec::new(),
+            unreadable: Vec::new(),
             first: 0,
             swept: Instant::now(),
         })
     }
 }
 
+/// The streams to read; where one was read before, the look at it goes on where it was.
+fn places(
+    shards: std::ops::Range<u16>,
+    only_placed: bool,
+    placements: &Placements,
+    former: &[Place],
+) -> Vec<Place> {
+    let plain = shards.filter(|_| !only_placed).map(|shard| (shard, None));
+    let placed = placements.iter().map(|(shard, placement)| (shard, Some(placement)));
+    let lines: Vec<_> = plain.chain(placed).collect();
+    let place = |priority, line, (shard, placement)| {
+        let stream: Arc<str> = keys::line(shard, priority, placement).into();
+        let before = former.iter().find(|it| it.stream == stream);
+        let cursor = before.map_or_else(|| "0-0".to_owned(), |it| it.cursor.clone());
+        Place { shard, priority, stream, cursor, line }
+    };
+    let of_priority = |priority: &Priority| {
+        let priority = *priority;
+        lines.iter().enumerate().map(move |(line, it)| place(priority, line, *it))
+    };
+    Priority::ALL.iter().flat_map(of_priority).collect()
+}
+
 impl Consumer {
+    /// Has it read the lines of these placements from now on, besides the plain ones. A read that is under
+    /// way goes on as it is.
+    pub fn read_placements(&mut self, queue: &Queue, placements: Placements) {
+        self.places = places(queue.shards(), self.only_placed, &placements, &self.places);
+        self.placements = placements;
+    }
+
+    /// Jobs that were delivered and cannot be read here, to be [passed on](Queue::pass_on).
+    pub fn take_unreadable(&mut self) -> Vec<Unreadable> {
+        std::mem::take(&mut self.unreadable)
+    }
+
+    fn lines(&self) -> usize {
+        self.places.len() / Priority::ALL.len()
+    }
+
     /// Fills `delivered`, unless something is left there; leaves it empty at the deadline.
     pub(super) async fn read(
         &mut self,
@@ -119,10 +188,13 @@ impl Consumer {
         if !self.delivered.is_empty() {
             return Ok(());
         }
+        if self.read.is_none() && self.places.is_empty() {
+            sleep_until(deadline).await;
+            return Ok(());
+        }
         if self.read.is_none() {
             // What there is, by shares; only when there is nothing, wait for what comes.
-            let is_mixed = self.mixed_until.is_some_and(|until| Instant::now() < until);
-            self.read = Some(if is_mixed && !self.has_looked {
+            self.read = Some(if self.takes_turns() && !self.has_looked {
                 self.start_pick(queue, max)
             } else {
                 self.start_read(queue, max, deadline).await?
@@ -145,7 +217,7 @@ impl Consumer {
                 // Nothing by shares is not the end yet.
                 let is_looking = self.delivered.is_empty() && !self.has_looked;
                 self.has_looked = self.delivered.is_empty();
-                if is_looking && self.mixed_until.is_some_and(|until| Instant::now() < until) {
+                if is_looking && self.takes_turns() {
                     return Box::pin(self.read(queue, max, deadline)).await;
                 }
                 Ok(())
@@ -160,19 +232,29 @@ impl Consumer {
         }
     }
 
+    /// Whether what is there is to be read line by line, so that each gets its share and no more is read
+    /// than there is room for.
+    fn takes_turns(&self) -> bool {
+        !self.placements.is_empty() || self.mixed_until.is_some_and(|until| Instant::now() < until)
+    }
+
     /// Reads what is there, each priority getting its share.
     fn start_pick(&mut self, queue: &Queue, max: usize) -> Read {
-        let shards = self.places.len() / Priority::ALL.len();
+        let lines = self.lines();
         self.first = (self.first + 1) % self.places.len();
         let (queue, name, read) = (queue.clone(), self.name.clone(), self.picked);
-        let first = self.first % shards;
+        let first = self.first % lines;
+        let streams: Vec<Vec<String>> = (0..lines)
+            .map(|step| (first + step) % lines)
+            .map(|line| self.places.iter().filter(move |it| it.line == line))
+            .map(|of_line| of_line.map(|it| it.stream.to_string()).collect())
+            .collect();
         let pick = async move {
             let mut whole = StreamReadReply { keys: Vec::new() };
             let mut left = max;
             let mut failed = None;
-            for step in 0..shards {
-                let shard = shard_at((first + step) % shards);
-                let picked = queue.inner.scripts.pick(shard, &name, left, read).await;
+            for streams in streams {
+                let picked = queue.inner.scripts.pick(&streams, &name, left, read).await;
                 let some: Option<StreamReadReply> = match picked {
                     Ok(some) => some,
                     // Of a cluster, a part may be away; that stops none of the others.
@@ -202,7 +284,8 @@ impl Consumer {
             let ended = task.join_next().await.and_then(Result::ok);
             ended.unwrap_or_else(|| Err(std::io::Error::other("a read by shares broke off").into()))
         });
-        Read { reply, overdue: Instant::now() + COMMAND_TIMEOUT * u32::from(shard_at(shards)) }
+        let steps = u32::try_from(lines).unwrap_or(u32::MAX);
+        Read { reply, overdue: Instant::now() + COMMAND_TIMEOUT.saturating_mul(steps) }
     }
 
     async fn start_read(
@@ -216,7 +299,7 @@ impl Consumer {
             let (lanes, name) = (Arc::clone(lanes), self.name.clone());
             let mut streams: BTreeMap<u16, Vec<String>> = BTreeMap::new();
             for place in &self.places {
-                streams.entry(place.shard).or_default().push(place.stream.clone());
+                streams.entry(place.shard).or_default().push(place.stream.to_string());
             }
             let reply =
                 Box::pin(async move { lanes.read(&name, &streams, max, deadline).await.map(Some) });
@@ -229,15 +312,14 @@ impl Consumer {
         let mut read = cmd("XREADGROUP");
         // COUNT is per stream; what exceeds `max` over all of them goes straight back. That other
         // priorities than one are in use is rare, and soon noticed: then they are read by shares.
-        let shards = self.places.len() / Priority::ALL.len();
         read.arg("GROUP").arg(keys::GROUP).arg(&self.name);
-        read.arg("COUNT").arg(max.div_ceil(shards));
+        read.arg("COUNT").arg(max.div_ceil(self.lines()));
         // 0 would mean for ever.
         let block = deadline.saturating_duration_since(Instant::now());
         read.arg("BLOCK").arg(block.as_millis().max(1));
         read.arg("STREAMS");
         for place in &self.places {
-            read.arg(&place.stream);
+            read.arg(&*place.stream);
         }
         for _ in &self.places {
             read.arg(">");
@@ -249,34 +331,39 @@ impl Consumer {
     /// Drops entries that were delivered and not started, as they were taken over after all: they
     /// would be started twice.
     pub(super) fn forget_delivered(&mut self, place: usize, taken_over: &[Entry]) {
-        let Place { shard, priority, .. } = self.places[place];
-        for it in &mut self.delivered {
-            if (it.shard, it.priority) == (shard, priority) {
-                it.entries.retain(|entry| taken_over.iter().all(|one| one.entry != entry.entry));
-            }
+        let stream = &self.places[place].stream;
+        for it in self.delivered.iter_mut().filter(|it| it.stream == *stream) {
+            it.entries.retain(|entry| taken_over.iter().all(|one| one.entry != entry.entry));
         }
         self.delivered.retain(|it| !it.entries.is_empty());
     }
 
-    fn deliver(&mut self, reply: StreamReadReply) {
+    /// What a reply brings, stream by stream.
+    pub(super) fn sort_out(&mut self, reply: StreamReadReply) -> Vec<Delivered> {
+        let mut delivered = Vec::with_capacity(reply.keys.len());
         for stream in reply.keys {
-            let Some(place) = self.places.iter().find(|place| place.stream == stream.key) else {
+            // A stream goes only when nothing is in it: what was delivered is still among these.
+            let Some(place) = self.places.iter().find(|place| *place.stream == *stream.key) else {
                 continue;
             };
-            let (shard, priority) = (place.shard, place.priority);
             let entries: Vec<_> = stream.ids.into_iter().map(entry_of).collect();
             if entries.is_empty() {
                 continue;
             }
-            if priority != Priority::Normal {
+            if place.priority != Priority::Normal {
                 self.mixed_until = Some(Instant::now() + MIXED_FOR);
             }
             self.picked = self.picked.wrapping_add(entries.len() as u64) % PICK_CYCLE;
-            self.delivered.push(Delivered { shard, priority, entries });
+            delivered.push(place.delivers(entries));
         }
-        let shards = self.places.len() / Priority::ALL.len();
-        let turn = |shard: u16| (usize::from(shard) + shards - self.first % shards) % shards;
-        self.delivered.sort_by_key(|it| (it.priority, turn(it.shard)));
+        delivered
+    }
+
+    fn deliver(&mut self, reply: StreamReadReply) {
+        self.delivered = self.sort_out(reply);
+        let lines = self.lines();
+        let turn = |line: usize| (line + lines - self.first % lines) % lines;
+        self.delivered.sort_by_key(|it| (it.priority, turn(it.line)));
     }
 }
 
@@ -284,8 +371,4 @@ pub(super) fn entry_of(id: StreamId) -> Entry {
     // An entry that names no job gets a name without a record, and is dropped as such.
     let job = id.get(keys::ENTRY_JOB).unwrap_or_default();
     Entry { entry: id.id, job }
-}
-
-fn shard_at(place: usize) -> u16 {
-    u16::try_from(place).expect("there is one place per shard, and shards are counted in u16")
 }

@@ -4,6 +4,7 @@
 use super::{CleanupOrder, Queue};
 use crate::error::Error;
 use crate::id::{JobId, SessionId, TenantId, WorkerId};
+use crate::labels::Labels;
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::subscription::{Heard, Subscription};
@@ -21,6 +22,8 @@ pub enum WorkerOrder {
     Drain,
     /// Take jobs again.
     Undrain,
+    /// There are lines of a new placement, if these labels are met: ask [`Queue::placements`].
+    Placement(Labels),
     /// Remove what is not in use and say what was removed.
     CleanUp(CleanupOrder),
     /// The subscription was interrupted: look at everything.
@@ -36,7 +39,11 @@ impl Queue {
     /// # Errors
     /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn orders(&self, worker: WorkerId) -> Result<Orders, Error> {
-        let channels = vec![keys::worker(worker), keys::ALL_WORKERS.to_owned()];
+        let channels = vec![
+            keys::worker(worker),
+            keys::ALL_WORKERS.to_owned(),
+            keys::NEW_PLACEMENTS.to_owned(),
+        ];
         let opened = Subscription::open(self.inner.client.clone(), channels).await;
         opened.map(Orders).map_err(failure)
     }
@@ -66,6 +73,7 @@ fn parse(payload: &[u8]) -> Option<WorkerOrder> {
         "drain" => Some(WorkerOrder::Drain),
         "undrain" => Some(WorkerOrder::Undrain),
         "cleanup" => Some(WorkerOrder::CleanUp(CleanupOrder::decode(rest)?)),
+        "placement" => Some(WorkerOrder::Placement(rest.parse().ok()?)),
         "input" => Some(WorkerOrder::Input(rest.parse().ok()?)),
         "session" => {
             let (tenant, session) = rest.split_once(':')?;

@@ -63,7 +63,7 @@ impl Queue {
         terms: &Terms,
     ) -> Result<(), Error> {
         let payload = super::serialize(job)?;
-        let new = self.new_job(submission, &payload, false);
+        let new = self.new_job(submission, &payload, false, &terms.labels);
         let max_queued = self.inner.config.max_queued;
         let answer = self.inner.scripts.redrive(&new, terms.retention_ms, max_queued).await;
         match answer.map_err(failure)? {

@@ -1,12 +1,13 @@
 //! What the queue hands out and takes in about jobs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use super::batch::RunningBatch;
 use crate::config::Policy;
-use crate::execution::{Call, Failure, Job, Priority, Terms};
+use crate::execution::{Call, Failure, Job, Terms};
 use crate::id::{JobId, SessionId, TenantId};
 
 /// A job that this worker runs now.
@@ -32,6 +33,16 @@ pub struct Claimed {
     pub first_event: u64,
     /// The session that it opens: this worker owns it now.
     pub opens: Option<OwnedSession>,
+}
+
+/// A job that this worker holds and cannot read: it is of another version. To be
+/// [passed on](super::Queue::pass_on).
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The right to pass it on.
+    pub lease: Lease,
+    /// What could not be read.
+    pub reason: String,
 }
 
 /// A session of which this worker is the owner, as long as it renews it.
@@ -173,10 +184,26 @@ pub struct Standing {
     /// Its place among those that wait for the same, from 1; of many it is the place up to which they were
     /// counted. 0 if there is none.
     pub position: u64,
-    /// Jobs that the fleet's workers can run at once; 0: there is none.
+    /// Jobs that the workers can run at once that read where it stands; 0: there is none.
     pub slots: u64,
     /// How long it will wait, if that can be told.
     pub estimate: Option<Duration>,
+}
+
+/// How many jobs a worker can run at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Of those that require no labels.
+    pub plain: usize,
+    /// Of those that require labels which it has.
+    pub placed: usize,
+}
+
+impl From<usize> for Slots {
+    /// Of any.
+    fn from(slots: usize) -> Self {
+        Self { plain: slots, placed: slots }
+    }
 }
 
 /// What became of a cancel request.
@@ -198,9 +225,9 @@ pub enum Cancelled {
 pub struct Lease {
     /// The job.
     pub job: JobId,
-    /// Shard and priority whose stream holds the entry.
+    /// Shard and stream that hold the entry.
     pub(super) shard: u16,
-    pub(super) priority: Priority,
+    pub(super) stream: Arc<str>,
     /// The stream entry.
     pub(super) entry: String,
     /// Which delivery of it.

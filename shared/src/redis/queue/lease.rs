@@ -6,11 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Commit, GiveBack, Lease, LeaseNews, Queue, now_ms, serialize};
-use crate::error::Error;
-use crate::execution::{Attempt, Ending, Failure, ItemEnding, Priority};
+use crate::error::{Error, ErrorCode};
+use crate::execution::{Attempt, Ending, Failure, ItemEnding};
 use crate::id::WorkerId;
 use crate::redis::client::failure;
-use crate::redis::keys;
 use crate::redis::scripts::Held;
 
 /// Most leases that one script call renews: keeps each call far below a millisecond.
@@ -20,7 +19,7 @@ impl Lease {
     pub(super) fn held<'a>(&'a self, worker: &'a str) -> Held<'a> {
         Held {
             shard: self.shard,
-            priority: self.priority,
+            stream: &self.stream,
             worker,
             entry: &self.entry,
             attempt: self.attempt,
@@ -46,9 +45,9 @@ impl Queue {
         leases: &[Lease],
     ) -> Result<Vec<(Lease, LeaseNews)>, Error> {
         let name = worker.to_string();
-        let mut streams: BTreeMap<(u16, Priority), Vec<&Lease>> = BTreeMap::new();
+        let mut streams: BTreeMap<(u16, &str), Vec<&Lease>> = BTreeMap::new();
         for lease in leases {
-            streams.entry((lease.shard, lease.priority)).or_default().push(lease);
+            streams.entry((lease.shard, &lease.stream)).or_default().push(lease);
         }
         let batches = streams
             .iter()
@@ -62,7 +61,7 @@ impl Queue {
 
     async fn renew_batch(
         &self,
-        stream: (u16, Priority),
+        stream: (u16, &str),
         worker: &str,
         batch: &[&Lease],
     ) -> Result<Vec<(Lease, LeaseNews)>, Error> {
@@ -125,27 +124,27 @@ impl Queue {
             }
         };
         let held = lease.held(&worker);
-        let (ending, attempt) = (ending.as_deref(), attempt.as_deref());
-        let done = self.inner.scripts.give_back(&held, ending, attempt, false).await;
+        let done = self.inner.scripts.give_back(&held, ending.as_deref(), attempt.as_deref()).await;
         done.map(commit).map_err(failure)
     }
 
-    /// Gives a job up that no worker like `worker` can run: a listed one becomes a dead letter. Nothing
-    /// happens to one that is not held any more.
+    /// Passes a job that `worker` cannot read on to workers that have not tried, if it still holds this
+    /// lease; that counts against none. If nobody is left that might, it ends as
+    /// [`crate::ErrorCode::NoWorker`]: a listed one becomes a dead letter.
     ///
     /// # Errors
     /// As [`give_back`](Self::give_back).
-    pub(super) async fn give_up(
-        &self,
-        worker: WorkerId,
-        lease: &Lease,
-        cause: Failure,
-    ) -> Result<(), Error> {
-        let (worker, ending) = (worker.to_string(), Ending::Error(cause));
+    pub async fn pass_on(&self, worker: WorkerId, lease: &Lease) -> Result<Commit, Error> {
+        let ending = Ending::Error(Failure::new(
+            ErrorCode::NoWorker,
+            "No live worker can read the job: it was written by another version of isol8. Upgrade workers \
+             before gateways, and have it run after all, or submit it again.",
+        ));
+        let worker = worker.to_string();
         let attempt = serialize(&lease.attempt(&worker, &ending))?;
         let (held, ending) = (lease.held(&worker), serialize(&ending)?);
-        let done = self.inner.scripts.give_back(&held, Some(&ending), Some(&attempt), true).await;
-        done.map(drop).map_err(failure)
+        let done = self.inner.scripts.pass_on(&held, &ending, &attempt).await;
+        done.map(commit).map_err(failure)
     }
 
     /// Has a job whose program ended so begin anew after a pause, by its own terms, if `worker` still holds this lease. One
@@ -176,8 +175,7 @@ impl Queue {
     pub async fn leave(&self, worker: WorkerId) -> Result<(), Error> {
         let name = &worker.to_string();
         let step = |shard| async move {
-            for priority in Priority::ALL {
-                let stream = keys::jobs(shard, priority);
+            for stream in self.streams_of(shard).await.map_err(failure)? {
                 self.inner.scripts.leave(stream, name).await.map_err(failure)?;
             }
             Ok(())

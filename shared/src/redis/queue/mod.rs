@@ -12,6 +12,7 @@ mod job;
 mod lanes;
 mod lease;
 mod output;
+mod placement;
 mod record;
 mod replies;
 mod schedule;
@@ -21,6 +22,7 @@ mod submit;
 mod webhook;
 mod workers;
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -39,9 +41,10 @@ pub use consumer::Consumer;
 pub use control::{Orders, WorkerOrder};
 pub use job::{
     Cancelled, Claimed, ClaimedCall, Commit, Depth, GiveBack, JobState, Lease, LeaseNews, NextCall,
-    OwnedSession, Quota, SessionInfo, SessionNews, Standing, WaitsFor,
+    OwnedSession, Quota, SessionInfo, SessionNews, Slots, Standing, Unreadable, WaitsFor,
 };
 pub use output::{Publication, Taking};
+pub use placement::Placements;
 pub use record::{Due, JobFilter, JobRecord, Page};
 pub use replies::{Replies, Reply};
 pub use schedule::{
@@ -61,6 +64,7 @@ use crate::config;
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Ending, Failure, Priority};
 use crate::id::TenantId;
+use crate::{PROTOCOL, VERSION};
 
 /// What the callers of a lost session are told.
 const SESSION_LOST: &str = "The session is lost: its worker is gone, and its variables, files and \
@@ -137,11 +141,11 @@ impl Queue {
     }
 
     /// Checks that the server can hold a queue, loads the scripts, creates the consumer groups, and
-    /// checks that `redis.shards` is what the fleet uses; the first to come decides. Done once; until it has succeeded, every call that
+    /// checks that the fleet speaks as we do and `redis.shards` is what it uses; the first to come decides. Done once; until it has succeeded, every call that
     /// puts jobs in or takes them out tries it first.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidRequest`] if the number of shards is wrong, or the server too old or set
+    /// [`ErrorCode::InvalidRequest`] if the number of shards or the protocol is wrong, or the server too old or set
     /// to throw jobs away when it is full; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn ready(&self) -> Result<(), Error> {
         let set_up = || async {
@@ -190,12 +194,9 @@ impl Queue {
 
     async fn measure(&self) -> RedisResult<Depth> {
         let mut pipeline = pipe();
-        for shard in self.shards() {
-            for priority in Priority::ALL {
-                let stream = keys::jobs(shard, priority);
-                pipeline.cmd("XLEN").arg(&stream);
-                pipeline.cmd("XPENDING").arg(&stream).arg(keys::GROUP);
-            }
+        for stream in self.streams().await? {
+            pipeline.cmd("XLEN").arg(&stream);
+            pipeline.cmd("XPENDING").arg(&stream).arg(keys::GROUP);
         }
         // XPENDING's summary: count, first, last, count per consumer.
         type Pending = (u64, Option<String>, Option<String>, Option<Vec<(String, String)>>);
@@ -210,25 +211,18 @@ impl Queue {
         Ok(depth)
     }
 
-    /// Writes down the number of shards and creates the consumer groups, where they are missing.
+    /// Writes down what the fleet must agree on and creates the consumer groups, where they are missing.
     async fn prepare(&self) -> Result<(), Error> {
         let ours = self.inner.config.shards;
-        let (theirs,): (u16,) = self
-            .inner
-            .client
-            .run_all(
-                pipe()
-                    .cmd("HSETNX")
-                    .arg(keys::FLEET)
-                    .arg("shards")
-                    .arg(ours)
-                    .ignore()
-                    .cmd("HGET")
-                    .arg(keys::FLEET)
-                    .arg("shards"),
-            )
-            .await
-            .map_err(failure)?;
+        let mut agree = pipe();
+        agree.cmd("HSETNX").arg(keys::FLEET).arg("protocol").arg(PROTOCOL).ignore();
+        agree.cmd("HGET").arg(keys::FLEET).arg("protocol");
+        let (protocol,): (u32,) = self.inner.client.run_all(&agree).await.map_err(failure)?;
+        check_protocol(protocol)?;
+        let mut agree = pipe();
+        agree.cmd("HSETNX").arg(keys::FLEET).arg("shards").arg(ours).ignore();
+        agree.cmd("HGET").arg(keys::FLEET).arg("shards");
+        let (theirs,): (u16,) = self.inner.client.run_all(&agree).await.map_err(failure)?;
         if theirs != ours {
             return Err(Error::invalid(format!(
                 "redis.shards is {ours} here, but this Redis was set up with {theirs}. Tenants' \
@@ -299,6 +293,21 @@ impl Queue {
         let outcomes = join_all(self.shards().map(step)).await;
         outcomes.into_iter().collect()
     }
+}
+
+/// Refuses the queue of a fleet that does not speak as we do.
+fn check_protocol(theirs: u32) -> Result<(), Error> {
+    let remedy = match theirs.cmp(&PROTOCOL) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => "Upgrade this member to the version of the others.",
+        Ordering::Less => {
+            "Let its jobs end and stop its members, then start the new ones on an empty Redis; or use the \
+             fleet's own version here."
+        }
+    };
+    Err(Error::invalid(format!(
+        "The fleet of this Redis speaks protocol {theirs}, this isol8 ({VERSION}) protocol {PROTOCOL}. {remedy}"
+    )))
 }
 
 /// Now by this machine's clock, in milliseconds since the epoch.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{Cmd, cmd, pipe};
 use serde_json::value::RawValue;
 
-use super::{JobState, Queue, Standing, WaitsFor};
+use super::{JobState, Placements, Queue, Slots, Standing, WaitsFor};
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Attempt, Ending, EndingSummary, Terms};
 use crate::id::{GatewayId, JobId, TenantId, WorkerId};
@@ -285,15 +285,33 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn housekeep(&self, worker: Option<(WorkerId, usize)>) -> Result<Due, Error> {
-        self.ready().await?;
         let (worker, slots) = worker.unzip();
-        let (worker, slots) = (worker.map(|it| it.to_string()).unwrap_or_default(), slots);
-        let (worker, slots) = (&worker, slots.unwrap_or_default());
+        self.housekeep_as(worker, slots.unwrap_or_default().into(), &Placements::default()).await
+    }
+
+    /// The same by a worker that has labels, and runs the jobs of these placements.
+    ///
+    /// # Errors
+    /// As [`housekeep`](Self::housekeep).
+    pub async fn housekeep_as(
+        &self,
+        worker: Option<WorkerId>,
+        slots: Slots,
+        placements: &Placements,
+    ) -> Result<Due, Error> {
+        self.ready().await?;
+        let worker = &worker.map(|it| it.to_string()).unwrap_or_default();
         let step = |shard| async move {
+            let placements = placements.of(shard);
             loop {
-                let done =
-                    self.inner.scripts.housekeep(shard, HOUSEKEEPING_BATCH, worker, slots).await;
-                let (done, webhooks, schedules) = done.map_err(failure)?;
+                let done = self.inner.scripts.housekeep(
+                    shard,
+                    HOUSEKEEPING_BATCH,
+                    worker,
+                    slots,
+                    &placements,
+                );
+                let (done, webhooks, schedules) = done.await.map_err(failure)?;
                 if done < HOUSEKEEPING_BATCH {
                     return Ok(Due { webhooks, schedules });
                 }

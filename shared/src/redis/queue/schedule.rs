@@ -41,7 +41,7 @@ pub struct ScheduleRun {
     /// When it was dealt with.
     pub at_ms: u64,
     /// `submitted`, `missed`, `overlaps`, or why the queue refused it: `jobs`, `bytes`, `kept`, `kept_bytes`,
-    /// `full` or `rate`.
+    /// `full`, `placements` or `rate`.
     pub outcome: String,
     /// The job that was submitted.
     #[serde(default)]

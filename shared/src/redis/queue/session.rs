@@ -69,8 +69,9 @@ impl Queue {
                 Err(error) => {
                     tracing::warn!(%id, %error, "a call is not readable by this version");
                     let ending = Ending::Error(Failure::new(
-                        ErrorCode::Internal,
-                        "The call cannot be read by the worker's version of isol8.",
+                        ErrorCode::NoWorker,
+                        "The call cannot be read by the session's worker: it was written by another \
+                         version of isol8. Upgrade workers before gateways, and open the session anew.",
                     ));
                     if self.finish_call(worker, session, id, &ending).await? == Commit::Fenced {
                         return Ok(NextCall::Lost);

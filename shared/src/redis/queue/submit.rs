@@ -13,6 +13,7 @@ use super::{Cancelled, JobState, Queue, Quota, SESSION_LOST, serialize};
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Call, Job, Terms};
 use crate::id::{GatewayId, JobId, SessionId, TenantId};
+use crate::labels::Labels;
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::scripts::{NewCall, NewJob, NewListing, Refusal};
@@ -95,6 +96,8 @@ pub struct ToSession<'a> {
     pub may_open: bool,
     /// Sessions that the tenant may have.
     pub max_sessions: u32,
+    /// What the worker must have that opens it.
+    pub labels: &'a Labels,
 }
 
 impl Queue {
@@ -106,10 +109,24 @@ impl Queue {
     /// time to come back; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may
     /// be queued then.
     pub async fn enqueue(&self, submission: Submission<'_>, job: &Job) -> Result<(), Error> {
+        self.enqueue_placed(submission, Labels::none(), job).await
+    }
+
+    /// The same for a job that only a worker with `labels` may run.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); [`ErrorCode::QueueFull`] also if jobs require as many different sets
+    /// of labels as may be.
+    pub async fn enqueue_placed(
+        &self,
+        submission: Submission<'_>,
+        labels: &Labels,
+        job: &Job,
+    ) -> Result<(), Error> {
         let payload = write(job)?;
         self.ready().await?;
         let limit = self.inner.config.max_queued;
-        let job = self.new_job(submission, &payload, job.listens());
+        let job = self.new_job(submission, &payload, job.listens(), labels);
         refused(self.inner.scripts.enqueue(&job, limit).await.map_err(failure)?)
     }
 
@@ -125,7 +142,8 @@ impl Queue {
     ) -> Result<Accepted, Error> {
         let payload = write(job)?;
         self.ready().await?;
-        let new = self.new_job(submission, &payload, job.listens());
+        let labels = &listing.terms.labels;
+        let new = self.new_job(submission, &payload, job.listens(), labels);
         let listing = new_listing(listing)?;
         let limit = self.inner.config.max_queued;
         let answer = self.inner.scripts.submit(&new, &listing, limit).await.map_err(failure)?;
@@ -177,7 +195,7 @@ impl Queue {
         let runtime = job.map(|job| job.runtime.to_string()).unwrap_or_default();
         let interactive = job.is_some_and(Job::listens);
         let new = NewCall {
-            job: self.new_job(submission, &payload, interactive),
+            job: self.new_job(submission, &payload, interactive, session.labels),
             listing: listing.map(new_listing).transpose()?,
             session: session.id,
             runtime: &runtime,
@@ -253,6 +271,7 @@ impl Queue {
         submission: Submission<'a>,
         payload: &'a str,
         interactive: bool,
+        labels: &Labels,
     ) -> NewJob<'a> {
         NewJob {
             shard: self.shard_of(submission.tenant),
@@ -262,6 +281,7 @@ impl Queue {
             reply_to: submission.reply_to.map(|it| it.to_string()).unwrap_or_default(),
             quota: submission.quota,
             interactive,
+            placement: labels.placement(),
         }
     }
 
@@ -346,6 +366,11 @@ pub(super) fn refused((word, detail): Refusal) -> Result<(), Error> {
         "full" => error(
             ErrorCode::QueueFull,
             "The queue is full: as many jobs wait as may. Try again in a few seconds.",
+        ),
+        "placements" => error(
+            ErrorCode::QueueFull,
+            "Jobs that wait require as many different sets of labels as may be. Try again when fewer do, \
+             or use labels that others use.",
         ),
         "rate" => error(
             ErrorCode::RateLimited,

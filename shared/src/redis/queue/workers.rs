@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Queue, serialize};
 use crate::error::{Error, ErrorCode};
 use crate::id::WorkerId;
+use crate::labels::Labels;
 use crate::redis::client::failure;
 use crate::redis::keys;
 
@@ -24,6 +25,12 @@ pub struct WorkerFacts {
     pub name: String,
     /// Its version of isol8.
     pub version: String,
+    /// What it speaks; see [`crate::PROTOCOL`].
+    #[serde(default = "first_protocol")]
+    pub protocol: u32,
+    /// Jobs that it could not read, and passed on to others.
+    #[serde(default)]
+    pub unread: u64,
     /// When it began, in milliseconds since the epoch by its own clock.
     pub started_ms: u64,
     /// Programs that it can run at once.
@@ -43,9 +50,27 @@ pub struct WorkerFacts {
     pub failed: u64,
     /// Whether it takes no more jobs.
     pub is_draining: bool,
+    /// What it says of itself.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Whether it takes only jobs that require labels.
+    #[serde(default)]
+    pub only_labelled: bool,
+}
+
+/// That of workers that did not tell.
+const fn first_protocol() -> u32 {
+    1
 }
 
 impl WorkerFacts {
+    /// Whether it takes jobs that require these labels.
+    #[must_use]
+    pub fn takes(&self, required: &Labels) -> bool {
+        let is_meant = !self.only_labelled || !required.is_empty();
+        !self.is_draining && is_meant && self.labels.satisfy(required)
+    }
+
     /// Whether it can be stopped without anybody noticing.
     #[must_use]
     pub const fn is_drained(&self) -> bool {

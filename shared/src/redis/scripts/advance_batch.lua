@@ -15,7 +15,7 @@ if it[1] ~= 'running' then
 end
 local tenant, next, items, chunk, priority = it[2], tonumber(it[3]), tonumber(it[4]), tonumber(it[5]), it[9]
 local open = sibling(record, 'batch-open:' .. id)
-local most = batches().most_open(record, tenant)
+local most = batches().most_open(record, tenant, placement_of(priority))
 local room = math.max(0, most - redis.call('HLEN', open))
 local results = tonumber(redis.call('HGET', sibling(record, 'batched:' .. tenant), 'results') or '0')
 if results >= tonumber(it[6]) then

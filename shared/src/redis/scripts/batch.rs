@@ -51,7 +51,7 @@ pub(in crate::redis) struct Seal<'a> {
     pub(in crate::redis) keep_ms: u64,
     /// As JSON.
     pub(in crate::redis) terms: &'a str,
-    /// '' if it is normal.
+    /// As the records of its items have it; '' if it is normal, without labels.
     pub(in crate::redis) priority: &'a str,
     pub(in crate::redis) failure_budget: Option<u64>,
     /// Its idempotency key and what tells its request from others; '' if there is none.
@@ -73,8 +73,8 @@ pub(in crate::redis) struct NewItem {
 /// Where a batch is: state, next item, items, chunk that has it, how many more may be in the queue.
 pub(in crate::redis) type Place = (String, u64, u64, u64, u64);
 
-/// A batch as `show` answers: the fields asked for, items in the queue, those that run, the fleet's slots, bytes
-/// of its tenant's results.
+/// A batch as `show` answers: the fields asked for, items in the queue, those that run, the slots of the
+/// workers that read where they stand, bytes of its tenant's results.
 pub(in crate::redis) type Shown = (Vec<Option<String>>, u64, u64, u64, u64);
 
 /// Results as `read_results` answers.

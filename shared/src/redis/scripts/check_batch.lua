@@ -7,7 +7,7 @@
 -- atomic  between two steps every job is in one place
 
 local record, id = KEYS[1], ARGV[1]
-local it = redis.call('HMGET', record, 'state', 'tenant', 'checked')
+local it = redis.call('HMGET', record, 'state', 'tenant', 'checked', 'priority')
 local state, tenant = it[1], it[2]
 if state ~= 'running' and state ~= 'stopping' then
   return {}
@@ -27,10 +27,10 @@ for _, name in ipairs(names) do
   local job = read_job(of_job)
   if job.state ~= 'queued' and job.state ~= 'running' then
     -- Nothing is left of it but its place among the items.
-    settle(of_job, name, {batch = id, tenant = tenant, counted = true}, '', WORKER_LOST)
+    settle(of_job, name, {batch = id, tenant = tenant, counted = true, priority = it[4]}, '', WORKER_LOST)
     note('item', name)
   else
-    if job.counted and redis.call('SADD', sibling(record, 'active:' .. tenant), name) == 1 then
+    if job.counted and count_in(of_job, name, tenant, placement_of(job.priority)) == 1 then
       note('counted', name)
     end
     if job.state == 'running' then

@@ -12,7 +12,7 @@
 --         JSON ('': none)
 -- returns {'queued', 0} (also if it was already), {'repeated', job} the key stands for that one, or
 --         {refusal, ms to wait or the session's runtime}: 'mismatch' the key came with another request,
---         'full', 'busy', 'rate', 'absent' no such session, 'sessions' the tenant has too many,
+--         'full', 'busy', 'rate', 'placements' there are as many as may be, 'absent' no such session, 'sessions' the tenant has too many,
 --         'kept' or 'kept_bytes' the tenant has as many jobs kept,
 --         'lost' its worker is gone (told once), 'closing' it is being closed, 'runtime' it has
 --         another one
@@ -20,6 +20,9 @@
 --         up in the same moment
 
 local sessions = sessions()
+-- The stream says by its name which workers may open the session.
+local priority = string.match(KEYS[1], ':jobs%-(.+)$')
+local placement = placement_of(priority)
 local id, tenant, name, may_open = ARGV[1], ARGV[2], ARGV[9], ARGV[12] == '1'
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return {'queued', 0}
@@ -59,6 +62,9 @@ if is_new then
   if is_full(KEYS[1], tonumber(ARGV[14])) then
     return {'full', 1000}
   end
+  if placement and not has_lines(KEYS[2], placement) then
+    return {'placements', 5000}
+  end
 elseif session.closing then
   return {'closing', 50}
 elseif ARGV[11] ~= '' and session.runtime ~= ARGV[11] then
@@ -85,7 +91,11 @@ if ARGV[15] then
     redis.call('HSET', KEYS[2], 'webhook', ARGV[21])
   end
 end
+if priority then
+  redis.call('HSET', KEYS[2], 'priority', priority)
+end
 if is_new then
+  open_lines(KEYS[2], priority)
   redis.call('HSET', KEYS[3], 'worker', '', 'runtime', ARGV[11], 'running', '', 'opening', id,
     'created_us', now, 'used_us', now)
   redis.call('ZADD', KEYS[5], now, ARGV[10])

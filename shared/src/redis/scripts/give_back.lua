@@ -2,8 +2,7 @@
 --
 -- KEYS[1] stream, KEYS[2] record of the job
 -- ARGV    1 worker, 2 entry id, 3 attempt, 4 job id, 5 ending if it may not come again, '' for that
---         of lost jobs, 6 '1' if this delivery counts, 7 how the attempt ended, as JSON, if so, 8 '1' if it must
---         not be started again, however often it was
+--         of lost jobs, 6 '1' if this delivery counts, 7 how the attempt ended, as JSON, if so
 -- returns 2 ended, 1 queued again, 0 fenced: nothing changed
 -- atomic  a crash between removing the old entry and adding the new one would lose the job, the
 --         other order would run it twice
@@ -21,7 +20,7 @@ if counts and job.keep_ms then
   note_attempt(KEYS[2], ARGV[4], ARGV[7])
 end
 -- Output that a caller has seen must not be shown a second time; readers of a listed job are told.
-if job.cancel or (job.shown and not job.keep_ms) or (counts and attempt >= MAX_DELIVERIES) or ARGV[8] == '1' then
+if job.cancel or (job.shown and not job.keep_ms) or (counts and attempt >= MAX_DELIVERIES) then
   local ending = ARGV[5] == '' and WORKER_LOST or ARGV[5]
   give_up(KEYS[2], ARGV[4], job.cancel and CANCELLED or ending, not job.cancel)
   return 2

@@ -42,7 +42,7 @@ local function check_job(record, id)
     end
     return
   end
-  if job.counted and redis.call('SADD', sibling(record, 'active:' .. job.tenant), id) == 1 then
+  if job.counted and count_in(record, id, job.tenant, placement_of(job.priority)) == 1 then
     note('counted', id)
   end
   if job.state == 'running' then
@@ -60,15 +60,41 @@ local function check_job(record, id)
   end
 end
 
+-- Whether a job is among those that are in line or running.
+local function is_counted(key, id)
+  local job = redis.call('HMGET', sibling(key, 'job:' .. id), 'state', 'counted')
+  return job[1] and job[1] ~= 'finished' and job[2]
+end
+
+local function check_placed(key, tenant)
+  local all = sibling(key, 'placed:' .. tenant)
+  if redis.call('EXISTS', all) == 0 then
+    return
+  end
+  local sets = {all}
+  for _, placement in ipairs(redis.call('ZRANGE', sibling(key, 'placements'), 0, -1)) do
+    sets[#sets + 1] = sibling(key, 'placed:' .. account_of(tenant, placement))
+    promote(key, tenant, placement)
+  end
+  for _, set in ipairs(sets) do
+    for _, id in ipairs(redis.call('SRANDMEMBER', set, 50)) do
+      if not is_counted(key, id) then
+        redis.call('SREM', set, id)
+        note('placed', id)
+      end
+    end
+  end
+end
+
 local function check_active(tenant)
   local active = sibling(KEYS[1], 'active:' .. tenant)
   for _, id in ipairs(redis.call('SRANDMEMBER', active, 50)) do
-    local job = redis.call('HMGET', sibling(active, 'job:' .. id), 'state', 'counted')
-    if not job[1] or job[1] == 'finished' or not job[2] then
+    if not is_counted(active, id) then
       redis.call('SREM', active, id)
       note('active', id)
     end
   end
+  check_placed(active, tenant)
   promote(active, tenant)
 end
 

@@ -19,6 +19,9 @@ pub(in crate::redis) const PUBLISH_LIMIT_BYTES: usize = 64 << 10;
 /// all tries of a delivery take together (`config::Webhooks`), and a day more in case no worker lives.
 const WEBHOOK_TTL_MS: u64 = 3 * 86_400_000;
 
+/// Most placements of a shard: each has lines of its own, that workers read.
+const MAX_PLACEMENTS: u64 = 128;
+
 /// What the scripts are told once, when they are loaded, rather than with every call.
 pub(in crate::redis) struct Constants {
     pub(in crate::redis) result_ttl_ms: u64,
@@ -48,11 +51,13 @@ impl Constants {
             ("WEBHOOK_TTL_MS", WEBHOOK_TTL_MS),
             ("MAX_DELIVERIES", self.max_deliveries.into()),
             ("LEASE_MS", self.lease_ms),
+            ("MAX_PLACEMENTS", MAX_PLACEMENTS),
         ];
         let texts = [
             ("GROUP", keys::GROUP),
             ("REPLIES", keys::REPLY_PREFIX),
             ("WORKERS", keys::WORKER_PREFIX),
+            ("PLACEMENTS", keys::NEW_PLACEMENTS),
             ("WORKER_LOST", &self.worker_lost),
             ("SESSION_LOST", &self.session_lost),
             ("CANCELLED", &self.cancelled),

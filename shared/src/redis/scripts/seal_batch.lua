@@ -1,8 +1,8 @@
 -- Ends the upload of a batch: it is whole, and its items may begin.
 --
 -- KEYS[1] record of the batch
--- ARGV    1 batch id, 2 how long to keep it once it has ended, in ms, 3 terms of its items, 4 their priority
---         ('': normal), 5 failures after which it is stopped ('': never), 6 idempotency key ('': none),
+-- ARGV    1 batch id, 2 how long to keep it once it has ended, in ms, 3 terms of its items, 4 their priority,
+--         which names their placement too ('': normal, without one), 5 failures after which it is stopped ('': never), 6 idempotency key ('': none),
 --         7 what tells its request from others, 8 most jobs of the tenant in line or running (0: as many
 --         as the fleet can run), 9 weight of the tenant, 10 most bytes of results that are kept of the
 --         tenant

@@ -44,7 +44,7 @@ impl Scripts {
         let job = &new.job;
         let name = keys::session_name(job.tenant, new.session);
         let mut call = self.enqueue_call.call(&[
-            keys::jobs(job.shard, Priority::Normal),
+            job.line(Priority::Normal),
             keys::record(job.shard, &job.id),
             keys::session(job.shard, &name),
             keys::calls(job.shard, &name),

@@ -2,12 +2,13 @@
 --
 -- KEYS[1] record of the batch
 -- ARGV    1 batch id, 2 tenant; then the fields to read
--- returns {fields, items in the queue, those of them that run, the fleet's slots, bytes of the tenant's results};
---         {} if there is no such batch of the tenant
+-- returns {fields, items in the queue, those of them that run, the slots of the workers that read
+--         where its items stand, bytes of the tenant's results}; {} if there is no such batch of the tenant
 -- atomic  its numbers must be those of one moment
 
 local record = KEYS[1]
-local tenant = redis.call('HGET', record, 'tenant')
+local it = redis.call('HMGET', record, 'tenant', 'priority')
+local tenant = it[1]
 if tenant ~= ARGV[2] then
   return {}
 end
@@ -17,6 +18,6 @@ for _, name in ipairs(names) do
     running = running + 1
   end
 end
-local slots = redis.call('HGET', sibling(record, 'slots'), 'total') or '0'
+local slots = slots_of(record, placement_of(it[2]))
 local results = redis.call('HGET', sibling(record, 'batched:' .. tenant), 'results') or '0'
-return {redis.call('HMGET', record, unpack(ARGV, 3)), #names, running, tonumber(slots), tonumber(results)}
+return {redis.call('HMGET', record, unpack(ARGV, 3)), #names, running, slots, tonumber(results)}

@@ -3,7 +3,8 @@
 -- KEYS[1] record of the job
 -- ARGV    1 tenant, 2 most jobs to count
 -- returns {'time', 0}, {'tenant', place in the tenant's backlog}, {'line', place in its stream, as far as
---         was counted}, each followed by the fleet's slots and how long a job takes, in us; {} if it does
+--         was counted}, each followed by the slots of the workers that read
+--         its line and how long a job takes, in us; {} if it does
 --         not wait
 -- atomic  it must not move between the looks
 
@@ -11,14 +12,15 @@ local job = redis.call('HMGET', KEYS[1], 'state', 'due_ms', 'backlogged', 'entry
 if job[1] ~= 'queued' or job[6] ~= ARGV[1] then
   return {}
 end
-local slots = tonumber(redis.call('HGET', sibling(KEYS[1], 'slots'), 'total') or '0')
+local placement = placement_of(job[5])
+local slots = slots_of(KEYS[1], placement)
 local mean_us = math.floor(tonumber(redis.call('HGET', sibling(KEYS[1], 'usage'), 'mean_us') or '0'))
 if job[2] then
   return {'time', 0, slots, mean_us}
 end
 if job[3] then
   local id = string.match(KEYS[1], '[^:]*$')
-  local rank = redis.call('ZRANK', sibling(KEYS[1], 'backlog:' .. job[6]), id) or 0
+  local rank = redis.call('ZRANK', sibling(KEYS[1], 'backlog:' .. account_of(job[6], placement)), id) or 0
   return {'tenant', rank + 1, slots, mean_us}
 end
 if not job[4] then

@@ -54,7 +54,7 @@ pub struct BatchRecord {
     pub failure_budget: Option<u64>,
     /// Whether it waits until results are acknowledged: as much is kept as may be.
     pub waits_for_readers: bool,
-    /// Jobs that the fleet's workers can run at once.
+    /// Jobs that the workers can run at once that read where its items stand.
     pub slots: u64,
     /// Bytes of its results that are kept.
     pub result_bytes: u64,

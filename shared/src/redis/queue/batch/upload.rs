@@ -8,9 +8,10 @@ use tokio::runtime::Handle;
 use super::chunk::{ChunkWriter, Line};
 use super::{BatchLimits, BatchTerms};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{BaseJob, Job, Priority};
+use crate::execution::{BaseJob, Job};
 use crate::id::{BatchId, TenantId};
 use crate::redis::client::failure;
+use crate::redis::keys;
 use crate::redis::queue::{Once, Queue, Quota, serialize};
 use crate::redis::scripts::{BatchKey, NewItems, Seal};
 
@@ -181,12 +182,13 @@ impl BatchUpload {
         if self.chunk.items() > 0 {
             self.store().await?;
         }
-        let priority = terms.items.priority;
+        let placement = terms.items.labels.placement();
+        let priority = keys::full_priority(terms.items.priority, placement.as_deref());
         terms.items.batch = Some(self.key.id);
         let seal = Seal {
             keep_ms: terms.items.retention_ms,
             terms: &serialize(&terms.items)?,
-            priority: if priority == Priority::Normal { "" } else { priority.name() },
+            priority: priority.as_deref().unwrap_or_default(),
             failure_budget: terms.failure_budget,
             once: once.map(|it| it.key.as_str()).unwrap_or_default(),
             request: once.map(|it| it.request.as_str()).unwrap_or_default(),

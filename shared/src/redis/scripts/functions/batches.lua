@@ -22,9 +22,9 @@ batches = function()
     redis.call('ZADD', sibling(batch, 'tending'), text(now_us() / 1000 + wait_ms), tenant .. ':' .. id)
   end
 
-  -- How many items of a batch may be in the queue at once.
-  function it.most_open(batch, tenant)
-    local most = math.max(LEAST_OPEN, math.min(MOST_OPEN, 2 * window(batch, tenant)))
+  -- How many items of a batch, which have this placement, may be in the queue at once.
+  function it.most_open(batch, tenant, placement)
+    local most = math.max(LEAST_OPEN, math.min(MOST_OPEN, 2 * window(batch, tenant, placement)))
     local running = tonumber(redis.call('HGET', sibling(batch, 'usage:' .. tenant), 'batches') or '1')
     return math.max(2, math.floor(most / math.max(1, running)))
   end
@@ -128,6 +128,7 @@ batches = function()
   -- one that commits again; if somebody follows it, it can be read for a while.
   local function take_out(record, id, job, ended_by, ending)
     local at = redis.call('HMGET', record, 'due_ms', 'noted', 'backlogged')
+    local placement = placement_of(job.priority)
     if job.entry then
       drop(stream_of(record, job.priority), job.entry)
     end
@@ -138,11 +139,10 @@ batches = function()
       redis.call('DEL', sibling(record, 'attempts:' .. id))
     end
     if at[3] then
-      redis.call('ZREM', sibling(record, 'backlog:' .. job.tenant), id)
+      redis.call('ZREM', sibling(record, 'backlog:' .. account_of(job.tenant, placement)), id)
     end
     if job.counted then
-      redis.call('SREM', sibling(record, 'active:' .. job.tenant), id)
-      promote(record, job.tenant)
+      free_place(record, id, job.tenant, placement)
     end
     if job.reply_to and job.reply_to ~= '' then
       redis.call('HSET', record, 'state', 'finished', 'result', ending, 'ended_by', ended_by)

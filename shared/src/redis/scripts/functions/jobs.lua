@@ -12,11 +12,6 @@ local function drop(stream, entry)
   redis.call('XDEL', stream, entry)
 end
 
--- The stream of a priority; false is the normal one.
-local function stream_of(record, priority)
-  return sibling(record, priority and 'jobs-' .. priority or 'jobs')
-end
-
 -- What the record of a job says, but for its payload; what it does not say is false.
 local function read_job(record)
   local it = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'worker', 'tenant', 'reply_to', 'ended_by',
@@ -38,29 +33,73 @@ end
 
 -- Puts a job at the end of its stream.
 local function place(record, id, priority)
+  open_lines(record, priority)
   local entry = redis.call('XADD', stream_of(record, priority), '*', 'job', id)
   redis.call('HSET', record, 'entry', entry, 'queued_us', text(now_us()))
 end
 
--- How many listed jobs of a tenant may be in line or running at once: its cap, or else, by its weight,
--- what the fleet can run and a quarter more, so that no worker waits for the next one.
-local function window(record, tenant)
+-- Where listed jobs of a tenant wait for one another: those of each placement apart, so that jobs that no
+-- worker can run are in the way of none that one can.
+local function account_of(tenant, placement)
+  return placement and tenant .. ':' .. placement or tenant
+end
+
+-- Counts a listed job among those of its tenant that are in line or running; 1 if it was not before.
+local function count_in(record, id, tenant, placement)
+  if placement then
+    redis.call('SADD', sibling(record, 'placed:' .. tenant), id)
+    redis.call('SADD', sibling(record, 'placed:' .. account_of(tenant, placement)), id)
+  end
+  redis.call('HSET', record, 'counted', '1')
+  return redis.call('SADD', sibling(record, 'active:' .. tenant), id)
+end
+
+-- Counts it no more.
+local function count_out(record, id, tenant, placement)
+  redis.call('SREM', sibling(record, 'active:' .. tenant), id)
+  if placement then
+    redis.call('SREM', sibling(record, 'placed:' .. tenant), id)
+    redis.call('SREM', sibling(record, 'placed:' .. account_of(tenant, placement)), id)
+  end
+end
+
+-- How many jobs the workers can run at once that read the lines of a placement, or those without one.
+local function slots_of(record, placement)
+  local slots = sibling(record, placement and 'slots:' .. placement or 'slots')
+  return tonumber(redis.call('HGET', slots, 'total') or '0')
+end
+
+-- How many listed jobs of a tenant may be in line or running at once: its cap, or else, by its weight, what the
+-- workers can run that read there and a quarter more, so that none of them waits for the next one. Returns
+-- also whether it is the cap, which holds for all placements together.
+local function window(record, tenant, placement)
   local it = redis.call('HMGET', sibling(record, 'usage:' .. tenant), 'cap', 'weight')
   local cap, weight = tonumber(it[1] or '0'), tonumber(it[2] or '1')
   if cap > 0 then
-    return cap
+    return cap, true
   end
-  local slots = tonumber(redis.call('HGET', sibling(record, 'slots'), 'total') or '0')
-  return slots > 0 and math.max(1, math.ceil(slots * 1.25 * weight)) or 16
+  local slots = slots_of(record, placement)
+  return slots > 0 and math.max(1, math.ceil(slots * 1.25 * weight)) or 16, false
+end
+
+-- How many more there may be.
+local function room_of(record, tenant, placement)
+  local most, is_cap = window(record, tenant, placement)
+  local active = redis.call('SCARD', sibling(record, 'active:' .. tenant))
+  if is_cap then
+    return most - active
+  end
+  local placed = redis.call('SCARD', sibling(record, 'placed:' .. account_of(tenant, placement)))
+  return most - (placement and placed or active - placed)
 end
 
 -- Lets jobs of a tenant's backlog into line while it may have more there, some at a time.
-local function promote(record, tenant)
-  local backlog, active = sibling(record, 'backlog:' .. tenant), sibling(record, 'active:' .. tenant)
+local function promote(record, tenant, placement)
+  local backlog = sibling(record, 'backlog:' .. account_of(tenant, placement))
   if redis.call('EXISTS', backlog) == 0 then
     return
   end
-  local room = math.min(16, window(record, tenant) - redis.call('SCARD', active))
+  local room = math.min(16, room_of(record, tenant, placement))
   while room > 0 do
     local id = redis.call('ZPOPMIN', backlog)[1]
     if not id then
@@ -69,12 +108,21 @@ local function promote(record, tenant)
     local next = sibling(record, 'job:' .. id)
     local job = redis.call('HMGET', next, 'state', 'backlogged', 'priority')
     if job[1] == 'queued' and job[2] then
-      redis.call('SADD', active, id)
       redis.call('HDEL', next, 'backlogged')
-      redis.call('HSET', next, 'counted', '1')
+      count_in(next, id, tenant, placement)
       place(next, id, job[3])
       room = room - 1
     end
+  end
+end
+
+-- Counts a job out that has ended, and lets those in that waited for its place.
+local function free_place(record, id, tenant, placement)
+  count_out(record, id, tenant, placement)
+  promote(record, tenant, placement)
+  if placement then
+    -- What it left of its tenant's cap is also the others'.
+    promote(record, tenant)
   end
 end
 
@@ -109,7 +157,7 @@ local function retain(record, id, job, summary, bytes)
     redis.call('PEXPIRE', sibling(record, 'attempts:' .. id), job.keep_ms)
   end
   if it[5] then
-    redis.call('ZREM', sibling(record, 'backlog:' .. job.tenant), id)
+    redis.call('ZREM', sibling(record, 'backlog:' .. account_of(job.tenant, placement_of(job.priority))), id)
   end
   if it[6] then
     local usage, all = sibling(record, 'usage:' .. job.tenant), sibling(record, 'usage')
@@ -176,8 +224,7 @@ local function settle(record, id, job, ended_by, ending, summary)
     drop(stream_of(record, job.priority), job.entry)
   end
   if job.counted then
-    redis.call('SREM', sibling(record, 'active:' .. job.tenant), id)
-    promote(record, job.tenant)
+    free_place(record, id, job.tenant, placement_of(job.priority))
   end
   if job.interactive then
     redis.call('DEL', sibling(record, 'in:' .. id))

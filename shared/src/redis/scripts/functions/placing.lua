@@ -4,30 +4,39 @@
 -- so urgent jobs go first, and none waits for ever.
 local HEAD_STARTS_S = {high = 300, low = -300}
 
--- Has a job stand in line, or, if its tenant has as many there as it may, wait in the tenant's backlog.
-local function enter(record, id, tenant, priority)
-  local active, backlog = sibling(record, 'active:' .. tenant), sibling(record, 'backlog:' .. tenant)
-  if redis.call('EXISTS', backlog) == 0 and redis.call('SCARD', active) < window(record, tenant) then
-    redis.call('SADD', active, id)
-    redis.call('HSET', record, 'counted', '1')
-    place(record, id, priority)
-    return
-  end
-  local came_s = now_us() / 1000000 - (HEAD_STARTS_S[priority or ''] or 0)
-  redis.call('ZADD', backlog, came_s, id)
-  redis.call('HSET', record, 'backlogged', '1')
-  redis.call('SADD', sibling(record, 'backlogs'), tenant)
-  promote(record, tenant)
-end
+-- How long a job waits, in ms, where there are as many placements as may be, until it is looked again.
+local CROWDED_MS = 5000
 
 -- Has a job wait until a moment, in ms since the epoch. Meanwhile it is in nobody's way.
 local function delay(record, id, tenant, due_ms)
   redis.call('ZADD', sibling(record, 'delayed'), text(due_ms), id)
   redis.call('HSET', record, 'due_ms', text(due_ms))
   if redis.call('HDEL', record, 'counted') == 1 then
-    redis.call('SREM', sibling(record, 'active:' .. tenant), id)
-    promote(record, tenant)
+    local placement = placement_of(redis.call('HGET', record, 'priority'))
+    count_out(record, id, tenant, placement)
+    promote(record, tenant, placement)
   end
+end
+
+-- Has a job stand in line, or, if its tenant has as many there as it may, wait in the tenant's backlog.
+local function enter(record, id, tenant, priority)
+  local placement = placement_of(priority)
+  if placement and not has_lines(record, placement) then
+    delay(record, id, tenant, now_us() / 1000 + CROWDED_MS)
+    return
+  end
+  local account = account_of(tenant, placement)
+  local backlog = sibling(record, 'backlog:' .. account)
+  if redis.call('EXISTS', backlog) == 0 and room_of(record, tenant, placement) > 0 then
+    count_in(record, id, tenant, placement)
+    place(record, id, priority)
+    return
+  end
+  local came_s = now_us() / 1000000 - (HEAD_STARTS_S[string.match(priority or '', '^%a*')] or 0)
+  redis.call('ZADD', backlog, came_s, id)
+  redis.call('HSET', record, 'backlogged', '1')
+  redis.call('SADD', sibling(record, 'backlogs'), account)
+  promote(record, tenant, placement)
 end
 
 -- Counts one more open job of a tenant, and what its payload takes.

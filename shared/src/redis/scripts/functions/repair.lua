@@ -32,6 +32,7 @@ local function repair_running(record, id, job)
   elseif job.shown and not job.keep_ms then
     give_up(record, id, WORKER_LOST)
   else
+    open_lines(record, job.priority)
     requeue(stream, record, id, job.attempt)
   end
   return true
@@ -43,7 +44,8 @@ local function repair_queued(record, id, job, due_ms, is_backlogged)
     return redis.call('ZADD', sibling(record, 'delayed'), 'NX', due_ms, id) == 1
   end
   if is_backlogged then
-    if redis.call('ZSCORE', sibling(record, 'backlog:' .. job.tenant), id) then
+    local account = account_of(job.tenant, placement_of(job.priority))
+    if redis.call('ZSCORE', sibling(record, 'backlog:' .. account), id) then
       return false
     end
     redis.call('HDEL', record, 'backlogged')

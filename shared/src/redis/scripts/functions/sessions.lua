@@ -63,10 +63,11 @@ local function sessions()
     end
     for _, id in ipairs(redis.call('LRANGE', calls, 0, -1)) do
       local record = sibling(session, 'job:' .. id)
-      local call = redis.call('HMGET', record, 'state', 'may_open')
+      local call = redis.call('HMGET', record, 'state', 'may_open', 'priority')
       if call[1] == 'queued' and call[2] == '1' then
         redis.call('LREM', calls, 1, id)
-        redis.call('HSET', record, 'entry', redis.call('XADD', sibling(session, 'jobs'), '*', 'job', id))
+        open_lines(record, call[3])
+        redis.call('HSET', record, 'entry', redis.call('XADD', stream_of(record, call[3]), '*', 'job', id))
         redis.call('HSET', session, 'worker', '', 'running', '', 'opening', id)
         it.lease(session, name)
         return

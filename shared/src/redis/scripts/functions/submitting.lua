@@ -13,6 +13,10 @@ local function submit(record, argv)
   if refusal then
     return {refusal, wait_ms}
   end
+  local placement = placement_of(argv[13])
+  if placement and not has_lines(record, placement) then
+    return {'placements', 5000}
+  end
   local too_many = refuse_to_keep(record, argv[2], tonumber(argv[20]), tonumber(argv[21]))
   if too_many then
     return {too_many, 60000}
