@@ -185,6 +185,9 @@ struct QueueArgs {
     /// Jobs of the flood.
     #[arg(long, default_value_t = 100_000)]
     flood_jobs: usize,
+    /// Items of the batch.
+    #[arg(long, default_value_t = 1_000_000)]
+    batch_items: usize,
     /// How often a worker is killed.
     #[arg(long, default_value_t = 3)]
     kills: usize,
@@ -377,6 +380,7 @@ async fn queue_rows(args: QueueArgs) -> Result<bool> {
         isol8: args.isol8,
         length: seconds(args.seconds)?,
         flood_jobs: args.flood_jobs,
+        batch_items: args.batch_items,
         kills: args.kills,
     };
     let found = rows.run(&tell).await?;

@@ -118,7 +118,8 @@ fn cpu_ticks(stat: &str) -> Option<u32> {
     user.checked_add(system)
 }
 
-fn resident_kib(process: &str) -> Result<u64> {
+/// Resident memory of a process, by its number as text.
+pub(crate) fn resident_kib(process: &str) -> Result<u64> {
     let status = read(process, "status")?;
     status
         .lines()

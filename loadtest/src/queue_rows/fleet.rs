@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -88,6 +89,17 @@ impl Fleet {
         let line = found.await.with_context(|| format!("isol8 {arguments:?} does not start"))??;
         self.members.push(Member { process, _said: said });
         Ok(line)
+    }
+
+    /// The process of the gateway.
+    pub(super) fn gateway(&self) -> Result<u32> {
+        let gateway = self.members.first().and_then(|it| it.process.id());
+        gateway.context("the gateway has ended")
+    }
+
+    /// A connection to its Redis.
+    pub(super) async fn redis(&self) -> Result<MultiplexedConnection> {
+        self.redis.connect().await
     }
 
     /// Kills a member the hard way.

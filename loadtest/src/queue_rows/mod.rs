@@ -1,7 +1,8 @@
 //! Load rows of the queue, each on a fleet of its own processes: how fast one gateway takes submissions,
-//! what one tenant's flood does to another's interactive jobs, and how soon a killed worker's jobs begin
-//! anew.
+//! what one tenant's flood does to another's interactive jobs, how a large batch goes through, and how soon
+//! a killed worker's jobs begin anew.
 
+mod batch;
 mod fleet;
 mod flood;
 mod reclaim;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+pub use batch::Batch;
 pub use flood::Flood;
 pub use reclaim::Reclaim;
 pub use submit::Submitted;
@@ -27,6 +29,8 @@ pub struct QueueRows {
     pub length: Duration,
     /// Jobs of the flood.
     pub flood_jobs: usize,
+    /// Items of the batch.
+    pub batch_items: usize,
     /// How often a worker is killed.
     pub kills: usize,
 }
@@ -38,6 +42,8 @@ pub struct Found {
     pub submitted: Submitted,
     /// Another tenant's jobs in a flood, for each kind of workers and of flood.
     pub floods: Vec<Flood>,
+    /// A large batch.
+    pub batch: Batch,
     /// Jobs of killed workers.
     pub reclaim: Reclaim,
 }
@@ -59,9 +65,11 @@ impl QueueRows {
             ));
             floods.push(flood);
         }
+        let batch = batch::measure(&self.isol8, self.batch_items).await?;
+        tell(&format!("a batch of {} items: {:.0} s", batch.items, batch.upload_s + batch.run_s));
         let reclaim = reclaim::measure(&self.isol8, self.kills).await?;
         tell(&format!("jobs of a killed worker begin anew within {:.0} ms", reclaim.longest_ms));
-        Ok(Found { submitted, floods, reclaim })
+        Ok(Found { submitted, floods, batch, reclaim })
     }
 }
 
@@ -69,7 +77,7 @@ impl Found {
     /// As a page.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let Self { submitted, floods, reclaim } = self;
+        let Self { submitted, floods, batch, reclaim } = self;
         let mut out = format!(
             "# Load rows of the queue\n\nWritten by `loadtest queue`, everything on one machine.\n\n\
              | what | seen | goal |\n| --- | --: | --: |\n\
@@ -89,6 +97,21 @@ impl Found {
                 flood.flooded_ms.p95 / flood.alone_ms.p95
             );
         }
+        #[expect(clippy::cast_precision_loss, reason = "a million")]
+        let rate = batch.items as f64 / batch.run_s;
+        let [gateway_before, gateway_most] = batch.gateway_kib.map(|kib| kib / 1024);
+        let [redis_before, redis_most] = batch.redis_bytes.map(|bytes| bytes >> 20);
+        let _ = writeln!(
+            out,
+            "| a batch of {} items ({} MB), not run, its results read and acknowledged as they come: upload, then \
+             the rest | {:.1} s, {:.0} s ({rate:.0}/s) | |\n\
+             | the same: resident memory of the gateway, before and at most | {gateway_before} → {gateway_most} MiB | |\n\
+             | the same: memory of Redis, before and at most | {redis_before} → {redis_most} MiB | |",
+            batch.items,
+            batch.bytes / 1_000_000,
+            batch.upload_s,
+            batch.run_s,
+        );
         let _ = writeln!(
             out,
             "| {} jobs of {} killed workers begin anew, longest | {:.1} s | ≤ lease + 2 s = {:.0} s |",

@@ -211,7 +211,7 @@ async fn workers_that_advance_a_batch_at_once_make_one_job_of_each_item() {
     let key = format!("v1:{{s0}}:batch-open:{id}");
     let mut begun: Vec<u64> = redis.run(&["HVALS", &key]);
     begun.sort_unstable();
-    assert_eq!(begun, (0..1000).collect::<Vec<_>>(), "twice what the fleet takes, and a quarter");
+    assert_eq!(begun, (0..700).collect::<Vec<_>>(), "twice the tenant's share");
 }
 
 #[tokio::test]

@@ -284,7 +284,7 @@ async fn the_share_of_a_placement_goes_by_the_workers_that_serve_it() {
     for _ in 0..9 {
         submit(&fleet, GPU).await;
     }
-    assert_eq!(queue.depth().await.unwrap().queued, 3, "a quarter more than two");
+    assert_eq!(queue.depth().await.unwrap().queued, 3, "one more than two");
     let _: u64 = redis.run(&["ZADD", "v1:{s0}:workers", "XX", "1", &gpu.to_string()]);
     queue.housekeep(Some((plain, 8))).await.unwrap();
     assert_eq!(standing(&fleet, first).await.slots, 0);

@@ -28,13 +28,8 @@ if came > 0 and tonumber(ARGV[2]) == next then
   for index = 1, came do
     local job, payload, name = ARGV[1 + 3 * index], ARGV[2 + 3 * index], ARGV[3 + 3 * index]
     local of_job = sibling(record, 'job:' .. job)
-    write_job(of_job, now, tenant, payload, '', false, false, 'keep_ms', it[8], 'terms', it[7], 'batch', id)
-    if priority then
-      redis.call('HSET', of_job, 'priority', priority)
-    end
-    if name ~= '' then
-      redis.call('HSET', of_job, 'name', name)
-    end
+    write_job(of_job, now, tenant, payload, '', false, false,
+      {'keep_ms', it[8], 'terms', it[7], 'batch', id, 'priority', priority, 'name', name})
     redis.call('HSET', open, job, next)
     enter(of_job, job, tenant, priority)
     next = next + 1

@@ -30,8 +30,8 @@ if max_active > 0 or per_second > 0 then
 end
 if priority then
   open_lines(KEYS[2], priority)
-  redis.call('HSET', KEYS[2], 'priority', priority)
 end
 local entry = redis.call('XADD', KEYS[1], '*', 'job', ARGV[1])
-write_job(KEYS[2], text(now_us()), ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', is_counted, 'entry', entry)
+write_job(KEYS[2], text(now_us()), ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', is_counted,
+  {'entry', entry, 'priority', priority or false})
 return {'queued', 0}

@@ -83,16 +83,11 @@ if refusal then
   return {refusal, detail}
 end
 local now = text(now_us())
-write_job(KEYS[2], now, tenant, ARGV[3], ARGV[4], ARGV[5] == '1', detail, 'session', name,
-  'may_open', ARGV[12])
+write_job(KEYS[2], now, tenant, ARGV[3], ARGV[4], ARGV[5] == '1', detail,
+  {'session', name, 'may_open', ARGV[12], 'priority', priority or false, 'keep_ms', ARGV[15] or false,
+  'terms', ARGV[16] or false, 'once', ARGV[17] or false, 'webhook', ARGV[21] or false})
 if ARGV[15] then
-  list(KEYS[2], id, tenant, ARGV[15], ARGV[16], ARGV[17], ARGV[18])
-  if ARGV[21] ~= '' then
-    redis.call('HSET', KEYS[2], 'webhook', ARGV[21])
-  end
-end
-if priority then
-  redis.call('HSET', KEYS[2], 'priority', priority)
+  list(KEYS[2], id, tenant, ARGV[17], ARGV[18])
 end
 if is_new then
   open_lines(KEYS[2], priority)

@@ -40,15 +40,24 @@ local function refuse(record, id, tenant, max_active, per_second)
   return nil, max_active > 0
 end
 
--- Writes the record of a job that waits from now on; behind the last argument further fields.
-local function write_job(record, now, tenant, payload, reply_to, is_interactive, is_counted, ...)
-  redis.call('HSET', record, 'state', 'queued', 'tenant', tenant, 'payload', payload, 'reply_to', reply_to,
-    'attempt', 0, 'enqueued_us', now, 'queued_us', now, ...)
+-- Writes the record of a job that waits from now on, in one step: each one more would be one more to
+-- replicate. `more` are further fields and their values, by turns; those without a value, which is '' or
+-- false, are left out.
+local function write_job(record, now, tenant, payload, reply_to, is_interactive, is_counted, more)
+  local fields = {'state', 'queued', 'tenant', tenant, 'payload', payload, 'reply_to', reply_to,
+    'attempt', 0, 'enqueued_us', now, 'queued_us', now}
   if is_interactive then
-    redis.call('HSET', record, 'interactive', '1')
+    fields[#fields + 1], fields[#fields + 2] = 'interactive', '1'
   end
   if is_counted then
-    redis.call('HSET', record, 'counted', '1')
+    fields[#fields + 1], fields[#fields + 2] = 'counted', '1'
   end
+  for index = 1, #more, 2 do
+    local value = more[index + 1]
+    if value and value ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = more[index], value
+    end
+  end
+  redis.call('HSET', record, unpack(fields))
 end
 

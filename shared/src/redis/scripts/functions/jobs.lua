@@ -69,8 +69,19 @@ local function slots_of(record, placement)
   return tonumber(redis.call('HGET', slots, 'total') or '0')
 end
 
--- How many listed jobs of a tenant may be in line or running at once: its cap, or else, by its weight, what the
--- workers can run that read there and a quarter more, so that none of them waits for the next one. Returns
+-- How many listed jobs of a tenant without a cap may be in line or running at once, by its weight: what the
+-- workers can run that read there, but for one place in eight, so that a job somebody waits for finds one
+-- however many jobs the tenant has. Where there are hardly any places, a job more than run, so that none waits
+-- for the next one; without workers, some.
+local function share(slots, weight)
+  if slots == 0 then
+    return 16
+  end
+  local some = slots < 4 and slots + 1 or slots - math.max(1, math.floor(slots / 8))
+  return math.max(1, math.ceil(some * weight))
+end
+
+-- How many listed jobs of a tenant may be in line or running at once: its cap, or else its share. Returns
 -- also whether it is the cap, which holds for all placements together.
 local function window(record, tenant, placement)
   local it = redis.call('HMGET', sibling(record, 'usage:' .. tenant), 'cap', 'weight')
@@ -78,8 +89,7 @@ local function window(record, tenant, placement)
   if cap > 0 then
     return cap, true
   end
-  local slots = slots_of(record, placement)
-  return slots > 0 and math.max(1, math.ceil(slots * 1.25 * weight)) or 16, false
+  return share(slots_of(record, placement), weight), false
 end
 
 -- How many more there may be.

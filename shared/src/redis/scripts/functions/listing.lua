@@ -40,16 +40,14 @@ local function unretain(record, id, tenant)
   end
 end
 
--- Lists a job that was just written.
-local function list(record, id, tenant, keep_ms, terms, once, request)
-  redis.call('HSET', record, 'keep_ms', keep_ms, 'terms', terms)
+-- Lists a job that was just written, and says so itself.
+local function list(record, id, tenant, once, request)
   redis.call('ZADD', sibling(record, 'listed:' .. tenant), 0, id)
   redis.call('ZADD', sibling(record, 'tenants'), 0, tenant)
   if once ~= '' then
     local key = sibling(record, 'once:' .. tenant .. ':' .. once)
     redis.call('HSET', key, 'job', id, 'request', request)
     redis.call('PEXPIRE', key, LONGEST_WAIT_MS)
-    redis.call('HSET', record, 'once', once)
   end
 end
 

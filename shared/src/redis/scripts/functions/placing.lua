@@ -39,13 +39,12 @@ local function enter(record, id, tenant, priority)
   promote(record, tenant, placement)
 end
 
--- Counts one more open job of a tenant, and what its payload takes.
+-- Counts one more open job of a tenant, and what its payload takes; its record says that as `bytes`.
 local function count_open(record, tenant, bytes)
   for _, usage in ipairs({sibling(record, 'usage:' .. tenant), sibling(record, 'usage')}) do
     redis.call('HINCRBY', usage, 'jobs', 1)
     redis.call('HINCRBY', usage, 'bytes', bytes)
   end
-  redis.call('HSET', record, 'bytes', bytes)
 end
 
 -- Why a tenant may not have one more open job, whose payload takes so many bytes; and after how many ms to

@@ -26,19 +26,14 @@ local function submit(record, argv)
     return {refusal, wait_ms}
   end
   local now, id, priority = now_us(), argv[1], argv[13] ~= '' and argv[13]
-  write_job(record, text(now), argv[2], argv[3], argv[4], argv[5] == '1', false)
+  local expires_ms = argv[16] ~= '0' and text(now / 1000 + tonumber(argv[16]))
+  write_job(record, text(now), argv[2], argv[3], argv[4], argv[5] == '1', false,
+    {'bytes', #argv[3], 'keep_ms', argv[8], 'terms', argv[9], 'once', argv[10], 'priority', priority,
+    'webhook', argv[22], 'expires_ms', expires_ms})
   count_open(record, argv[2], #argv[3])
   redis.call('HSET', sibling(record, 'usage:' .. argv[2]), 'cap', argv[6], 'weight', argv[17])
-  list(record, id, argv[2], argv[8], argv[9], argv[10], argv[11])
-  if priority then
-    redis.call('HSET', record, 'priority', priority)
-  end
-  if argv[22] ~= '' then
-    redis.call('HSET', record, 'webhook', argv[22])
-  end
-  if argv[16] ~= '0' then
-    local expires_ms = text(now / 1000 + tonumber(argv[16]))
-    redis.call('HSET', record, 'expires_ms', expires_ms)
+  list(record, id, argv[2], argv[10], argv[11])
+  if expires_ms then
     redis.call('ZADD', sibling(record, 'expiring'), expires_ms, id)
   end
   local due_ms = math.max(now / 1000 + tonumber(argv[14]), tonumber(argv[15]))
