@@ -221,6 +221,7 @@ async fn jobs_that_require_labels_run_on_workers_that_have_them() {
     api.run(body.clone()).await;
     body["request"]["code"] = json!("echo kept=$kept");
     assert_eq!(api.run(body).await["stdout"], "kept=1");
+    call(&api, Method::DELETE, "/session/s", None).await;
 
     let mut list = stack.isol8();
     list.args(["workers", "list", "--host", api.address(), "--key", KEY]);
