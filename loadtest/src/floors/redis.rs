@@ -108,11 +108,18 @@ impl PrivateRedis {
         Self::start_with(&["--appendonly", "no"]).await
     }
 
-    /// Starts one with these settings besides.
+    /// Starts one that keeps what it is told as a fleet's does (`deploy/redis/queue.conf`).
     ///
     /// # Errors
     /// It cannot be started, or accepts no connection.
-    pub async fn start_with(settings: &[&str]) -> Result<Self> {
+    pub async fn start_durable() -> Result<Self> {
+        let rewrites = ["--auto-aof-rewrite-min-size", "256mb"];
+        let settings = ["--appendonly", "yes", "--appendfsync", "everysec"];
+        Self::start_with(&[settings.as_slice(), &rewrites].concat()).await
+    }
+
+    /// Starts one with these settings besides.
+    async fn start_with(settings: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let socket = folder.path().join("redis.sock");
         let process = Command::new("redis-server")

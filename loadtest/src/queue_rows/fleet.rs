@@ -37,8 +37,7 @@ struct Member {
 impl Fleet {
     /// A gateway with this configuration; no worker yet.
     pub(super) async fn start(isol8: &Path, config: &Value) -> Result<Self> {
-        let settings = ["--appendonly", "yes", "--appendfsync", "everysec"];
-        let redis = PrivateRedis::start_with(&settings).await?;
+        let redis = PrivateRedis::start_durable().await?;
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         std::fs::write(folder.path().join("isol8.config.json"), config.to_string())?;
         let isol8 = isol8.canonicalize().with_context(|| format!("no {}", isol8.display()))?;

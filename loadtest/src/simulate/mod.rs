@@ -108,8 +108,7 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Result<Self> {
-        let settings = ["--appendonly", "yes", "--appendfsync", "everysec"];
-        let redis = PrivateRedis::start_with(&settings).await?;
+        let redis = PrivateRedis::start_durable().await?;
         let url = Some(redis.url().to_owned());
         let config = config::Redis { url, max_queued: 10_000_000, ..config::Redis::default() };
         let queue = Queue::connect(&config).await?;

@@ -45,7 +45,7 @@ end
 -- false, are left out.
 local function write_job(record, now, tenant, payload, reply_to, is_interactive, is_counted, more)
   local fields = {'state', 'queued', 'tenant', tenant, 'payload', payload, 'reply_to', reply_to,
-    'attempt', 0, 'enqueued_us', now, 'queued_us', now}
+    'attempt', '0', 'enqueued_us', now, 'queued_us', now}
   if is_interactive then
     fields[#fields + 1], fields[#fields + 2] = 'interactive', '1'
   end

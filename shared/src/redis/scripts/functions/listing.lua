@@ -42,8 +42,8 @@ end
 
 -- Lists a job that was just written, and says so itself.
 local function list(record, id, tenant, once, request)
-  redis.call('ZADD', sibling(record, 'listed:' .. tenant), 0, id)
-  redis.call('ZADD', sibling(record, 'tenants'), 0, tenant)
+  redis.call('ZADD', sibling(record, 'listed:' .. tenant), '0', id)
+  redis.call('ZADD', sibling(record, 'tenants'), '0', tenant)
   if once ~= '' then
     local key = sibling(record, 'once:' .. tenant .. ':' .. once)
     redis.call('HSET', key, 'job', id, 'request', request)

@@ -42,7 +42,7 @@ end
 -- Counts one more open job of a tenant, and what its payload takes; its record says that as `bytes`.
 local function count_open(record, tenant, bytes)
   for _, usage in ipairs({sibling(record, 'usage:' .. tenant), sibling(record, 'usage')}) do
-    redis.call('HINCRBY', usage, 'jobs', 1)
+    redis.call('HINCRBY', usage, 'jobs', '1')
     redis.call('HINCRBY', usage, 'bytes', bytes)
   end
 end

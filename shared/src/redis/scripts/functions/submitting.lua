@@ -25,12 +25,12 @@ local function submit(record, argv)
   if refusal then
     return {refusal, wait_ms}
   end
-  local now, id, priority = now_us(), argv[1], argv[13] ~= '' and argv[13]
+  local now, id, bytes, priority = now_us(), argv[1], text(#argv[3]), argv[13] ~= '' and argv[13]
   local expires_ms = argv[16] ~= '0' and text(now / 1000 + tonumber(argv[16]))
   write_job(record, text(now), argv[2], argv[3], argv[4], argv[5] == '1', false,
-    {'bytes', #argv[3], 'keep_ms', argv[8], 'terms', argv[9], 'once', argv[10], 'priority', priority,
+    {'bytes', bytes, 'keep_ms', argv[8], 'terms', argv[9], 'once', argv[10], 'priority', priority,
     'webhook', argv[22], 'expires_ms', expires_ms})
-  count_open(record, argv[2], #argv[3])
+  count_open(record, argv[2], bytes)
   redis.call('HSET', sibling(record, 'usage:' .. argv[2]), 'cap', argv[6], 'weight', argv[17])
   list(record, id, argv[2], argv[10], argv[11])
   if expires_ms then
