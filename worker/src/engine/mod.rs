@@ -3,6 +3,7 @@
 
 mod agent;
 mod archive;
+mod demand;
 pub mod docker;
 mod environment;
 mod error;
