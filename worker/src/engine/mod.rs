@@ -20,6 +20,7 @@ mod run;
 mod sandbox;
 mod seccomp;
 mod session;
+mod setup;
 mod shown;
 mod spellings;
 mod volume;
