@@ -17,18 +17,17 @@ const WRITES_CREDENTIALS: &str = "mkdir -p .pi/agent .config/gh kept/.pi/agent
 for file in .pi/agent/auth.json .config/gh/hosts.yml .git-credentials .netrc kept/.pi/agent/auth.json
 do echo secret > $file; done";
 
-/// Answers as an OpenAI-style model does, in pieces: first with a call of the agent's tool that writes
-/// a file, and once it is told the result, with a text.
-fn model(request: &Request) -> Answer {
+/// Answers as an OpenAI-style model does, in pieces: first with a call of one of the agent's tools, and once
+/// it is told the result, with a text.
+fn model(tool: &str, arguments: &Value, request: &Request) -> Answer {
     if request.line != "POST /v1/chat/completions" {
         return Answer::status("404 Not Found");
     }
     let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
     let has_written = messages(&body).iter().any(|message| message["role"] == "tool");
-    let arguments = json!({"path": "made.txt", "content": "made by the agent\n"}).to_string();
     let call = json!({
         "index": 0, "id": "call_1", "type": "function",
-        "function": {"name": "write", "arguments": arguments},
+        "function": {"name": tool, "arguments": arguments.to_string()},
     });
     let (delta, reason) = if has_written {
         (json!({"role": "assistant", "content": "It is written."}), "stop")
@@ -51,14 +50,19 @@ fn messages(body: &Value) -> &[Value] {
     body["messages"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What a caller sends: the prompt, where the model is, and the key to it as a secret.
-fn envelope(upstream: &Upstream) -> Value {
+/// Where the agent finds the model.
+fn settings(upstream: &Upstream) -> Value {
     // Loopback, but not an address that programs reach without their proxy.
     let url = upstream.url("http", "127.0.0.2", "/v1");
-    let models = json!({"providers": {"stand-in": {
+    json!({"providers": {"stand-in": {
         "baseUrl": url, "api": "openai-completions", "apiKey": "MODEL_KEY",
         "models": [{"id": "scripted"}],
-    }}});
+    }}})
+}
+
+/// What a caller sends: the prompt, where the model is, and the key to it as a secret.
+fn envelope(upstream: &Upstream) -> Value {
+    let models = settings(upstream);
     json!({
         "request": {
             "runtime": "agent",
@@ -80,7 +84,9 @@ fn envelope(upstream: &Upstream) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_becomes_a_file_by_way_of_a_model() {
-    let upstream = Upstream::start("127.0.0.2", model).await;
+    let arguments = json!({"path": "made.txt", "content": "made by the agent\n"});
+    let upstream =
+        Upstream::start("127.0.0.2", move |request| model("write", &arguments, request)).await;
     let (stack, api) = Stack::serve(&json!({
         "worker": {"prewarm": []},
         "policy": {"allowPrivateAddresses": ["127.0.0.0/8"]},
@@ -155,6 +161,57 @@ async fn a_prompt_becomes_a_file_by_way_of_a_model() {
     others.report();
     findings.report();
     stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agent_has_changed_comes_back_as_files_and_as_a_patch() {
+    let work = "echo more >> src/kept.txt; echo new > made.txt; rm src/gone.txt; \
+                git add --all; git diff --cached > changes.patch";
+    let arguments = json!({"command": work});
+    let upstream =
+        Upstream::start("127.0.0.2", move |request| model("bash", &arguments, request)).await;
+    let here = tempfile::tempdir().expect("a directory can be made");
+    let write = |name: &str, text: &str| {
+        let path = here.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
+        std::fs::write(path, text).expect("a file can be written");
+    };
+    write("isol8.config.json", r#"{"policy": {"allowPrivateAddresses": ["127.0.0.0/8"]}}"#);
+    write("project/src/kept.txt", "first\n");
+    write("project/src/gone.txt", "old\n");
+    write("project/other.txt", "as it was\n");
+    write("project/.pi/agent/models.json", &settings(&upstream).to_string());
+    let commit = "git init --quiet && echo .pi >> .git/info/exclude && git add --all && \
+                  git -c user.name=me -c user.email=me@here commit --quiet --message sent";
+    let mut command = tests::binary::command(here.path());
+    command.args(["run", "-r", "agent", "-e", "mend it", "--setup", commit, "--timeout", "60000"]);
+    command.args(["--files", "project", "--out-dir", "project"]);
+    command.args(["--net", "filtered", "--allow", "^127\\.0\\.0\\.2$"]);
+    command.args(["--agent-flags", "--provider stand-in --model scripted"]);
+    command.args(["--secret", &format!("MODEL_KEY={KEY_OF_MODEL}")]);
+    let ran = tokio::task::block_in_place(|| command.output()).expect("it can be started");
+    let mut findings = Findings::default();
+    let told =
+        String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    findings.check("run", ran.status.success() && told.contains("It is written."), &told);
+    let read = |name: &str| {
+        std::fs::read_to_string(here.path().join("project").join(name)).unwrap_or_default()
+    };
+    for (name, text) in
+        [("src/kept.txt", "first\nmore\n"), ("made.txt", "new\n"), ("other.txt", "as it was\n")]
+    {
+        findings.note(name, equal("content", &read(name).as_str(), &text));
+    }
+    // What is only on this side stays, and what git keeps for itself does not come.
+    findings.note("gone.txt", equal("content", &read("src/gone.txt").as_str(), &"old\n"));
+    findings.check("no .git", !here.path().join("project/.git").exists(), &told);
+    // The patch says all of it, and nothing of ours.
+    let patch = read("changes.patch");
+    let names: Vec<_> = patch.lines().filter_map(|line| line.strip_prefix("diff --git ")).collect();
+    let expected =
+        ["a/made.txt b/made.txt", "a/src/gone.txt b/src/gone.txt", "a/src/kept.txt b/src/kept.txt"];
+    findings.check("patch", names == expected && patch.contains("\n+more\n"), &patch);
+    findings.report();
 }
 
 /// What is in an archive.

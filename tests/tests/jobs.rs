@@ -251,6 +251,13 @@ async fn input_environment_and_files() {
         )
         .prints("from-setup"),
     );
+    // Its file is nowhere the program looks, nor is it there afterwards.
+    let alone = setup("cat seen; ls -A /sandbox /tmp", "ls -A > /tmp/names; mv /tmp/names seen");
+    cases.push(Case::new("setup script alone", &alone).prints("/sandbox:\nseen\n\n/tmp:"));
+    cases.push(
+        Case::new("setup script that removes itself", &setup("echo ran", "rm -- \"$0\""))
+            .prints("ran"),
+    );
     let sees = with(
         command("bash", "cat seen"),
         json!({"setupScript": "cp f seen", "files": {"f": "file"}}),
@@ -259,9 +266,17 @@ async fn input_environment_and_files() {
     let failed = (422, "SETUP_FAILED", "Setup script failed (exit code 7): why");
     let body = setup("echo never", "echo why >&2; exit 7");
     cases.push(Case::refused("failing setup script", body.to_string(), failed));
-    let slow =
-        with(command("bash", "echo never"), json!({"setupScript": "sleep 60", "timeoutMs": 500}));
-    let failed = (422, "SETUP_FAILED", "Setup script failed (exit code 137)");
+    let failed = (422, "SETUP_FAILED", "(exit code 7): why\nstandard output:\nstep 1\nstep 2");
+    let body = setup("echo never", "echo step 1; echo why >&2; echo step 2; exit 7");
+    cases.push(Case::refused("what it said", body.to_string(), failed));
+    let failed = (422, "SETUP_FAILED", "(exit code 1): standard output:\n\u{2026}\n");
+    let body = setup("echo never", "seq 1000000; exit 1");
+    cases.push(Case::refused("the end of much", body.to_string(), failed));
+    let slow = with(
+        command("bash", "echo never"),
+        json!({"setupScript": "echo so far; sleep 60", "timeoutMs": 500}),
+    );
+    let failed = (422, "SETUP_FAILED", " TIMED OUT after 500 ms\nstandard output:\nso far");
     cases.push(
         Case::refused("endless setup script", slow.to_string(), failed)
             .within(Duration::from_secs(2)),

@@ -9,7 +9,7 @@ use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
-use worker::engine::images::{BUILD_LIMIT, CustomImage, Preload, build_custom};
+use worker::engine::images::{Bounds, CustomImage, Preload, build_custom, is_image_name};
 
 use super::setup::{self, SetupArgs};
 use crate::args::BuildArgs;
@@ -21,6 +21,7 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let runtime = Runtime::from_name(&args.base)
         .ok()
         .with_context(|| format!("Invalid runtime: {}. {}", args.base, choices()))?;
+    check_tag(&args.tag)?;
     let packages = PackageSet::from_list(runtime, &args.install.join(","))?;
     let setup = request::setup_script(&args.setup)?;
     let preload = Preload::new(runtime, &args.preload)?;
@@ -43,6 +44,20 @@ pub(crate) async fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         printer::line(line);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a tag before anything is done for it.
+fn check_tag(tag: &str) -> anyhow::Result<()> {
+    ensure!(
+        is_image_name(tag),
+        "\"{tag}\" cannot be an image's tag: write it like data:1 or registry.example/me/data:1, the name \
+         in small letters and digits"
+    );
+    ensure!(
+        !is_ours(tag),
+        "{tag} would replace an image that isol8 itself makes; choose a tag with another name"
+    );
+    Ok(())
 }
 
 /// Whether a tag is that of a runtime, of what those are made of, or of installed packages.
@@ -127,13 +142,10 @@ pub(crate) async fn missing_prebuilt(
 }
 
 async fn build(docker: &Docker, wanted: &CustomImage, screen: &Screen) -> anyhow::Result<bool> {
-    ensure!(
-        !is_ours(&wanted.tag),
-        "{} would replace an image that isol8 itself makes; choose a tag with another name",
-        wanted.tag
-    );
+    check_tag(&wanted.tag)?;
     let settings = registries::settings_for(wanted.runtime).await;
-    Ok(build_custom(docker, wanted, &settings, BUILD_LIMIT, &|event| screen.show(event)).await?)
+    Ok(build_custom(docker, wanted, &settings, Bounds::default(), &|event| screen.show(event))
+        .await?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use worker::engine::docker::Docker;
-use worker::engine::images::is_package_image;
+use worker::engine::images::{is_package_image, is_unfinished};
 use worker::engine::{is_package_volume, is_runner_volume, runner_volume};
 
 use crate::args::CleanupArgs;
@@ -61,10 +61,12 @@ pub(crate) async fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
 
 async fn find(docker: &Docker, images: bool) -> anyhow::Result<Found> {
     let containers = docker.list_containers(&[MANAGED.to_owned()]).await?;
-    let tags = docker.list_images(&[]).await?.into_iter().flat_map(|image| image.tags);
-    // Those made for packages are a cache, as the volumes are.
+    let all = docker.list_images(&[]).await?;
+    // Those made for packages are a cache, as the volumes are. What a build has left has no tag.
     let is_meant = |tag: &String| is_package_image(tag) || images && tag.starts_with("isol8:");
-    let images = tags.filter(is_meant).collect();
+    let (unfinished, whole): (Vec<_>, Vec<_>) = all.into_iter().partition(is_unfinished);
+    let tags = whole.into_iter().flat_map(|image| image.tags).filter(is_meant);
+    let images = tags.chain(unfinished.into_iter().map(|image| image.id)).collect();
     // Runners of other versions, and packages. A worker that still uses one keeps it.
     let current = runner_volume();
     let is_ours =

@@ -145,9 +145,10 @@ pub(crate) async fn build_worker(
         let docker = Docker::connect().await?;
         let options = engine_options(config, name.as_str().to_owned())?;
         let image = Runtime::ALL[0].image();
-        Executor::Sandbox(
-            Engine::start(options, docker, id, image, Arc::clone(&metrics), token.clone()).await?,
-        )
+        let metrics = Arc::clone(&metrics);
+        let engine = Engine::start(options, docker, id, image, metrics, token.clone()).await?;
+        engine.take_stock().await?;
+        Executor::Sandbox(engine)
     };
     tracing::info!(worker = %id, name = name.as_str(), "worker ready");
     Ok(Worker {

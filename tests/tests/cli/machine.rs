@@ -59,6 +59,10 @@ fn images_are_built_listed_and_used() {
         ),
         (&["build", "--base", "bash", "--tag", "x"], "No packages or setup script specified"),
         (&["build", "--base", "bash", "--tag", "x", "--install", "a;b"], "Invalid package name"),
+        (
+            &["build", "--base", "bash", "--tag", "BAD TAG", "--install", "jq"],
+            "[ERR] \"BAD TAG\" cannot be an image's tag",
+        ),
     ] {
         let did = isol8(here.path(), arguments, "");
         findings.note(text, equal("exit code", &did.code, &Some(1)));

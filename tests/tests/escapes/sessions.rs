@@ -106,10 +106,10 @@ pub(crate) const TRAPS: &[Trap] = &[
     Trap { name: "a file removed outside", ask: Remove("/etc/passwd"), ..TRAP },
     Trap {
         name: "a setup script written through a link to the output of process 1",
-        set: "ln -sf /proc/1/fd/1 .isol8-setup.sh",
+        set: "ln -sf /proc/1/fd/1 /tmp/.isol8-setup.sh",
         ask: Setup,
         expected: DONE,
-        proof: "test ! -L .isol8-setup.sh",
+        proof: "test ! -L /tmp/.isol8-setup.sh",
         shown: "the link is replaced",
     },
     Trap {

@@ -1,6 +1,8 @@
 //! Packages that jobs ask for, images made for them, and what an image can have done ahead. Packages come
 //! from the registries that this machine's own package managers use.
 
+mod broken_off;
+mod prebuilt;
 mod stand_in;
 
 use std::collections::BTreeSet;
@@ -94,13 +96,13 @@ fn own_image(base: &str, name: &str, arguments: &[&str]) -> String {
 }
 
 /// Images without a name, steps of builds among them.
-fn untagged() -> BTreeSet<String> {
+pub(crate) fn untagged() -> BTreeSet<String> {
     let listed = docker(&["images", "--all", "--quiet", "--no-trunc", "--filter", "dangling=true"]);
     listed.lines().map(str::to_owned).collect()
 }
 
 /// Whether an image was to get a package. Builds of other tests come and go.
-fn is_made_for(image: &str, package: &str) -> bool {
+pub(crate) fn is_made_for(image: &str, package: &str) -> bool {
     let line =
         ["run", "--rm", "--network", "none", "--entrypoint", "cat", image, "/tmp/packages.txt"];
     let shown = Command::new("docker").args(line).output().expect("docker can be started");
@@ -240,6 +242,16 @@ async fn what_cannot_be_installed_is_told_and_leaves_nothing() {
     large["options"] = json!({"image": image});
     let text = "Package install failed (exit code 1): no room: ";
     expect("too large", large, 422, "INSTALL_FAILED", text).await;
+    // Those of Debian are not even fetched, for their size is known.
+    let large = with_packages("bash", &["gcc"], "1");
+    let text = "Package install failed (exit code 1): no room: unpacked they take ";
+    expect("too large, of Debian", large.clone(), 422, "INSTALL_FAILED", text).await;
+    let text = " bytes, and a set may have 4194304 (worker.packageSetSize)";
+    expect("what bounds it", large, 422, "INSTALL_FAILED", text).await;
+    // The newest of the many there are.
+    let wrong = with_packages("python", &["numpy==0.0.999"], "1");
+    let text = " more)\nERROR: No matching distribution found for numpy==0.0.999";
+    expect("no such version", wrong, 422, "INSTALL_FAILED", text).await;
     let mut hasty = with_packages("node", &["is-number"], "console.log('at last')");
     hasty["options"] = json!({"image": roomy});
     let patient = hasty.clone();

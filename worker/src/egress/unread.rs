@@ -23,6 +23,9 @@ const BUSY: u8 = 1;
 const LEAVING: u8 = 2;
 /// Another protocol has taken over, for good.
 const OVER: u8 = 3;
+/// One byte less than how HTTP/2 begins. The library breaks a connection off, without a word, if it has read
+/// all of that at once; of less it says that it knows no such version.
+const SHORT_OF_HTTP2: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len() - 1;
 
 /// Whose turn it is on a connection.
 #[derive(Clone, Default)]
@@ -92,11 +95,13 @@ pub(super) struct Worded<S> {
     turn: Turn,
     /// What is still to be written of our own answer; nothing follows it.
     own: Bytes,
+    /// Bytes of the beginning of the connection that are still to be read by themselves.
+    beginning: usize,
 }
 
 impl<S> Worded<S> {
     pub(super) fn new(stream: S, turn: Turn) -> Self {
-        Self { stream, turn, own: Bytes::new() }
+        Self { stream, turn, own: Bytes::new(), beginning: SHORT_OF_HTTP2 }
     }
 }
 
@@ -117,7 +122,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Worded<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if self.beginning == 0 {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let mut first = [0; SHORT_OF_HTTP2];
+        let count = self.beginning.min(buffer.remaining());
+        let mut first = ReadBuf::new(&mut first[..count]);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut first))?;
+        self.beginning -= first.filled().len();
+        buffer.put_slice(first.filled());
+        Poll::Ready(Ok(()))
     }
 }
 

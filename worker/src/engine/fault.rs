@@ -8,18 +8,23 @@ use crate::fetch::FetchError;
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// The setup script ended with another code than 0.
-    #[error("Setup script failed (exit code {exit_code}): {stderr}")]
+    #[error("Setup script failed (exit code {exit_code}): {output}")]
     SetupFailed {
         /// Its exit code.
         exit_code: i32,
-        /// What it wrote to standard error.
-        stderr: String,
+        /// The end of what it wrote to standard error, and of its standard output.
+        output: String,
     },
     /// The setup script took too long.
-    #[error("Setup script failed (exit code 137): SETUP SCRIPT TIMED OUT after {timeout_ms} ms")]
+    #[error(
+        "Setup script failed (exit code 137): SETUP SCRIPT TIMED OUT after {timeout_ms} ms{}{output}",
+        if output.is_empty() { "" } else { "\n" }
+    )]
     SetupTimedOut {
         /// The limit.
         timeout_ms: u64,
+        /// As above.
+        output: String,
     },
     /// The package manager did not like what it was asked for.
     #[error("Package install failed (exit code {exit_code}): {stderr}")]

@@ -3,6 +3,7 @@
 
 mod agent;
 mod archive;
+mod demand;
 pub mod docker;
 mod environment;
 mod error;
@@ -19,6 +20,7 @@ mod run;
 mod sandbox;
 mod seccomp;
 mod session;
+mod setup;
 mod shown;
 mod spellings;
 mod volume;
@@ -296,6 +298,24 @@ impl Engine {
             }
         }
         removal
+    }
+
+    /// Learns which sets of packages there are, and removes what an earlier life of this name has left
+    /// unfinished: for whoever goes on, at its start.
+    ///
+    /// # Errors
+    /// If Docker fails.
+    pub async fn take_stock(&self) -> Result<(), EngineError> {
+        self.packages.take_stock().await
+    }
+
+    /// For whoever does not go on after a job: breaks off what is still being installed, and removes all that
+    /// has come of it. Returns at once if nothing is.
+    ///
+    /// # Errors
+    /// If Docker does not let us look whether anything is left.
+    pub async fn end_installing(&self) -> Result<(), Error> {
+        if self.packages.is_installing() { self.shutdown().await } else { Ok(()) }
     }
 
     /// Removes every container of this engine. Call when no job runs any more.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::EngineError;
+use super::demand::Demand;
 use super::docker::{Docker, DockerError};
 use super::link::LinkError;
 use super::sandbox::{Origin, Profile, Sandbox};
@@ -23,16 +24,12 @@ use crate::metrics::Metrics;
 
 /// How often idle sandboxes are looked through.
 const KEEPER_PERIOD: Duration = Duration::from_secs(1);
-/// Demand above the minimum is forgotten by half each time this passes without a miss.
-const DEMAND_HALF_LIFE: Duration = Duration::from_secs(30);
 /// Sandboxes created at the same time: Docker gets no faster with more, and one that comes back
 /// meanwhile serves a waiting job sooner.
 const CREATED_AT_ONCE: usize = 2;
 /// How long a job waits for a new sandbox before the engine counts as broken: a crowded machine may need
 /// many times the usual fraction of a second.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(8);
-/// Pause after a sandbox could not be created, so that a broken engine is not hammered.
-const CREATE_BACKOFF: Duration = Duration::from_secs(5);
 
 /// How much of a container's identifier people are shown.
 const SHORT_ID: usize = 12;
@@ -105,14 +102,6 @@ struct Idle {
 struct Place {
     container: OwnedSemaphorePermit,
     creating: OwnedSemaphorePermit,
-}
-
-/// How many fresh sandboxes of a profile should wait.
-struct Demand {
-    minimum: usize,
-    extra: usize,
-    last_miss: Instant,
-    failed_until: Option<Instant>,
 }
 
 /// What the pool can offer at once.
@@ -198,6 +187,7 @@ impl Pool {
                     };
                     self.state().note_miss(profile, self.inner.settings.max_fresh);
                     let created = self.create(profile.clone(), place).await;
+                    self.note_outcome(profile, created.as_ref().err());
                     let (sandbox, permit) = created?;
                     self.inner.metrics.sandbox_created("job");
                     return Ok(self.lend(sandbox, permit, tenant, true));
@@ -489,8 +479,7 @@ impl Pool {
                 .iter()
                 .filter(|idle| idle.sandbox.tenant.is_none() && idle.sandbox.profile == *profile)
                 .count();
-            let is_due = demand.failed_until.is_none_or(|until| until < now);
-            (is_due && fresh < demand.minimum + demand.extra).then(|| profile.clone())
+            (demand.is_due(now) && fresh < demand.wanted()).then(|| profile.clone())
         })?;
         Some((profile, Place { container, creating }))
     }
@@ -506,15 +495,33 @@ impl Pool {
                 }
             }
         };
-        match created.await {
-            Ok((sandbox, permit)) => {
-                self.inner.metrics.sandbox_created("ahead");
-                self.put(sandbox, permit, None);
+        let created = created.await;
+        self.note_outcome(&profile, created.as_ref().err());
+        if let Ok((sandbox, permit)) = created {
+            self.inner.metrics.sandbox_created("ahead");
+            self.put(sandbox, permit, None);
+        }
+    }
+
+    /// Notes whether a sandbox could be made, for when the next one is kept ready. The log hears of it when
+    /// it is news, not each time.
+    fn note_outcome(&self, profile: &Profile, error: Option<&EngineError>) {
+        let mut state = self.state();
+        let Some(demand) = state.demand.get_mut(profile) else { return };
+        let image = &profile.image;
+        match error {
+            None if demand.note_success() => {
+                tracing::info!(image, "sandboxes can be kept ready again");
             }
-            Err(error) => {
-                tracing::warn!(%error, image = profile.image, "no sandbox could be kept ready");
-                if let Some(demand) = self.state().demand.get_mut(&profile) {
-                    demand.failed_until = Some(Instant::now() + CREATE_BACKOFF);
+            None => {}
+            Some(error) => {
+                let (is_news, pause) = demand.note_failure(error.to_string(), Instant::now());
+                if is_news {
+                    let next_s = pause.as_secs();
+                    tracing::warn!(
+                        %error, image, next_s,
+                        "no sandbox could be kept ready; it is tried again, less often each time"
+                    );
                 }
             }
         }
@@ -527,13 +534,8 @@ impl Pool {
             let mut state = self.state();
             let State { idle, demand, .. } = &mut *state;
             let now = Instant::now();
-            for demand in demand.values_mut() {
-                if now.duration_since(demand.last_miss) > DEMAND_HALF_LIFE {
-                    demand.extra /= 2;
-                    demand.last_miss = now;
-                }
-            }
-            demand.retain(|_, demand| demand.minimum + demand.extra > 0);
+            demand.values_mut().for_each(|demand| demand.fade(now));
+            demand.retain(|_, demand| demand.wanted() > 0);
             let mut at = 0;
             while at < idle.len() {
                 let is_wanted = idle[at].sandbox.tenant.is_none()
@@ -560,8 +562,7 @@ impl Pool {
 impl State {
     fn note_miss(&mut self, profile: &Profile, max_fresh: usize) {
         let demand = self.demand.entry(profile.clone()).or_insert_with(|| Demand::new(0));
-        demand.extra = (demand.extra + 1).min(max_fresh.saturating_sub(demand.minimum));
-        demand.last_miss = Instant::now();
+        demand.note_miss(max_fresh);
     }
 
     fn stop_recycling(&mut self, key: &(TenantId, Profile)) {
@@ -576,12 +577,6 @@ impl State {
         {
             self.waiting.swap_remove(at);
         }
-    }
-}
-
-impl Demand {
-    fn new(minimum: usize) -> Self {
-        Self { minimum, extra: 0, last_miss: Instant::now(), failed_until: None }
     }
 }
 

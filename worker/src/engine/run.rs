@@ -20,7 +20,7 @@ use super::mask::Masker;
 use super::packages::Starts;
 use super::program::{Interpreter, Order, Program, drive};
 use super::sandbox::Sandbox;
-use super::{Console, EngineError, agent, archive, environment};
+use super::{Console, EngineError, agent, archive, environment, setup};
 use crate::egress::Gate;
 
 /// Largest output file returned inside a result, and most that all of them may hold.
@@ -30,7 +30,6 @@ const MAX_OUTPUT_FILES_BYTES: u64 = 32 << 20;
 const COLLECT_LIMIT: Duration = Duration::from_secs(30);
 /// And on packing one directory.
 const PACK_LIMIT: Duration = Duration::from_secs(15);
-const SETUP_SCRIPT_PATH: &str = "/sandbox/.isol8-setup.sh";
 /// What isol8's clients look for in standard error after a timeout.
 const TIMEOUT_MARKER: &str = "\n--- EXECUTION TIMED OUT ---";
 
@@ -67,10 +66,10 @@ pub(super) async fn run(
     let (in_setup, in_run) = (way_out.setup.then_some(&held), way_out.run.then_some(&held));
     let start = program_start(sandbox, job, masker, interpreter.is_some(), in_run)?;
     let order = Order::new(&start)?;
-    let scripts = setup_scripts(sandbox, job);
+    let scripts = setup::scripts(sandbox, job);
     let setup_order = match &scripts[..] {
         [] => None,
-        _ => Some(Order::new(&setup_start(sandbox, job, masker, in_setup))?),
+        _ => Some(Order::new(&setup::start(sandbox, job, masker, in_setup))?),
     };
     queue_files(sandbox, job)?;
 
@@ -80,7 +79,7 @@ pub(super) async fn run(
         for script in scripts {
             // Boxed, so that a plain job's task is no larger for it.
             let order = order.clone();
-            Box::pin(run_setup(sandbox, job, &script, order, masker, console, cancel)).await?;
+            Box::pin(setup::run(sandbox, job, &script, order, masker, console, cancel)).await?;
             // Of two, the first is the image's.
             sandbox.is_set_up = true;
         }
@@ -153,72 +152,9 @@ pub(super) fn queue_file(
     Ok(())
 }
 
-/// What to run before the program: the image's script, once in a session, and then the request's.
-fn setup_scripts(sandbox: &Sandbox, job: &Job) -> Vec<String> {
-    let of_image = sandbox.image_setup.clone().filter(|_| !sandbox.is_set_up);
-    of_image.into_iter().chain(job.setup_script.clone()).collect()
-}
-
-fn setup_start(
-    sandbox: &Sandbox,
-    job: &Job,
-    masker: &Masker,
-    way_out: Option<&BTreeMap<String, String>>,
-) -> Start {
-    let packages = sandbox.packages(Starts::Shell);
-    Start {
-        argv: vec!["bash".into(), SETUP_SCRIPT_PATH.into()],
-        env: environment::of_job(&sandbox.environment, job, packages, way_out),
-        cwd: "/sandbox".into(),
-        timeout_ms: job.timeout_ms,
-        output_limit_bytes: forwarded_bytes(job, masker),
-        // What it starts in the background (a database, say) is there for the program.
-        keep_background: true,
-        ..Start::default()
-    }
-}
-
-async fn run_setup(
-    sandbox: &mut Sandbox,
-    job: &Job,
-    script: &str,
-    order: Order,
-    masker: &Masker,
-    console: &mut Console<'_>,
-    cancel: &CancellationToken,
-) -> Result<(), EngineError> {
-    queue_file(sandbox, SETUP_SCRIPT_PATH, 0o755, script.as_bytes())?;
-    let limit = job.limits.max_output_bytes;
-    let program = Program {
-        order,
-        stdin: None,
-        stdin_stays_open: false,
-        phase: Phase::Setup,
-        masker,
-        limit_bytes: limit,
-        interpreter: None,
-    };
-    let ended = drive(sandbox, program, console, cancel).await?;
-    let exited = ended.exited;
-    if exited.exit_code == 0 && !exited.killed && !exited.timed_out {
-        if let Some(live) = &mut console.live {
-            live.setup_ended();
-        }
-        return Ok(());
-    }
-    let stderr = ended.stderr.finish(masker, limit, exited.stderr_bytes).text;
-    Err(EngineError::Job(if exited.killed {
-        JobError::Cancelled
-    } else if exited.timed_out {
-        JobError::SetupTimedOut { timeout_ms: job.timeout_ms }
-    } else {
-        JobError::SetupFailed { exit_code: exited.exit_code, stderr }
-    }))
-}
-
 /// The runner forwards this much of each stream: the limit, and as much more as a secret across
 /// the cut needs to be recognised.
-fn forwarded_bytes(job: &Job, masker: &Masker) -> u64 {
+pub(super) fn forwarded_bytes(job: &Job, masker: &Masker) -> u64 {
     job.limits.max_output_bytes.saturating_add(masker.longest_bytes() as u64)
 }
 

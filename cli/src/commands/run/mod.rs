@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::RunArgs;
 use crate::request::{self, Session};
 use crate::{credentials, printer, roles, settings};
+use local::Local;
 pub(crate) use output::{Output, to_exit_code};
 
 /// How long ending a run's own session may take.
@@ -39,8 +40,12 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let execution = request::of_run(&args, &session, &loaded)?;
     announce(&session);
     let cancel = CancellationToken::new();
-    let running = local::run(execution, &loaded.config, &session, args.persist, &output, &cancel);
-    let outcome = until_interrupted(Box::pin(running)).await;
+    let preparing = Local::prepare(execution, &loaded.config, args.persist, &cancel);
+    let Some(local) = unless_interrupted(Box::pin(preparing)).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let outcome = until_interrupted(Box::pin(local.run(&session, &output, &cancel))).await;
+    local.end().await;
     // A removal that this process's end cuts short is nothing to warn of.
     cancel.cancel();
     outcome
@@ -51,11 +56,18 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 pub(crate) async fn until_interrupted(
     running: impl Future<Output = anyhow::Result<ExitCode>>,
 ) -> anyhow::Result<ExitCode> {
+    Ok(unless_interrupted(running).await?.unwrap_or(ExitCode::SUCCESS))
+}
+
+/// What comes of `doing`, or nothing if a signal comes first.
+async fn unless_interrupted<T>(
+    doing: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
     tokio::select! {
-        outcome = running => outcome,
+        outcome = doing => outcome.map(Some),
         signalled = roles::interrupted() => {
             signalled?;
-            Ok(ExitCode::SUCCESS)
+            Ok(None)
         }
     }
 }

@@ -11,6 +11,7 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 
 use super::{Docker, DockerError, call, is_not_found};
 
@@ -68,6 +69,8 @@ pub struct BuildSpec {
     pub use_cache: bool,
     /// Longest time it may take.
     pub limit: Duration,
+    /// Breaks it off. Dropped instead, a build would leave the images of its steps behind.
+    pub stop: CancellationToken,
 }
 
 impl Docker {
@@ -114,7 +117,8 @@ impl Docker {
     ///
     /// # Errors
     /// [`DockerError::Build`] with the last lines of output if a step fails;
-    /// [`DockerError::BuildTimedOut`]; [`DockerError::Call`] if the engine can't be talked to.
+    /// [`DockerError::BuildTimedOut`]; [`DockerError::BuildStopped`]; [`DockerError::Call`] if the engine
+    /// can't be talked to.
     pub async fn build_image(
         &self,
         spec: BuildSpec,
@@ -135,9 +139,13 @@ impl Docker {
             }
             self.build_steps(&spec, &on_line, &mut made).await
         };
-        let built = tokio::time::timeout(spec.limit, building).await.unwrap_or_else(|_elapsed| {
-            Err(DockerError::BuildTimedOut { image: spec.tag.clone(), limit: spec.limit })
-        });
+        let image = || spec.tag.clone();
+        let built = tokio::select! {
+            built = tokio::time::timeout(spec.limit, building) => built.unwrap_or_else(|_elapsed| {
+                Err(DockerError::BuildTimedOut { image: image(), limit: spec.limit })
+            }),
+            () = spec.stop.cancelled() => Err(DockerError::BuildStopped { image: image() }),
+        };
         if let (Err(_), Some(made)) = (&built, made)
             && let Err(error) = self.remove_unfinished(&made).await
         {
@@ -196,7 +204,10 @@ impl Docker {
 
     /// Removes an image without a name, and those that it alone is made of. One that a container still uses
     /// is tried again: the engine takes a moment to end a build that was broken off.
-    async fn remove_unfinished(&self, id: &str) -> Result<(), DockerError> {
+    ///
+    /// # Errors
+    /// [`DockerError::Call`] if the engine refuses.
+    pub async fn remove_unfinished(&self, id: &str) -> Result<(), DockerError> {
         for _ in 0..UNFINISHED_TRIES {
             let found = self.image_info(id).await?;
             if found.is_none_or(|image| !image.tags.is_empty()) || self.remove_image(id).await? {

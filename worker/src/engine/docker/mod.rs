@@ -42,13 +42,12 @@ pub enum DockerError {
         image: String,
     },
     /// The engine refused or broke a call.
-    #[error("Docker could not {action}: {source}")]
+    #[error("Docker could not {action}: {reason}")]
     Call {
         /// What was attempted.
         action: String,
-        /// What the engine said.
-        #[source]
-        source: bollard::errors::Error,
+        /// What the engine said. Told above, so it is not the error's source: that would be told once more.
+        reason: bollard::errors::Error,
     },
     /// A registry did not answer.
     #[error("the registry of image {image} did not answer within {} s", waited.as_secs())]
@@ -73,6 +72,12 @@ pub enum DockerError {
         image: String,
         /// How long it was given.
         limit: Duration,
+    },
+    /// An image build was broken off.
+    #[error("building image {image} was broken off")]
+    BuildStopped {
+        /// Its tag.
+        image: String,
     },
 }
 
@@ -156,7 +161,7 @@ impl Docker {
 
 /// Wraps a library error with what was being attempted.
 fn call(action: impl Into<String>, source: bollard::errors::Error) -> DockerError {
-    DockerError::Call { action: action.into(), source }
+    DockerError::Call { action: action.into(), reason: source }
 }
 
 /// Whether the engine answered that the thing is not there.

@@ -6,21 +6,26 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::execution::PackageSet;
 use shared::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::preload::Preload;
 use super::recipe::Recipe;
 use super::registry::{Authority, RegistrySettings};
 use super::{
     INTERPRETERS_IMAGE, ImageError, LABEL_BUILD_HASH, LABEL_DEPENDENCIES, LABEL_DEPENDENCIES_HASH,
-    LABEL_INTERMEDIATE, Versions, is_fetched,
+    LABEL_INTERMEDIATE, LABEL_UNFINISHED, Versions, is_fetched,
 };
-use crate::engine::docker::{BuildSpec, Docker, ImageInfo};
+use crate::engine::docker::{BuildSpec, Docker, DockerError, ImageInfo};
 
 /// Builds under way at once: they are bound by network and disk, and share the machine with jobs.
 const PARALLEL_BUILDS: usize = 2;
 
 /// Longest build: one that somebody waits for may take its time, but none stands still for ever.
-pub const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
+pub(super) const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Arguments of the recipe for packages of the operating system.
+const MAX_UNPACKED_BYTES: &str = "MAX_UNPACKED_BYTES";
+const BUILDER: &str = "BUILDER";
 
 /// What is happening, for whoever shows it.
 #[derive(Clone, Copy, Debug)]
@@ -205,7 +210,65 @@ pub struct CustomImage {
     pub force: bool,
 }
 
-/// Builds a custom image within `limit`; `false` if the tag was already what is wanted.
+/// What a build may take.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Longest time.
+    pub limit: Duration,
+    /// Of packages of the operating system for a job.
+    pub packages: Option<PackageBounds>,
+    /// Breaks it off.
+    pub stop: CancellationToken,
+}
+
+/// What packages of the operating system for a job may take.
+#[derive(Clone, Debug)]
+pub struct PackageBounds {
+    /// Bytes unpacked, as far as that is known before they are fetched.
+    pub max_unpacked_bytes: u64,
+    /// Name of the worker whose next life removes what is left if this one is killed.
+    pub builder: String,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { limit: BUILD_LIMIT, packages: None, stop: CancellationToken::new() }
+    }
+}
+
+impl Bounds {
+    fn of(self, mut spec: BuildSpec) -> BuildSpec {
+        let Self { limit, packages, stop } = self;
+        if let Some(PackageBounds { max_unpacked_bytes, builder }) = packages {
+            let arguments =
+                [(MAX_UNPACKED_BYTES, max_unpacked_bytes.to_string()), (BUILDER, builder)];
+            spec.build_args.extend(arguments.map(|(name, value)| (name.to_owned(), value)));
+        }
+        BuildSpec { limit, stop, ..spec }
+    }
+}
+
+/// Whether an image is but a step of one for packages of a job, of a build that goes on or was killed.
+#[must_use]
+pub fn is_unfinished(image: &ImageInfo) -> bool {
+    let builder = image.labels.get(LABEL_UNFINISHED);
+    image.tags.is_empty() && builder.is_some_and(|builder| !builder.is_empty())
+}
+
+/// Removes what the steps of builds have left that a worker of this name had begun when it was killed. Call
+/// when it builds nothing.
+pub(in crate::engine) async fn remove_unfinished(
+    docker: &Docker,
+    builder: &str,
+) -> Result<(), DockerError> {
+    let left = docker.list_images(&[&format!("{LABEL_UNFINISHED}={builder}")]).await?;
+    for image in left.iter().filter(|image| is_unfinished(image)) {
+        docker.remove_unfinished(&image.id).await?;
+    }
+    Ok(())
+}
+
+/// Builds a custom image within `bounds`; `false` if the tag was already what is wanted.
 ///
 /// # Errors
 /// [`ImageError::NothingToAdd`] for neither packages nor script; [`ImageError::BaseMissing`] without
@@ -214,7 +277,7 @@ pub async fn build_custom(
     docker: &Docker,
     wanted: &CustomImage,
     settings: &RegistrySettings,
-    limit: Duration,
+    bounds: Bounds,
     progress: Progress<'_>,
 ) -> Result<bool, ImageError> {
     if wanted.packages.is_empty() && wanted.setup.is_none() && wanted.preload.is_empty() {
@@ -230,7 +293,7 @@ pub async fn build_custom(
         return Ok(false);
     }
     let spec = recipe.spec(base, &[], settings, !wanted.force)?;
-    let result = build_one(docker, BuildSpec { limit, ..spec }, progress).await;
+    let result = build_one(docker, bounds.of(spec), progress).await;
     docker.remove_untagged_images(LABEL_INTERMEDIATE).await?;
     result?;
     retire(docker, &recipe, present.as_ref(), progress).await?;

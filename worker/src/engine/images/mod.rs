@@ -16,7 +16,10 @@ use super::docker::DockerError;
 
 pub use super::packages::is_package_image;
 pub use assets::{SECCOMP_STRICT, Versions};
-pub use build::{BUILD_LIMIT, CustomImage, Event, Plan, Progress, Wanted, build_custom};
+pub(super) use build::remove_unfinished;
+pub use build::{
+    Bounds, CustomImage, Event, PackageBounds, Plan, Progress, Wanted, build_custom, is_unfinished,
+};
 pub use preload::Preload;
 pub use registry::{Authority, Registry, RegistrySettings, RegistrySource};
 pub(super) use resolve::{Catalog, Choice};
@@ -36,10 +39,16 @@ pub const LABEL_PRELOAD: &str = "org.isol8.preload";
 
 /// Marks the inner stages of a build. They may have seen registry settings, so they go when it ends.
 const LABEL_INTERMEDIATE: &str = "org.isol8.intermediate=true";
+/// On the steps of an image that packages of jobs are built into: the name of the worker that builds it.
+const LABEL_UNFINISHED: &str = "org.isol8.unfinished";
 /// What all runtime images are made on.
 const TOOLS_IMAGE: &str = "isol8-base:tools";
 /// Where the interpreters are copied from; exists only while images are built.
 const INTERPRETERS_IMAGE: &str = "isol8-base:interpreters";
+
+/// Longest name and tag that Docker takes.
+const MAX_NAME_BYTES: usize = 255;
+const MAX_TAG_BYTES: usize = 128;
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +87,39 @@ pub enum ImageError {
 #[must_use]
 pub fn bootstrapped_image(suite: &str) -> (&'static str, String) {
     ("isol8-base", suite.to_owned())
+}
+
+/// Whether an image can be called so: `name`, `name:tag`, `registry.example:5000/folder/name:tag`.
+#[must_use]
+pub fn is_image_name(text: &str) -> bool {
+    let (path, tag) = match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (text, None),
+    };
+    let is_tag = |tag: &str| {
+        tag.len() <= MAX_TAG_BYTES
+            && tag.starts_with(|it: char| it.is_ascii_alphanumeric() || it == '_')
+            && tag.bytes().all(|it| it.is_ascii_alphanumeric() || b"_.-".contains(&it))
+    };
+    let is_folder = |folder: &str| {
+        let is_plain = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit();
+        folder.starts_with(is_plain)
+            && folder.ends_with(is_plain)
+            && folder.chars().all(|it| is_plain(it) || "._-".contains(it))
+            && !["..", "___", "._", "_.", ".-", "-.", "-_", "_-"]
+                .iter()
+                .any(|it| folder.contains(it))
+    };
+    // As Docker tells them apart: the first part is a registry if it could not be a folder of the hub's.
+    let (registry, path) = match path.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        _ => ("", path),
+    };
+    let is_registry = registry.bytes().all(|it| it.is_ascii_alphanumeric() || b".-:".contains(&it));
+    is_registry
+        && path.len() <= MAX_NAME_BYTES
+        && path.split('/').all(is_folder)
+        && tag.is_none_or(is_tag)
 }
 
 /// Runtimes whose interpreter is copied from the interpreters image.

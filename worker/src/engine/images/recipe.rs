@@ -7,13 +7,15 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use shared::execution::PackageSet;
 use shared::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::build::{BUILD_LIMIT, CustomImage};
 use super::preload::Preload;
 use super::registry::{Authority, RegistrySettings};
 use super::{
     INTERPRETERS_IMAGE, ImageError, LABEL_BUILD_HASH, LABEL_DEPENDENCIES, LABEL_DEPENDENCIES_HASH,
-    LABEL_PRELOAD, LABEL_RUNTIME, LABEL_SETUP, TOOLS_IMAGE, Versions, assets, is_fetched,
+    LABEL_PRELOAD, LABEL_RUNTIME, LABEL_SETUP, LABEL_UNFINISHED, TOOLS_IMAGE, Versions, assets,
+    is_fetched,
 };
 use crate::engine::docker::BuildSpec;
 
@@ -108,6 +110,8 @@ impl Recipe {
             (LABEL_PRELOAD.to_owned(), preload.to_string()),
             // Not one of our own images, though it is built upon one.
             (LABEL_BUILD_HASH.to_owned(), String::new()),
+            // Its last step: it is whole.
+            (LABEL_UNFINISHED.to_owned(), String::new()),
         ]);
         let (build_args, packages) = (HashMap::new(), packages.clone());
         Self { tag: tag.clone(), hash, dockerfile, build_args, labels, packages }
@@ -153,6 +157,7 @@ impl Recipe {
             labels: self.labels.clone(),
             use_cache,
             limit: BUILD_LIMIT,
+            stop: CancellationToken::new(),
         })
     }
 

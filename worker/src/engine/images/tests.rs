@@ -198,3 +198,42 @@ fn strict_profile_denies_by_default_and_explains_what_it_denies() {
     }
     assert!(rules.iter().all(|rule| rule["comment"].is_string()));
 }
+
+#[test]
+fn names_of_images_are_told_from_what_docker_would_refuse() {
+    for name in [
+        "data",
+        "data:1",
+        "me/data:1.0_x-y",
+        "a__b--c.d",
+        "registry.example:5000/Folder".to_lowercase().as_str(),
+        "Registry.example:5000/data:1",
+        "localhost/data",
+    ] {
+        assert!(is_image_name(name), "{name}");
+    }
+    let long_tag = format!("a:{}", "b".repeat(129));
+    for name in [
+        "",
+        "BAD TAG",
+        "Data",
+        "data:",
+        ":1",
+        "data:a b",
+        "data:-a",
+        "a//b",
+        "/a",
+        "a/",
+        "-a",
+        "a..b",
+        "a_-b",
+        "a:b:c",
+        "data@sha256:00",
+        "me/Data",
+        "é",
+        &long_tag,
+        &"a".repeat(256),
+    ] {
+        assert!(!is_image_name(name), "{name}");
+    }
+}

@@ -105,7 +105,9 @@ pub(super) fn sanitise(
             EntryType::Regular | EntryType::Continuous => {
                 contents.bytes = contents.bytes.saturating_add(size);
                 if contents.bytes > max_bytes {
-                    return Err(ArchiveError::TooLarge(format!("{max_bytes} bytes")));
+                    return Err(ArchiveError::TooLarge(format!(
+                        "{max_bytes} bytes (worker.packageSetSize)"
+                    )));
                 }
                 let is_program = entry.header().mode().unwrap_or(0) & 0o111 != 0;
                 header.set_entry_type(EntryType::Regular);

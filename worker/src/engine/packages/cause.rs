@@ -1,6 +1,9 @@
 //! Why an installation failed, for whoever asked for the packages: first what this machine itself saw (who
 //! was not reached, what was blocked), then what the package manager says, without ornaments.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use shared::audit::SecurityEvent;
 
 use crate::egress::Report;
@@ -13,9 +16,20 @@ const SHOWN_PLACES: usize = 4;
 
 /// What the operating system, by whichever words, says of a full disk.
 const NO_ROOM: [&str; 4] = ["ENOSPC", "No space left on device", "no space left", "os error 28"];
-/// How package managers say that a source did not answer: those of Debian, whose connections are not ours.
-const NO_SOURCE: [&str; 3] =
-    ["Could not resolve", "Temporary failure resolving", "Could not connect to"];
+/// How the package manager of Debian, whose connections are not ours, says that a source did not answer;
+/// its host follows.
+const NO_SOURCE: [&str; 5] = [
+    "Could not connect to ",
+    "Unable to connect to ",
+    "Cannot initiate the connection to ",
+    "Could not resolve ",
+    "Temporary failure resolving ",
+];
+/// Lists of versions, the newest last: what stands before them, and between two.
+const VERSIONS: [(&str, &str); 2] =
+    [("(from versions: ", ", "), ("versions that require a different python version: ", "; ")];
+/// Versions that are told.
+const SHOWN_VERSIONS: usize = 5;
 /// How they say that there is no such thing.
 const NO_PACKAGE: [&str; 12] = [
     "No matching distribution found",
@@ -71,8 +85,8 @@ pub(super) fn explain(output: &str, report: &Report, room: Room) -> String {
         });
     }
     causes.extend(of_network(report));
-    if causes.is_empty() && says(&NO_SOURCE) {
-        causes.push("could not connect to a source of packages".to_owned());
+    if causes.is_empty() {
+        causes.extend(unanswered(output));
     }
     if causes.is_empty() && says(&NO_PACKAGE) {
         causes.push("no such package or version".to_owned());
@@ -83,6 +97,32 @@ pub(super) fn explain(output: &str, report: &Report, room: Room) -> String {
     } else {
         format!("{}\n{words}", causes.join("; ")).trim_end().to_owned()
     }
+}
+
+/// The sources that a package manager says it did not reach, each once, and why if it says so:
+/// `Could not connect to HOST:PORT (ADDRESS). - connect (111: Connection refused)`.
+fn unanswered(output: &str) -> Vec<String> {
+    let mut sources = BTreeMap::<&str, String>::new();
+    for line in output.lines() {
+        let said = NO_SOURCE.iter().find_map(|words| Some((words, line.split_once(words)?.1)));
+        let Some((words, rest)) = said else { continue };
+        let source = rest.split_whitespace().next().unwrap_or_default();
+        let source = source.trim_matches(|it| "'\",;:.".contains(it));
+        if source.is_empty() {
+            continue;
+        }
+        let why = rest.rsplit_once("connect (").and_then(|(_, why)| why.split_once(": "));
+        let why = why.and_then(|(_, why)| why.split_once(')'));
+        let known = sources.entry(source).or_default();
+        if let Some((why, _)) = why {
+            *known = format!(" ({})", why.to_lowercase());
+        } else if known.is_empty() && words.contains("resolv") {
+            *known = " (its name is not known)".to_owned();
+        }
+    }
+    let told =
+        sources.into_iter().map(|(source, why)| format!("could not connect to {source}{why}"));
+    told.take(SHOWN_PLACES).collect()
 }
 
 /// What of the network may be a cause.
@@ -120,12 +160,12 @@ pub(super) fn last_words(output: &str) -> String {
         .filter(|line| !line.trim().is_empty())
         .filter(|line| !ASIDES.iter().any(|aside| line.trim_start().starts_with(aside)))
         .collect();
-    let mut shown = Vec::new();
+    let mut shown: Vec<Cow<'_, str>> = Vec::new();
     let mut room = SHOWN_BYTES;
-    for line in lines.into_iter().rev().take(SHOWN_LINES) {
+    for line in lines.into_iter().rev().take(SHOWN_LINES).map(with_few_versions) {
         if line.len() > room {
             if shown.is_empty() {
-                shown.push(&line[..line.floor_char_boundary(room)]);
+                shown.push(line[..line.floor_char_boundary(room)].to_owned().into());
             }
             break;
         }
@@ -134,6 +174,22 @@ pub(super) fn last_words(output: &str) -> String {
     }
     shown.reverse();
     shown.join("\n").trim().to_owned()
+}
+
+/// Leaves the newest versions of a list of all that there ever were.
+fn with_few_versions(line: &str) -> Cow<'_, str> {
+    for (before, between) in VERSIONS {
+        let Some(start) = line.find(before).map(|at| at + before.len()) else { continue };
+        let end = line[start..].find(')').map_or(line.len(), |at| start + at);
+        let versions: Vec<&str> = line[start..end].split(between).collect();
+        let older = versions.len().saturating_sub(SHOWN_VERSIONS);
+        if older > 1 {
+            let newest = versions[older..].join(between);
+            let (head, tail) = (&line[..start], &line[end..]);
+            return format!("{head}{newest} and {older} more{tail}").into();
+        }
+    }
+    line.into()
 }
 
 /// Takes out what is meant for a terminal: colours, movements, titles.
@@ -203,6 +259,39 @@ mod tests {
             assert!(explained.contains("20 bytes") && explained.ends_with(output), "{explained}");
         }
         assert_eq!(explain("broken", &Report::default(), ROOM), "broken");
+    }
+
+    #[test]
+    fn sources_of_debian_that_do_not_answer_are_named() {
+        let output = "W: Failed to fetch http://a.example/dists/x  Could not connect to 127.0.0.1:1 \
+                      (127.0.0.1). - connect (111: Connection refused)\n\
+                      W: Failed to fetch http://a.example/dists/y  Unable to connect to 127.0.0.1:1:\n\
+                      W: Failed to fetch http://b.example/z  Temporary failure resolving 'b.example'\n\
+                      W: Failed to fetch http://b.example/y  Temporary failure resolving 'b.example'\n\
+                      E: Unable to locate package jq";
+        let explained = explain(output, &Report::default(), Room::OfMachine);
+        let cause = "could not connect to 127.0.0.1:1 (connection refused); \
+                     could not connect to b.example (its name is not known)";
+        assert_eq!(explained.lines().next(), Some(cause));
+    }
+
+    #[test]
+    fn of_many_versions_the_newest_are_told() {
+        let list = |count: usize| (0..count).map(|it| format!("1.{it}")).collect::<Vec<_>>();
+        let line =
+            |versions: Vec<String>| format!("ERROR: x (from versions: {})", versions.join(", "));
+        let few = line(list(6));
+        assert_eq!(last_words(&few), few);
+        assert_eq!(
+            last_words(&line(list(150))),
+            "ERROR: x (from versions: 1.145, 1.146, 1.147, 1.148, 1.149 and 145 more)"
+        );
+        let ignored = format!(
+            "ERROR: Ignored the following versions that require a different python version: {}",
+            list(150).join(" Requires-Python >=3.7,<3.11; ")
+        );
+        assert!(last_words(&ignored).ends_with("; 1.149 and 145 more"));
+        assert!(last_words(&ignored).len() < 400);
     }
 
     #[test]

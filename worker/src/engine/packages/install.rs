@@ -290,7 +290,9 @@ async fn read_archive(
             Kind::Exited => {
                 let exited: Exited = parse(&frame).map_err(broken)?;
                 if exited.stdout_bytes > limit_bytes {
-                    let error = ArchiveError::TooLarge(format!("{max_bytes} bytes"));
+                    let error = ArchiveError::TooLarge(format!(
+                        "{max_bytes} bytes (worker.packageSetSize)"
+                    ));
                     return Err(Failure::of_archive(&error));
                 }
                 if exited.exit_code != 0 {

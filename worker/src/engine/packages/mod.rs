@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::EngineError;
 use super::docker::{Docker, DockerError};
 use super::fault::JobError;
-use super::images::{Catalog, Choice, RegistrySettings, RegistrySource};
+use super::images::{Catalog, Choice, RegistrySettings, RegistrySource, remove_unfinished};
 use super::pool::Pool;
 use super::sandbox::Origin;
 use crate::egress::Outside;
@@ -171,17 +171,16 @@ impl Packages {
         })
     }
 
-    async fn kept(
-        &self,
-        job: &Job,
-        image_id: &str,
-        heard: &mut Vec<SecurityEvent>,
-    ) -> Result<Arc<Kept>, EngineError> {
+    /// Learns which sets there are, and removes what an earlier life of this worker has left unfinished.
+    /// Done once; jobs with packages wait for it.
+    pub(super) async fn take_stock(&self) -> Result<(), EngineError> {
         let inner = &self.inner;
         let take_stock = || async {
-            let (volumes, images) = tokio::try_join!(
-                inner.installer.store.take_stock(),
-                system::take_stock(&inner.installer.docker),
+            let Installer { docker, store, origin, .. } = &inner.installer;
+            let (volumes, images, ()) = tokio::try_join!(
+                store.take_stock(),
+                system::take_stock(docker),
+                remove_unfinished(docker, &origin.owner),
             )?;
             inner.shelf.add(volumes.into_iter().map(Kept::Volume));
             inner.shelf.add(images);
@@ -189,10 +188,18 @@ impl Packages {
             inner.crowded.notify_one();
             Ok::<_, EngineError>(())
         };
-        let (stock, settings) = tokio::join!(
-            inner.stock.get_or_try_init(take_stock),
-            inner.installer.registries.settings(job.runtime),
-        );
+        inner.stock.get_or_try_init(take_stock).await.copied()
+    }
+
+    async fn kept(
+        &self,
+        job: &Job,
+        image_id: &str,
+        heard: &mut Vec<SecurityEvent>,
+    ) -> Result<Arc<Kept>, EngineError> {
+        let inner = &self.inner;
+        let (stock, settings) =
+            tokio::join!(self.take_stock(), inner.installer.registries.settings(job.runtime),);
         stock?;
         let key = Key::new(job.runtime, image_id, &job.packages, &settings.fingerprint);
         let mut waiting = match inner.shelf.find(&key) {
@@ -208,10 +215,7 @@ impl Packages {
                 let this = self.clone();
                 // On its own, as others may wait for it when this job has given up.
                 inner.tasks.spawn(async move {
-                    let token = this.inner.token.clone();
-                    let outcome = token.run_until_cancelled(Box::pin(this.make(&wanted))).await;
-                    let stopped = || Err(Failure::Engine("this worker is shutting down".into()));
-                    promise.keep(outcome.unwrap_or_else(stopped));
+                    promise.keep(Box::pin(this.make(&wanted)).await);
                     this.inner.crowded.notify_one();
                 });
                 waiting
@@ -231,15 +235,22 @@ impl Packages {
     }
 
     async fn make(&self, wanted: &Wanted) -> Result<Kept, Failure> {
-        let Ok(_turn) = self.inner.turns.acquire().await else {
-            return Err(Failure::Engine("this worker is shutting down".into()));
+        let stop = &self.inner.token;
+        let stopped = || Failure::Engine("this worker is shutting down".into());
+        let Some(Ok(_turn)) = stop.run_until_cancelled(self.inner.turns.acquire()).await else {
+            return Err(stopped());
         };
         let started = std::time::Instant::now();
         let installer = &self.inner.installer;
         let mut events = Vec::new();
         let made = match layout::script(wanted.runtime) {
-            Some(script) => installer.install(wanted, script, &mut events).await.map(Kept::Volume),
-            None => system::install(installer, wanted).await,
+            Some(script) => {
+                let installing = installer.install(wanted, script, &mut events);
+                let installed = stop.run_until_cancelled(installing).await;
+                installed.unwrap_or_else(|| Err(stopped())).map(Kept::Volume)
+            }
+            // It has more to take away than could be found again.
+            None => system::install(installer, wanted, stop).await,
         };
         let took_ms = started.elapsed().as_millis();
         let (runtime, packages) = (wanted.runtime, &wanted.packages);
@@ -300,6 +311,11 @@ impl Packages {
             self.inner.pool.abandon(|profile| kept.is_in(profile)).await;
             self.inner.installer.store.remove(&stored.volume).await;
         }
+    }
+
+    /// Whether packages are being installed.
+    pub(super) fn is_installing(&self) -> bool {
+        self.inner.shelf.is_installing()
     }
 
     /// Ends installations and waits until they are gone.

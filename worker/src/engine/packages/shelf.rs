@@ -174,6 +174,11 @@ impl Shelf {
         self.lock().unheard.remove(key).unwrap_or_default()
     }
 
+    /// Whether any set is being installed.
+    pub(super) fn is_installing(&self) -> bool {
+        !self.lock().underway.is_empty()
+    }
+
     pub(super) fn forget(&self, key: &Key) {
         self.lock().sets.remove(key);
     }

@@ -2,6 +2,7 @@
 //! on the runtime's own image, built from names alone out of the release's own archive.
 
 use shared::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::cause::{self, Room};
 use super::install::{Failure, Installer, Wanted};
@@ -9,7 +10,9 @@ use super::key::Key;
 use super::shelf::Kept;
 use crate::egress::Report;
 use crate::engine::docker::{Docker, DockerError};
-use crate::engine::images::{CustomImage, ImageError, LABEL_RUNTIME, Preload, build_custom};
+use crate::engine::images::{
+    Bounds, CustomImage, ImageError, LABEL_RUNTIME, PackageBounds, Preload, build_custom,
+};
 
 /// How the images are called; the key is the tag.
 const REPOSITORY: &str = "isol8-packages:";
@@ -42,8 +45,12 @@ async fn base_bytes(docker: &Docker) -> Result<u64, DockerError> {
     Ok(base.map_or(0, |image| image.size_bytes))
 }
 
-/// Builds the image for a set.
-pub(super) async fn install(installer: &Installer, wanted: &Wanted) -> Result<Kept, Failure> {
+/// Builds the image for a set, unless it is broken off by `stop`, which leaves nothing.
+pub(super) async fn install(
+    installer: &Installer,
+    wanted: &Wanted,
+    stop: &CancellationToken,
+) -> Result<Kept, Failure> {
     if wanted.image != wanted.runtime.image() {
         let stderr = format!(
             "system packages are added to {} alone; build an image of your own with `isol8 build`",
@@ -62,11 +69,19 @@ pub(super) async fn install(installer: &Installer, wanted: &Wanted) -> Result<Ke
         force: false,
     };
     let settings = installer.registries.settings(wanted.runtime).await;
-    let limit = installer.limit;
-    let building = build_custom(&installer.docker, &image, &settings.registries, limit, &|_| {});
+    let (limit, max_bytes) = (installer.limit, installer.max_bytes);
+    let packages = Some(PackageBounds {
+        max_unpacked_bytes: max_bytes,
+        builder: installer.origin.owner.clone(),
+    });
+    let bounds = Bounds { limit, packages, stop: stop.clone() };
+    let building = build_custom(&installer.docker, &image, &settings.registries, bounds, &|_| {});
     match building.await {
         Ok(_) => {}
         Err(ImageError::Docker(DockerError::Build { detail, .. })) => {
+            if let Some(bytes) = unpacked_bytes(&detail) {
+                return Err(no_room(bytes, max_bytes));
+            }
             // The engine reached the sources, not the tunnel, and it has the room of its disk.
             let stderr = cause::explain(&detail, &Report::default(), Room::OfMachine);
             return Err(Failure::Packages { exit_code: exit_code(&detail), stderr });
@@ -79,12 +94,26 @@ pub(super) async fn install(installer: &Installer, wanted: &Wanted) -> Result<Ke
     let built = installer.docker.image_info(&tag).await.map_err(engine)?;
     let base = base_bytes(&installer.docker).await.map_err(engine)?;
     let bytes = built.map_or(0, |image| image.size_bytes).saturating_sub(base);
-    if bytes > installer.max_bytes {
+    if bytes > max_bytes {
         remove(&installer.docker, &tag).await;
-        let stderr = format!("the installed files are more than {} bytes", installer.max_bytes);
-        return Err(Failure::Packages { exit_code: 1, stderr });
+        return Err(no_room(bytes, max_bytes));
     }
     Ok(Kept::Image { key: wanted.key.clone(), tag, bytes })
+}
+
+fn no_room(bytes: u64, max_bytes: u64) -> Failure {
+    let stderr = format!(
+        "no room: unpacked they take {bytes} bytes, and a set may have {max_bytes} \
+         (worker.packageSetSize)"
+    );
+    Failure::Packages { exit_code: 1, stderr }
+}
+
+/// What the recipe says of packages that are too large, before it has fetched any.
+fn unpacked_bytes(detail: &str) -> Option<u64> {
+    // The recipe's own lines are in there too.
+    let said = detail.split("isol8: unpacked they take ").skip(1);
+    said.filter_map(|after| after.split_once(" bytes")?.0.parse().ok()).next()
 }
 
 /// Removes an image; `false` if a sandbox still uses it.
@@ -113,5 +142,15 @@ mod tests {
     fn the_exit_code_of_a_failed_step_is_found() {
         assert_eq!(exit_code("E: no such\nThe command 'apt' returned a non-zero code: 123"), 123);
         assert_eq!(exit_code("broken"), 1);
+    }
+
+    #[test]
+    fn packages_without_room_are_told_by_the_recipe() {
+        let detail = "Step 5/6 : RUN x\nisol8: unpacked they take 5000000 bytes\nThe command";
+        assert_eq!(unpacked_bytes(detail), Some(5_000_000));
+        assert_eq!(
+            unpacked_bytes("RUN echo \"isol8: unpacked they take ${unpacked} bytes\""),
+            None
+        );
     }
 }
