@@ -5,6 +5,7 @@ mod batch_webhooks;
 mod batches;
 mod claiming;
 mod cluster;
+mod cluster_due;
 mod control;
 mod dead_letters;
 mod failover;

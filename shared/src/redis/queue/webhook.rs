@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redis::pipe;
+use redis::{cmd, pipe};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -158,15 +158,23 @@ impl Queue {
             .map(|(tenant, count)| (tenant.clone(), max_of_tenant.saturating_sub(*count)))
             .collect();
         let (mut claimed, mut has_more) = (Vec::new(), false);
-        for shard in self.shards() {
+        // One after the other, as they share `max`; so no time is spent here on one that is away.
+        let waiting = self.shards_in_reach(|shard| self.has_webhooks(shard)).await?;
+        for shard in waiting.into_iter().flatten() {
             if claimed.len() >= max {
                 break;
             }
             let (step, max) = (Uuid::new_v4().to_string(), max - claimed.len());
             let claim =
                 ClaimWebhooks { shard, step: &step, max, lease_ms, max_of_tenant, room: &room };
-            let found = self.inner.scripts.claim_webhooks(&claim).await;
-            let (is_cut, found) = found.map_err(failure)?;
+            let (is_cut, found) = match self.inner.scripts.claim_webhooks(&claim).await {
+                Ok(found) => found,
+                Err(error) => {
+                    // What others handed out is under way; this one is asked again with the next look.
+                    tracing::warn!(%error, shard, "cannot ask a shard for webhooks to tell");
+                    continue;
+                }
+            };
             has_more |= is_cut;
             for (name, tenant, webhook, number, log, terms) in found {
                 let (Some(subject), Ok(webhook)) = (named(&name), serde_json::from_str(&webhook))
@@ -189,6 +197,14 @@ impl Queue {
             }
         }
         Ok((claimed, has_more))
+    }
+
+    /// The shard, if webhooks are to be told there, now or later.
+    async fn has_webhooks(&self, shard: u16) -> Result<Option<u16>, Error> {
+        let mut look = cmd("EXISTS");
+        look.arg(keys::webhooks(shard));
+        let there_are = self.inner.client.run::<bool>(&look).await.map_err(failure)?;
+        Ok(there_are.then_some(shard))
     }
 
     /// Notes what became of a delivery; it is tried again after `pause_ms`, or never. False if it is not
