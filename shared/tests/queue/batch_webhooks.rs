@@ -111,6 +111,8 @@ async fn a_batch_is_kept_until_its_webhook_was_told() {
     assert!(fleet.queue.settle_webhook(&claimed, &failed, Some(LONG_MS)).await.unwrap());
     assert!(claim(&fleet, LONG_MS).await.is_empty(), "not yet");
     assert_eq!(deliveries(&fleet, id).await[0].log, failed);
+    let log_goes_in = || redis.run::<i64>(&["PTTL", &format!("v1:{{s0}}:deliveries:{id}")]);
+    assert!(log_goes_in() > 86_400_000);
 
     // Sooner than it would be.
     let subject = Subject::Batch(id);
@@ -122,6 +124,7 @@ async fn a_batch_is_kept_until_its_webhook_was_told() {
     let record = fleet.queue.batch(&fleet.tenant, id).await.unwrap();
     assert_eq!(record.keep_ms, Some(RETENTION_MS), "from here on as was asked for");
     assert!(goes_at(&redis, id) <= finished_ms(&record) + RETENTION_MS + 1);
+    assert!((1..=60_000).contains(&log_goes_in()));
 
     // Once more, after it was given up.
     fleet.queue.retry_webhook(&fleet.tenant, subject, 1).await.unwrap();

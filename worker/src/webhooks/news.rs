@@ -9,8 +9,7 @@ use super::message;
 
 /// The end of something.
 pub(super) enum News {
-    /// Boxed, as it is by far the larger one.
-    Job(Box<JobRecord>),
+    Job(JobRecord),
     Batch(BatchRecord),
 }
 
@@ -28,7 +27,7 @@ impl News {
             Subject::Job(id) => {
                 let record = queue.job(tenant, id).await?;
                 let ended = record.filter(|it| matches!(it.state, JobState::Finished(_)));
-                Ok(ended.map(|it| Self::Job(Box::new(it))))
+                Ok(ended.map(Self::Job))
             }
             Subject::Batch(id) => match queue.batch(tenant, id).await {
                 Ok(record) => Ok(Some(record).filter(|it| it.state == "finished").map(Self::Batch)),
@@ -57,7 +56,7 @@ impl News {
                     true => queue.attempts(&record.tenant, record.id).await?,
                     false => Vec::new(),
                 };
-                message::of_job(*record, attempts, max_bytes)
+                message::of_job(record, attempts, max_bytes)
             }
             Self::Batch(record) => message::of_batch(record),
         }

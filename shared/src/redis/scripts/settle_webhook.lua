@@ -18,11 +18,9 @@ redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
 redis.call('HDEL', record, 'deliverer')
 if ARGV[5] ~= '' then
   redis.call('ZADD', KEYS[3], text(now_ms + tonumber(ARGV[5])), ARGV[1])
-  -- Those of a batch go with it, when it is removed.
+  -- A batch does not expire, it is removed.
   local left_ms = redis.call('PTTL', record)
-  if left_ms > 0 then
-    redis.call('PEXPIRE', KEYS[2], left_ms)
-  end
+  redis.call('PEXPIRE', KEYS[2], left_ms > 0 and left_ms or WEBHOOK_TTL_MS)
   return 1
 end
 redis.call('HDEL', record, 'delivering')
@@ -34,14 +32,14 @@ if ended[1] then
 end
 local over_ms = ended[2] / 1000 + keep_ms
 redis.call('HSET', record, 'keep_ms', text(keep_ms))
-local expiring = {'once:' .. ended[3] .. ':' .. (ended[5] or '')}
+local expiring = {'deliveries:' .. id, 'once:' .. ended[3] .. ':' .. (ended[5] or '')}
 if kind == 'batch' then
   redis.call('ZADD', sibling(record, 'tending'), text(over_ms), ended[3] .. ':' .. id)
 else
   if ended[4] then
     redis.call('ZADD', sibling(record, 'retained'), text(over_ms), ended[3] .. ':' .. id .. ':' .. ended[4])
   end
-  for _, of in ipairs({'job:', 'out:', 'attempts:', 'deliveries:'}) do
+  for _, of in ipairs({'job:', 'out:', 'attempts:'}) do
     expiring[#expiring + 1] = of .. id
   end
 end
