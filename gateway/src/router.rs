@@ -52,10 +52,10 @@ pub(crate) fn router(state: State) -> Router {
             needs(Scope::Jobs, get(routes::jobs::show).delete(routes::jobs::cancel)),
         )
         .route("/v1/jobs/{id}/output", needs(Scope::Jobs, get(routes::jobs::output)))
-        .route("/v1/jobs/{id}/deliveries", needs(Scope::Jobs, get(routes::deliveries::list)))
+        .route("/v1/jobs/{id}/deliveries", needs(Scope::Jobs, get(routes::deliveries::of_job)))
         .route(
             "/v1/jobs/{id}/deliveries/{delivery}/retry",
-            needs(Scope::Jobs, post(routes::deliveries::retry)),
+            needs(Scope::Jobs, post(routes::deliveries::retry_of_job)),
         )
         .route(
             "/v1/batches",
@@ -68,6 +68,11 @@ pub(crate) fn router(state: State) -> Router {
         .route(
             "/v1/batches/{id}/results",
             needs(Scope::Jobs, get(routes::batches::results).delete(routes::batches::acknowledge)),
+        )
+        .route("/v1/batches/{id}/deliveries", needs(Scope::Jobs, get(routes::deliveries::of_batch)))
+        .route(
+            "/v1/batches/{id}/deliveries/{delivery}/retry",
+            needs(Scope::Jobs, post(routes::deliveries::retry_of_batch)),
         )
         .route("/v1/dead-letters", needs(Scope::Jobs, get(routes::dead_letters::list)))
         .route(

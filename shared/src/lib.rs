@@ -2,6 +2,7 @@
 //! wire, limits, configuration, and the job queue in Redis.
 
 pub mod audit;
+pub mod batch_view;
 pub mod config;
 pub mod error;
 pub mod execution;

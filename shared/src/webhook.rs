@@ -1,5 +1,9 @@
-//! Webhooks: an address that is told how a job ended. A gateway asks here what a request may name; the
-//! worker that delivers asks again, and judges where the address's name leads.
+//! Webhooks: an address that is told how a job or a batch ended. A gateway asks here what a request may
+//! name; the worker that delivers asks again, and judges where the address's name leads.
+
+mod subject;
+
+pub use subject::{Subject, SubjectKind, WebhookEvent};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +16,8 @@ use url::Url;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorCode};
-use crate::id::{JobId, TenantId};
+use crate::id::TenantId;
 use crate::net::{AddressRules, Host, Reason};
-use crate::redis::JobRecord;
 
 /// Longest address that is taken.
 const MAX_URL_BYTES: usize = 2048;
@@ -76,51 +79,6 @@ impl<'de> Deserialize<'de> for WebhookSecret {
     }
 }
 
-/// What a webhook may want to hear of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WebhookEvent {
-    /// The program ended with exit code 0.
-    Succeeded,
-    /// It ended otherwise, or could not be run.
-    Failed,
-    /// It was cancelled.
-    Cancelled,
-    /// It did not begin in time.
-    Expired,
-    /// It was given up because workers or sandboxes failed under it.
-    DeadLetter,
-}
-
-impl WebhookEvent {
-    /// What became of a job that has ended.
-    #[must_use]
-    pub fn of(record: &JobRecord) -> Self {
-        if record.is_dead {
-            return Self::DeadLetter;
-        }
-        let summary = record.summary.as_ref();
-        match summary.map(|it| (it.outcome.as_str(), it.exit_code)) {
-            Some(("exited", Some(0) | None)) => Self::Succeeded,
-            Some(("cancelled", _)) => Self::Cancelled,
-            Some(("expired", _)) => Self::Expired,
-            _ => Self::Failed,
-        }
-    }
-
-    /// Its `type` in a delivery.
-    #[must_use]
-    pub const fn of_job(self) -> &'static str {
-        match self {
-            Self::Succeeded => "job.succeeded",
-            Self::Failed => "job.failed",
-            Self::Cancelled => "job.cancelled",
-            Self::Expired => "job.expired",
-            Self::DeadLetter => "job.dead_letter",
-        }
-    }
-}
-
 /// The `webhook` part of a submission.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -135,7 +93,7 @@ pub struct WebhookOptions {
     pub events: Option<Vec<WebhookEvent>>,
 }
 
-/// A webhook that was let in, as it is kept with its job.
+/// A webhook that was let in, as it is kept with its job or batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook {
@@ -161,18 +119,6 @@ impl Webhook {
         let end = self.url.find(['?', '#']).unwrap_or(self.url.len());
         self.url[..end].to_owned()
     }
-}
-
-/// The identifier of a delivery, the same for each attempt: the job's end, `number` of them so far.
-#[must_use]
-pub fn message_id(job: JobId, number: u64) -> String {
-    format!("msg_{job}_{number}")
-}
-
-/// The number in the identifier of a delivery of this job.
-#[must_use]
-pub fn message_number(job: JobId, id: &str) -> Option<u64> {
-    id.strip_prefix(&format!("msg_{job}_"))?.parse().ok()
 }
 
 /// Which addresses a webhook may have.
@@ -216,17 +162,30 @@ impl WebhookRules {
         &self.addresses
     }
 
-    /// Lets in what a request of `tenant` asks for.
+    /// Lets in what a request of `tenant` asks for, whose end it is to hear of.
     ///
     /// # Errors
     /// An invalid-request error or a policy violation that names the field.
-    pub fn admit(&self, tenant: &TenantId, asked: WebhookOptions) -> Result<Webhook, Error> {
+    pub fn admit(
+        &self,
+        tenant: &TenantId,
+        kind: SubjectKind,
+        asked: WebhookOptions,
+    ) -> Result<Webhook, Error> {
         if asked.url.len() > MAX_URL_BYTES {
             let message = format!("queue.webhook.url is longer than {MAX_URL_BYTES} bytes");
             return Err(Error::invalid(message));
         }
         let url = self.check(&asked.url)?;
         let events = asked.events.unwrap_or_default();
+        if let Some(event) = events.iter().find(|event| !kind.events().contains(event)) {
+            let known: Vec<_> = kind.events().iter().map(|event| event.name()).collect();
+            return Err(Error::invalid(format!(
+                "queue.webhook.events: a {kind} never ends as {}; it ends as one of {}",
+                event.name(),
+                known.join(", ")
+            )));
+        }
         let own = || self.secrets.get(tenant).or(self.secret.as_ref()).cloned();
         let secret = asked.secret.or_else(own).ok_or_else(|| {
             Error::invalid(
@@ -302,7 +261,7 @@ mod tests {
     fn admit(rules: &WebhookRules, url: &str) -> Result<Webhook, Error> {
         let secret = Some(WebhookSecret::new(SECRET).unwrap());
         let asked = WebhookOptions { url: url.into(), secret, events: None };
-        rules.admit(&TenantId::master(), asked)
+        rules.admit(&TenantId::master(), SubjectKind::Job, asked)
     }
 
     #[test]
@@ -369,22 +328,17 @@ mod tests {
         });
         let asked =
             || WebhookOptions { url: "https://hooks.example".into(), secret: None, events: None };
-        let secret = |tenant: &str| rules.admit(&TenantId::new(tenant), asked()).unwrap().secret;
+        let admit = |rules: &WebhookRules, tenant: &str| {
+            rules.admit(&TenantId::new(tenant), SubjectKind::Batch, asked())
+        };
+        let secret = |tenant: &str| admit(&rules, tenant).unwrap().secret;
         assert_eq!(secret("acme"), WebhookSecret::new(own).unwrap());
         assert_eq!(secret("other"), WebhookSecret::new(SECRET).unwrap());
         let none = WebhookRules::new(&Config::default()).unwrap();
-        let refused = none.admit(&TenantId::master(), asked()).unwrap_err();
+        let refused = admit(&none, "acme").unwrap_err();
         assert!(refused.message().contains("policy.webhookSecretFile"), "{refused}");
         let mut config = Config::default();
         config.policy.webhook_secret_file = Some(directory.path().join("absent"));
         assert!(WebhookRules::new(&config).is_err());
-    }
-
-    #[test]
-    fn deliveries_are_named_by_their_job() {
-        let job = JobId::generate();
-        assert_eq!(message_number(job, &message_id(job, 7)), Some(7));
-        assert_eq!(message_number(JobId::generate(), &message_id(job, 7)), None);
-        assert_eq!(message_number(job, "msg_x"), None);
     }
 }

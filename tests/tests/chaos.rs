@@ -25,6 +25,11 @@ async fn survives(kind: Kind, seconds: u64, faults: usize) {
         panic!("kept in {}:\n{report}", kept.display());
     }
     assert!(report.count("jobs accepted") > 0, "{report}");
+    if kind != Kind::Failover {
+        for what in ["batches accepted", "items with a result", "runs of schedules"] {
+            assert!(report.count(what) > 0, "no {what}: {report}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

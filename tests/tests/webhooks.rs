@@ -1,4 +1,4 @@
-//! Webhooks from a job's end to its receiver: signed, tried again, taken over from a dead worker, and never
+//! Webhooks from the end of a job or a batch to its receiver: signed, tried again, taken over from a dead worker, and never
 //! sent where they must not go.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,9 +48,14 @@ async fn submit(api: &Api, url: &str) -> String {
 
 /// Waits until the only delivery of a job is in this state.
 async fn delivery(api: &Api, id: &str, state: &str) -> Value {
+    delivery_at(api, &format!("/v1/jobs/{id}/deliveries"), state).await
+}
+
+/// The same of whatever has its deliveries there.
+async fn delivery_at(api: &Api, path: &str, state: &str) -> Value {
     let begun = Instant::now();
     loop {
-        let (_, list) = call(api, Method::GET, &format!("/v1/jobs/{id}/deliveries"), "").await;
+        let (_, list) = call(api, Method::GET, path, "").await;
         let delivery = &list["deliveries"][0];
         if delivery["state"] == state {
             return delivery.clone();
@@ -193,5 +198,74 @@ async fn a_delivery_is_taken_over_from_a_worker_that_is_killed_at_it() {
         assert_eq!(request.header("webhook-id"), delivered["id"]);
         verify(request);
     }
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_told_of_once_though_its_receiver_fails_and_a_worker_is_killed_at_it() {
+    let asked = AtomicUsize::new(0);
+    let receiver =
+        Upstream::start("127.0.0.1", move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => Answer::status("500 Internal Server Error"),
+            1 => Answer::Hang,
+            _ => Answer::status("204 No Content"),
+        })
+        .await;
+    let mut stack = Stack::fleet(&no_op(open(&json!({"timeoutMs": 10_000}))));
+    let api = stack.gateway();
+    let first = stack.worker();
+    let webhook = json!({"url": format!("http://{}/hook?token=hush", receiver.address),
+        "secret": SECRET, "events": ["completed"]});
+    let items = Value::from(vec![json!({}); 50]);
+    let head =
+        json!({"request": {"runtime": "bash", "code": "true"}, "queue": {"webhook": webhook}});
+    let head = head.to_string();
+    let body = format!("{},\"items\":{items}}}", head.strip_suffix('}').expect("it is an object"));
+    let (status, batch) = call(&api, Method::POST, "/v1/batches", &body).await;
+    assert_eq!(status, 202, "{batch}");
+    let id = batch["id"].as_str().expect("it has an id");
+    let begun = Instant::now();
+    while receiver.seen().len() < 2 {
+        assert!(begun.elapsed() < SOON, "it is not tried again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stack.node(first).kill();
+    let second = stack.worker();
+    let path = format!("/v1/batches/{id}/deliveries");
+    let delivered = delivery_at(&api, &path, "delivered").await;
+    assert_eq!((&delivered["type"], &delivered["tries"]), (&json!("batch.completed"), &json!(2)));
+    assert_eq!(delivered["attempts"][1]["worker"], stack.worker_id(second).as_str());
+
+    let requests = receiver.seen();
+    assert_eq!(requests.len(), 3);
+    for request in &requests {
+        assert_eq!(request.header("webhook-id"), delivered["id"], "the same in each");
+        verify(request);
+    }
+    let (_, batch) = call(&api, Method::GET, &format!("/v1/batches/{id}"), "").await;
+    let mut told: Value = serde_json::from_str(&requests[2].body).expect("it is JSON");
+    assert_eq!(told["type"], "batch.completed");
+    assert_eq!(told["timestamp"], batch["finishedAt"]);
+    assert_eq!(told["data"]["progress"]["succeeded"], 50);
+    // Since it was told, it is kept for no longer than it asked for.
+    assert!(told["data"]["keptUntil"].as_str() > batch["keptUntil"].as_str(), "{told} {batch}");
+    told["data"]["keptUntil"] = batch["keptUntil"].clone();
+    assert_eq!(told["data"], batch);
+    assert!(!batch.to_string().contains("MfKQ9") && !delivered.to_string().contains("hush"));
+
+    // Once more, as somebody asks for it; what it does not want to hear of it is not told.
+    let retry = format!("{path}/{}/retry", delivered["id"].as_str().unwrap_or_default());
+    assert_eq!(call(&api, Method::POST, &retry, "").await.0, 202);
+    let begun = Instant::now();
+    while receiver.seen().len() < 4 {
+        assert!(begun.elapsed() < SOON, "it is not told again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    delivery_at(&api, &path, "delivered").await;
+    let body = body.replace("[\"completed\"]", "[\"failed\"]");
+    let (_, batch) = call(&api, Method::POST, "/v1/batches", &body).await;
+    let id = batch["id"].as_str().expect("it has an id");
+    delivery_at(&api, &format!("/v1/batches/{id}/deliveries"), "skipped").await;
+    assert_eq!(receiver.seen().len(), 4);
     stack.finish();
 }

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::fleet::PageArgs;
 use super::run::RemoteArgs;
+use super::webhook::WebhookArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BatchCommand {
@@ -30,6 +31,25 @@ pub(crate) enum BatchCommand {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
+    /// Show what became of telling a batch's webhook.
+    Deliveries {
+        /// The batch.
+        id: String,
+        /// As JSON, with each attempt.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        remote: RemoteArgs,
+    },
+    /// Have a batch's webhook told once more, or sooner than it would be.
+    Redeliver {
+        /// The batch.
+        id: String,
+        /// The delivery, as listed; without it, the last one.
+        delivery: Option<String>,
         #[command(flatten)]
         remote: RemoteArgs,
     },
@@ -65,6 +85,8 @@ pub(crate) struct BatchSubmitArgs {
     /// Makes a repeated submission the same batch.
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) webhook: WebhookArgs,
     /// Go on as `batch watch`.
     #[arg(long)]
     pub(crate) watch: bool,

@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::ReaderStream;
 
+use super::deliveries;
 use super::keys::local;
 use super::run::until_interrupted;
 use crate::args::{BatchCommand, BatchResultsArgs, BatchSubmitArgs};
@@ -41,6 +42,21 @@ pub(crate) async fn run(command: BatchCommand) -> anyhow::Result<ExitCode> {
         BatchCommand::Cancel { id, json, remote } => {
             let batch = credentials::client(&remote, None)?.cancel_batch(&id).await?;
             show(&batch, json)?;
+        }
+        BatchCommand::Deliveries { id, json, remote } => {
+            let found = credentials::client(&remote, None)?.batch_deliveries(&id).await?;
+            deliveries::show(&found, json)?;
+        }
+        BatchCommand::Redeliver { id, delivery, remote } => {
+            let client = credentials::client(&remote, None)?;
+            let delivery = match delivery {
+                Some(delivery) => delivery,
+                None => {
+                    deliveries::last(client.batch_deliveries(&id).await?, &format!("batch {id}"))?
+                }
+            };
+            client.retry_batch_delivery(&id, &delivery).await?;
+            deliveries::confirm(&delivery);
         }
         BatchCommand::List(page) => {
             let client = credentials::client(&page.list.remote, None)?;
@@ -121,6 +137,7 @@ fn change(head: &mut Map<String, Value>, args: &BatchSubmitArgs) -> anyhow::Resu
         ("retentionMs", args.retention.map(|it| json!(it))),
         ("tags", (!args.tag.is_empty()).then(|| json!(args.tag))),
         ("labels", request::labels(&args.label)?.map(|it| json!(it))),
+        ("webhook", request::webhook(&args.webhook)?.map(|it| json!(it))),
     ];
     for (name, value) in wishes {
         let Some(value) = value else { continue };

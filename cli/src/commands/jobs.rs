@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use client::{Client, Delivery, Job, JobEvent, JobEventType, JobPage, JobQuery};
-use serde_json::{Value, json};
+use client::{Client, Job, JobEvent, JobEventType, JobPage, JobQuery};
+use serde_json::Value;
 use shared::execution::QueueOptions;
 
+use super::deliveries;
 use super::keys::local;
 use super::run::{to_exit_code, until_interrupted};
 use crate::args::{JobsCommand, PageArgs, SubmitArgs};
@@ -35,18 +36,16 @@ pub(crate) async fn run(command: JobsCommand) -> anyhow::Result<ExitCode> {
         }
         JobsCommand::Deliveries { id, json, remote } => {
             let deliveries = credentials::client(&remote, None)?.deliveries(&id).await?;
-            show_deliveries(&deliveries, json)?;
+            deliveries::show(&deliveries, json)?;
         }
         JobsCommand::Redeliver { id, delivery, remote } => {
             let client = credentials::client(&remote, None)?;
             let delivery = match delivery {
                 Some(delivery) => delivery,
-                None => client.deliveries(&id).await?.pop().map(|it| it.id).with_context(|| {
-                    format!("job {id} has told no webhook: it has none, or has not ended")
-                })?,
+                None => deliveries::last(client.deliveries(&id).await?, &format!("job {id}"))?,
             };
             client.retry_delivery(&id, &delivery).await?;
-            printer::line(format!("[OK] {delivery} is delivered again."));
+            deliveries::confirm(&delivery);
         }
         JobsCommand::Retry(args) => super::dlq::redrive(&args).await?,
     }
@@ -158,38 +157,6 @@ pub(super) fn show(job: &Job, json: bool) -> anyhow::Result<()> {
     ] {
         tell(name, more.pointer(pointer).map(text));
     }
-    Ok(())
-}
-
-fn show_deliveries(deliveries: &[Delivery], json: bool) -> anyhow::Result<()> {
-    if json {
-        printer::line(serde_json::to_string_pretty(&json!({"deliveries": deliveries}))?);
-        return Ok(());
-    }
-    if deliveries.is_empty() {
-        printer::line("[INFO] No deliveries.");
-        return Ok(());
-    }
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["ID", "STATE", "TYPE", "TRIES", "LAST", "NEXT", "TO"]);
-    for it in deliveries {
-        let last = it.attempts.last();
-        let last = last.map(|last| match (&last.error, last.status) {
-            (Some(error), _) => error.clone(),
-            (None, status) => status.map(|status| status.to_string()).unwrap_or_default(),
-        });
-        table.add_row([
-            it.id.clone(),
-            it.state.clone(),
-            it.kind.clone().unwrap_or_default(),
-            it.tries.to_string(),
-            last.unwrap_or_default(),
-            it.next_attempt_at.map(local).unwrap_or_default(),
-            it.url.clone(),
-        ]);
-    }
-    printer::line(table);
     Ok(())
 }
 

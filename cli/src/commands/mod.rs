@@ -5,6 +5,7 @@ pub(crate) mod build;
 pub(crate) mod cleanup;
 pub(crate) mod completions;
 pub(crate) mod config;
+mod deliveries;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod gateway;

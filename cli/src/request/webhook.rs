@@ -24,7 +24,8 @@ pub(crate) fn webhook(args: &WebhookArgs) -> anyhow::Result<Option<WebhookOption
     let event = |name: &String| -> anyhow::Result<WebhookEvent> {
         serde_json::from_value(Value::String(name.clone())).with_context(|| {
             format!(
-                "unknown event \"{name}\": use succeeded, failed, cancelled, expired or dead_letter"
+                "unknown event \"{name}\": use succeeded, failed, cancelled, expired or dead_letter; \
+                 of a batch completed, failed or cancelled"
             )
         })
     };

@@ -10,9 +10,8 @@ use futures_util::stream::unfold;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use shared::execution::Priority;
+use shared::batch_view::BatchView;
 use shared::id::BatchId;
-use shared::labels::Labels;
 use shared::redis::BatchRecord;
 use shared::{Error, ErrorCode};
 
@@ -25,7 +24,6 @@ use crate::service::batches::results::Reader;
 use crate::service::batches::{self, Form};
 use crate::service::fleet::nobody_has;
 use crate::state::State;
-use shared::timestamp::iso8601;
 
 /// What lines of JSON are called.
 const LINES: [&str; 3] = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
@@ -33,118 +31,6 @@ const LINES_HEADERS: [(HeaderName, HeaderValue); 2] = [
     (CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
 ];
-
-/// Why a batch waits that nobody can run.
-const NO_WORKER: &str = "no_worker";
-
-/// A batch as clients see it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BatchView {
-    id: BatchId,
-    state: String,
-    tenant_id: String,
-    /// How it ended, or why it is being stopped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<String>,
-    tags: Vec<String>,
-    priority: Priority,
-    /// What the workers of its items must have.
-    #[serde(skip_serializing_if = "Labels::is_empty")]
-    labels: Labels,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure_budget: Option<u64>,
-    created_at: String,
-    /// When it was whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finished_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kept_until: Option<String>,
-    progress: ProgressView,
-    failures: FailuresView,
-    result_bytes: u64,
-    /// Why its items wait.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    waiting: Option<WaitingView>,
-}
-
-/// Its items, by where they are.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ProgressView {
-    items: u64,
-    queued: u64,
-    running: u64,
-    succeeded: u64,
-    failed: u64,
-    cancelled: u64,
-    not_begun: u64,
-    results: u64,
-}
-
-/// Those that failed, by how.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct FailuresView {
-    nonzero_exit: u64,
-    timed_out: u64,
-    out_of_memory: u64,
-    errors: u64,
-}
-
-#[derive(Serialize)]
-struct WaitingView {
-    reason: &'static str,
-    /// The same in more words, where there is more to say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-}
-
-impl From<BatchRecord> for BatchView {
-    fn from(record: BatchRecord) -> Self {
-        let progress = record.progress;
-        let waiting = match record.state.as_str() {
-            "running" if record.waits_for_readers => Some("results_full"),
-            "running" if record.slots == 0 && progress.running == 0 => Some(NO_WORKER),
-            _ => None,
-        };
-        let kept = |ended: u64| ended.saturating_add(record.keep_ms.unwrap_or_default());
-        Self {
-            id: record.id,
-            state: record.state,
-            tenant_id: record.tenant.to_string(),
-            outcome: record.outcome,
-            tags: record.terms.tags,
-            priority: record.terms.priority,
-            labels: record.terms.labels,
-            failure_budget: record.failure_budget,
-            created_at: iso8601(record.created_ms),
-            started_at: record.started_ms.map(iso8601),
-            finished_at: record.finished_ms.map(iso8601),
-            kept_until: record.finished_ms.map(kept).map(iso8601),
-            progress: ProgressView {
-                items: progress.items,
-                queued: progress.queued,
-                running: progress.running,
-                succeeded: progress.succeeded,
-                failed: progress.failed,
-                cancelled: progress.cancelled,
-                not_begun: progress.not_begun,
-                results: progress.results,
-            },
-            failures: FailuresView {
-                nonzero_exit: progress.nonzero_exit,
-                timed_out: progress.timed_out,
-                out_of_memory: progress.out_of_memory,
-                errors: progress.errors,
-            },
-            result_bytes: record.result_bytes,
-            waiting: waiting.map(|reason| WaitingView { reason, message: None }),
-        }
-    }
-}
 
 /// That a batch was taken.
 #[derive(Serialize)]
@@ -190,13 +76,12 @@ fn form(headers: &HeaderMap) -> Form {
 
 /// A batch with all there is to say of it.
 async fn view(state: &State, record: BatchRecord) -> Result<Json<BatchView>, ApiError> {
+    let labels = record.terms.labels.clone();
     let mut view = BatchView::from(record);
-    let has_none = view.waiting.as_ref().is_some_and(|it| it.reason == NO_WORKER);
-    if has_none && !view.labels.is_empty() {
+    if view.has_no_worker() && !labels.is_empty() {
         // Its workers count only once they have heard of such jobs.
-        let can_run = state.fleet.can_run(&state.queue, &view.labels, false).await?;
-        let message = || Some(nobody_has(&view.labels));
-        view.waiting = (!can_run).then(|| WaitingView { reason: NO_WORKER, message: message() });
+        let can_run = state.fleet.can_run(&state.queue, &labels, false).await?;
+        view = if can_run { view.with_worker() } else { view.without_worker(nobody_has(&labels)) };
     }
     Ok(Json(view))
 }
@@ -294,6 +179,6 @@ pub(crate) async fn acknowledge(
 }
 
 /// A name that no batch can have names none.
-fn batch_id(text: &str) -> Result<BatchId, Error> {
+pub(super) fn batch_id(text: &str) -> Result<BatchId, Error> {
     text.parse().map_err(|_| Error::new(ErrorCode::NotFound, "Batch not found"))
 }

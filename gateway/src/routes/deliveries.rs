@@ -1,4 +1,4 @@
-//! `/v1/jobs/{id}/deliveries`: what became of telling a job's webhook.
+//! `/v1/jobs/{id}/deliveries`, and the same of `/v1/batches`: what became of telling a webhook.
 
 use axum::Json;
 use axum::extract::{Extension, State as FromState};
@@ -6,14 +6,15 @@ use http::StatusCode;
 use serde::Serialize;
 use shared::redis::{Delivery, DeliveryAttempt, DeliveryState};
 use shared::timestamp::iso8601;
-use shared::webhook::WebhookEvent;
+use shared::webhook::Subject;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Path;
 use crate::routes::Done;
+use crate::routes::batches::batch_id;
 use crate::routes::jobs::job_id;
-use crate::service::jobs;
+use crate::service::deliveries;
 use crate::state::State;
 
 /// A delivery as clients see it.
@@ -27,7 +28,7 @@ struct DeliveryView {
     url: String,
     /// The `type` that the receiver is told.
     #[serde(skip_serializing_if = "Option::is_none")]
-    r#type: Option<&'static str>,
+    r#type: Option<String>,
     /// When it is tried next.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
@@ -56,13 +57,13 @@ impl From<DeliveryAttempt> for AttemptView {
     }
 }
 
-impl From<Delivery> for DeliveryView {
-    fn from(Delivery { id, place, log }: Delivery) -> Self {
+impl DeliveryView {
+    fn of(subject: Subject, Delivery { id, place, log }: Delivery) -> Self {
         Self {
             id,
             state: log.state,
             url: place,
-            r#type: log.event.map(WebhookEvent::of_job),
+            r#type: log.event.map(|event| subject.kind().type_of(event)),
             next_attempt_at: log.next_ms.map(iso8601),
             tries: log.tries,
             attempts: log.attempts.into_iter().map(AttemptView::from).collect(),
@@ -70,28 +71,60 @@ impl From<Delivery> for DeliveryView {
     }
 }
 
-/// The deliveries of a job.
+/// The deliveries about a job or a batch.
 #[derive(Serialize)]
 pub(crate) struct List {
     deliveries: Vec<DeliveryView>,
 }
 
 /// `GET /v1/jobs/{id}/deliveries`: oldest first.
-pub(crate) async fn list(
+pub(crate) async fn of_job(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<List>, ApiError> {
-    let deliveries = jobs::deliveries(&state, &caller.tenant, job_id(&id)?).await?;
-    Ok(Json(List { deliveries: deliveries.into_iter().map(DeliveryView::from).collect() }))
+    list(&state, &caller, Subject::Job(job_id(&id)?)).await
+}
+
+/// `GET /v1/batches/{id}/deliveries`
+pub(crate) async fn of_batch(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<List>, ApiError> {
+    list(&state, &caller, Subject::Batch(batch_id(&id)?)).await
+}
+
+async fn list(state: &State, caller: &Caller, subject: Subject) -> Result<Json<List>, ApiError> {
+    let deliveries = deliveries::list(state, &caller.tenant, subject).await?;
+    let deliveries = deliveries.into_iter().map(|it| DeliveryView::of(subject, it));
+    Ok(Json(List { deliveries: deliveries.collect() }))
 }
 
 /// `POST /v1/jobs/{id}/deliveries/{delivery}/retry`: made once more, or at once.
-pub(crate) async fn retry(
+pub(crate) async fn retry_of_job(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path((id, delivery)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<Done>), ApiError> {
-    jobs::retry_delivery(&state, &caller.tenant, job_id(&id)?, &delivery).await?;
+    retry(&state, &caller, Subject::Job(job_id(&id)?), &delivery).await
+}
+
+/// `POST /v1/batches/{id}/deliveries/{delivery}/retry`
+pub(crate) async fn retry_of_batch(
+    FromState(state): FromState<State>,
+    Extension(caller): Extension<Caller>,
+    Path((id, delivery)): Path<(String, String)>,
+) -> Result<(StatusCode, Json<Done>), ApiError> {
+    retry(&state, &caller, Subject::Batch(batch_id(&id)?), &delivery).await
+}
+
+async fn retry(
+    state: &State,
+    caller: &Caller,
+    subject: Subject,
+    delivery: &str,
+) -> Result<(StatusCode, Json<Done>), ApiError> {
+    deliveries::retry(state, &caller.tenant, subject, delivery).await?;
     Ok((StatusCode::ACCEPTED, Json(Done { ok: true })))
 }

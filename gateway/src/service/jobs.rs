@@ -9,9 +9,9 @@ use shared::execution::{
 };
 use shared::id::{JobId, SessionId, TenantId};
 use shared::redis::{
-    Accepted, Cancelled, Delivery, JobRecord, JobState, Listing, Once, Submission, ToSession,
+    Accepted, Cancelled, JobRecord, JobState, Listing, Once, Submission, ToSession,
 };
-use shared::webhook::message_number;
+use shared::webhook::SubjectKind;
 use shared::{Error, ErrorCode};
 use tokio::time::timeout;
 use tracing::debug;
@@ -100,7 +100,8 @@ pub(super) fn admit(
     let webhook = queue.webhook.take();
     let mut terms = queue.into_terms(state.admission.policy(tenant), state.job_retention_ms)?;
     let mut job = state.admission.admit(tenant, envelope)?;
-    terms.webhook = webhook.map(|it| state.webhooks.admit(tenant, it)).transpose()?;
+    let admit = |it| state.webhooks.admit(tenant, SubjectKind::Job, it);
+    terms.webhook = webhook.map(admit).transpose()?;
     // Whoever comes later can see what it wrote.
     job.stream = true;
     Ok((terms, job))
@@ -192,33 +193,6 @@ pub(crate) async fn cancel(
         ));
     }
     state.queue.job(tenant, id).await?.ok_or_else(|| not_found(id))
-}
-
-/// The deliveries to the webhook of a job.
-///
-/// # Errors
-/// `NOT_FOUND`, `QUEUE_UNAVAILABLE`.
-pub(crate) async fn deliveries(
-    state: &State,
-    tenant: &TenantId,
-    id: JobId,
-) -> Result<Vec<Delivery>, Error> {
-    state.queue.deliveries(tenant, id).await?.ok_or_else(|| not_found(id))
-}
-
-/// Has a delivery made once more, or sooner than it would be.
-///
-/// # Errors
-/// `NOT_FOUND`, `INVALID_REQUEST` if the job has another end by now, `QUEUE_UNAVAILABLE`.
-pub(crate) async fn retry_delivery(
-    state: &State,
-    tenant: &TenantId,
-    id: JobId,
-    delivery: &str,
-) -> Result<(), Error> {
-    let number = message_number(id, delivery)
-        .ok_or_else(|| Error::new(ErrorCode::NotFound, format!("Job {id} has no such delivery")))?;
-    state.queue.retry_webhook(tenant, id, number).await
 }
 
 /// A dead letter, with its ending.

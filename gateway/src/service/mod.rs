@@ -3,6 +3,7 @@
 mod admit;
 pub(crate) mod batches;
 pub(crate) mod cleanup;
+pub(crate) mod deliveries;
 pub(crate) mod durability;
 pub(crate) mod event;
 pub(crate) mod execute;

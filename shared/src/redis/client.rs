@@ -203,9 +203,9 @@ impl Server {
             }
         }))
         .await;
-        // A server that hangs keeps its connections open; its successor is found by a new one.
-        if self.place.may_move()
-            && let (Err(error), Some(used)) = (&outcome, used)
+        // A server that hangs keeps its connections open, and one whose machine or way is gone never closes
+        // them: whatever is there by now is found by a new one.
+        if let (Err(error), Some(used)) = (&outcome, used)
             && error.is_timeout()
         {
             shared.forget(used);

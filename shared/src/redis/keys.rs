@@ -194,8 +194,8 @@ pub(super) fn retained(shard: u16) -> String {
 /// Webhooks that are to be told what became of a record, by when that is to be tried; while a worker is at
 /// it, by when that must have ended.
 ///
-/// Type: sorted set of records, named behind their shard, like `job:<id>`. Owner: the queue's scripts.
-/// Lifetime: permanent; a name goes when its webhook was told, or it was given up.
+/// Type: sorted set of records, named behind their shard: `job:<id>`, `batch:<id>`. Owner: the queue's
+/// scripts. Lifetime: permanent; a name goes when its webhook was told, or it was given up.
 pub(super) fn webhooks(shard: u16) -> String {
     format!("v1:{{s{shard}}}:webhooks")
 }
@@ -205,7 +205,7 @@ pub(super) fn notifier(shard: u16, name: &str) -> String {
     format!("v1:{{s{shard}}}:{name}")
 }
 
-/// What became of the deliveries to the webhook of a job or of whatever else has an identifier.
+/// What became of the deliveries to the webhook of a job or a batch.
 ///
 /// Type: hash of the delivery's number to a `DeliveryLog` as JSON. Owner: the queue's scripts. Lifetime: that
 /// of the record.
@@ -251,7 +251,8 @@ pub(super) fn scheduled(shard: u16) -> String {
 /// `priority` of its items, `keep_ms`, `budget` of failures, `max_results` (bytes), `once`,
 /// `next` item to begin and the `chunk` that has it, `low` (so few open items are to be told of), `checked` (how
 /// far they were looked at); of those that ended `ended`, `succeeded`, `failed` and each outcome, `not_begun`,
-/// bytes of `results`; `outcome`; `created_us`, `sealed_us`, `finished_us`). Owner: the queue's scripts.
+/// bytes of `results`; `outcome`; `created_us`, `sealed_us`, `finished_us`; `webhook`, and once that is to be told
+/// `delivery`, `delivering` and `deliverer` as of a job). Owner: the queue's scripts.
 /// Lifetime: until it has ended, then its `keep_ms`; a minute if its upload falls silent.
 pub(super) fn batch(shard: u16, batch: BatchId) -> String {
     format!("v1:{{s{shard}}}:batch:{batch}")

@@ -22,9 +22,9 @@ fn item(number: u64) -> Job {
     Job { stdin: Some(format!("item {number}")), ..job() }
 }
 
-fn terms() -> BatchTerms {
+pub(crate) fn terms() -> BatchTerms {
     let items = Terms { retention_ms: 60_000, priority: Priority::Low, ..Terms::default() };
-    BatchTerms { items, failure_budget: None }
+    BatchTerms { items, failure_budget: None, webhook: None }
 }
 
 async fn upload(
@@ -42,13 +42,13 @@ async fn upload(
     upload.seal(terms, once).await
 }
 
-async fn submit(fleet: &Fleet, items: u64, terms: BatchTerms) -> BatchId {
+pub(crate) async fn submit(fleet: &Fleet, items: u64, terms: BatchTerms) -> BatchId {
     let any = (Quota::default(), BatchLimits::default());
     upload(fleet, items, any, terms, None).await.unwrap().id
 }
 
 /// What a worker does by the clock.
-async fn tend(fleet: &Fleet, cache: &mut BatchCache) -> Vec<(String, String)> {
+pub(crate) async fn tend(fleet: &Fleet, cache: &mut BatchCache) -> Vec<(String, String)> {
     let mut repaired = Vec::new();
     for batch in fleet.queue.tend_batches().await.unwrap() {
         fleet.queue.advance_batch(batch, cache).await.unwrap();
@@ -58,7 +58,7 @@ async fn tend(fleet: &Fleet, cache: &mut BatchCache) -> Vec<(String, String)> {
 }
 
 /// Has it be looked at again at once.
-fn come_due(redis: &Redis, id: BatchId) {
+pub(crate) fn come_due(redis: &Redis, id: BatchId) {
     let _: u64 = redis.run(&["ZADD", "v1:{s0}:tending", "XX", "0", &format!("acme:{id}")]);
 }
 
@@ -89,7 +89,7 @@ async fn commit(fleet: &Fleet, claimed: &Claimed, exit_code: i32) -> Commit {
     fleet.queue.finish(fleet.worker, &claimed.lease, &ending).await.unwrap()
 }
 
-async fn finish(fleet: &Fleet, claimed: &Claimed, exit_code: i32) {
+pub(crate) async fn finish(fleet: &Fleet, claimed: &Claimed, exit_code: i32) {
     assert_ne!(commit(fleet, claimed, exit_code).await, Commit::Fenced);
 }
 
@@ -125,7 +125,7 @@ async fn one_result_each(fleet: &Fleet, id: BatchId, items: u64) {
 }
 
 /// Runs what there is until the batch has ended; most jobs that waited or ran at once.
-async fn run_to_end(fleet: &mut Fleet, redis: &Redis, id: BatchId) -> u64 {
+pub(crate) async fn run_to_end(fleet: &mut Fleet, redis: &Redis, id: BatchId) -> u64 {
     let (mut cache, mut most) = (BatchCache::default(), 0);
     while fleet.queue.batch(&fleet.tenant, id).await.unwrap().state != "finished" {
         come_due(redis, id);
@@ -140,7 +140,7 @@ async fn run_to_end(fleet: &mut Fleet, redis: &Redis, id: BatchId) -> u64 {
 }
 
 /// Has a batch be forgotten, and asserts that nothing of it is left.
-async fn nothing_left(fleet: &Fleet, redis: &Redis, id: BatchId) {
+pub(crate) async fn nothing_left(fleet: &Fleet, redis: &Redis, id: BatchId) {
     come_due(redis, id);
     tend(fleet, &mut BatchCache::default()).await;
     fleet.queue.housekeep(None).await.unwrap();

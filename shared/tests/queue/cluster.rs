@@ -51,7 +51,7 @@ async fn submit(queue: &Queue, tenant: &TenantId) -> Result<JobId, shared::error
 }
 
 /// Submits one job for each tenant; where each is.
-async fn place_tenants(cluster: &Nodes, queue: &Queue) -> [(TenantId, String); 3] {
+pub(crate) async fn place_tenants(cluster: &Nodes, queue: &Queue) -> [(TenantId, String); 3] {
     for tenant in tenants() {
         submit(queue, &tenant).await.unwrap();
     }

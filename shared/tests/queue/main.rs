@@ -1,9 +1,11 @@
 //! The job queue against a real Redis: each test starts one of its own.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod batch_webhooks;
 mod batches;
 mod claiming;
 mod cluster;
+mod cluster_due;
 mod control;
 mod dead_letters;
 mod failover;

@@ -7,6 +7,7 @@ use shared::id::JobId;
 use shared::redis::{Commit, JobState, Reply};
 
 use crate::harness::{Fleet, LEASE, PERMANENT, Redis, SOON, ending, job, lost, submission};
+use crate::proxy::Proxy;
 
 #[tokio::test]
 async fn everything_resumes_after_a_restart() {
@@ -148,6 +149,40 @@ async fn a_hanging_redis_is_reported_in_time() {
         claimed = fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap();
     }
     assert_eq!((claimed[0].lease.job, claimed[0].attempt), (id, 1));
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_without_being_closed_is_made_anew() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis);
+    let mut fleet = Fleet::new(&proxy.config(redis.short_lease())).await;
+    let held = fleet.enqueue().await;
+    let claimed = fleet.claim_one().await;
+    proxy.fall_silent();
+    // What is under way hears nothing; what comes after it goes another way.
+    let late = fleet.queue.ping().await.unwrap_err();
+    assert_eq!(late.code(), ErrorCode::QueueUnavailable);
+    fleet.queue.ping().await.unwrap();
+    let done = fleet.queue.finish(fleet.worker, &claimed.lease, &ending("done")).await;
+    assert_ne!(done.unwrap(), Commit::Fenced);
+    assert!(matches!(fleet.state(held).await, JobState::Finished(_)));
+    assert!(matches!(fleet.reply().await, Reply::Resubscribed));
+
+    // So does a read that waits for jobs.
+    let id = fleet.enqueue().await;
+    let deadline = Instant::now() + SOON;
+    let claimed = loop {
+        assert!(Instant::now() < deadline, "the job is never found");
+        let short = Duration::from_millis(100);
+        match fleet.queue.claim(&mut fleet.consumer, 1, short).await {
+            Ok(claimed) if !claimed.is_empty() => break claimed,
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.code(), ErrorCode::QueueUnavailable, "{error}"),
+        }
+    };
+    assert_eq!(claimed[0].lease.job, id);
+    fleet.finish(&claimed[0], "done").await;
+    fleet.expect_reply(id, &ending("done")).await;
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ async fn batch(fleet: &Fleet, items: u64) -> BatchId {
     for _ in 0..items {
         upload.add(String::new(), &job()).await.unwrap();
     }
-    let terms = BatchTerms { items: terms(), failure_budget: None };
+    let terms = BatchTerms { items: terms(), ..BatchTerms::default() };
     upload.seal(terms, None).await.unwrap().id
 }
 

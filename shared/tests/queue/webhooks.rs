@@ -10,15 +10,15 @@ use shared::redis::{
     ClaimedWebhook, Commit, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState, GiveBack,
     Listing, Quota, Submission,
 };
-use shared::webhook::{Webhook, WebhookSecret, message_id};
+use shared::webhook::{Subject, Webhook, WebhookSecret};
 
 use crate::harness::{Fleet, LEASE, Redis, SECRET, failure, job, outlive_lease};
 
 /// Within this, no lease of a delivery runs out.
-const LONG_MS: u64 = 600_000;
+pub(crate) const LONG_MS: u64 = 600_000;
 const RETENTION_MS: u64 = 60_000;
 
-fn webhook() -> Webhook {
+pub(crate) fn webhook() -> Webhook {
     Webhook {
         url: "https://hooks.example/in?token=hush".into(),
         secret: WebhookSecret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap(),
@@ -48,21 +48,21 @@ async fn ended(fleet: &mut Fleet) -> JobId {
     id
 }
 
-async fn claim(fleet: &Fleet, lease_ms: u64) -> Vec<ClaimedWebhook> {
+pub(crate) async fn claim(fleet: &Fleet, lease_ms: u64) -> Vec<ClaimedWebhook> {
     fleet.queue.claim_webhooks(8, lease_ms, 8, &BTreeMap::new()).await.unwrap().0
 }
 
-async fn claim_one(fleet: &Fleet) -> ClaimedWebhook {
+pub(crate) async fn claim_one(fleet: &Fleet) -> ClaimedWebhook {
     let mut claimed = claim(fleet, LONG_MS).await;
     assert_eq!(claimed.len(), 1);
     claimed.remove(0)
 }
 
 async fn deliveries(fleet: &Fleet, id: JobId) -> Vec<Delivery> {
-    fleet.queue.deliveries(&fleet.tenant, id).await.unwrap().unwrap()
+    fleet.queue.deliveries(&fleet.tenant, Subject::Job(id)).await.unwrap().unwrap()
 }
 
-fn tried(state: DeliveryState, status: u16) -> DeliveryLog {
+pub(crate) fn tried(state: DeliveryState, status: u16) -> DeliveryLog {
     let mut log = DeliveryLog { state, ..DeliveryLog::default() };
     log.note(DeliveryAttempt {
         at_ms: 1,
@@ -96,7 +96,10 @@ async fn a_webhook_is_due_with_the_end_of_its_job_and_handed_to_one_worker() {
     assert_eq!(deliveries(&fleet, id).await[0].log, DeliveryLog::default());
 
     let claimed = claim_one(&fleet).await;
-    assert_eq!((claimed.job, &claimed.tenant, claimed.number), (id, &fleet.tenant, 1));
+    assert_eq!(
+        (claimed.subject, &claimed.tenant, claimed.number),
+        (Subject::Job(id), &fleet.tenant, 1)
+    );
     assert_eq!((&claimed.webhook, claimed.retention_ms), (&webhook(), RETENTION_MS));
     assert!(claim(&fleet, LONG_MS).await.is_empty(), "somebody has it");
     assert!(!fleet.queue.housekeep(None).await.unwrap().webhooks);
@@ -105,7 +108,10 @@ async fn a_webhook_is_due_with_the_end_of_its_job_and_handed_to_one_worker() {
     assert!(fleet.queue.settle_webhook(&claimed, &done, None).await.unwrap());
     assert!(!fleet.queue.settle_webhook(&claimed, &done, None).await.unwrap(), "once");
     let seen = deliveries(&fleet, id).await;
-    assert_eq!((seen.len(), &seen[0].id, &seen[0].log), (1, &message_id(id, 1), &done));
+    assert_eq!(
+        (seen.len(), &seen[0].id, &seen[0].log),
+        (1, &Subject::Job(id).message_id(1), &done)
+    );
     assert_eq!(seen[0].place, "https://hooks.example/in");
     assert!(claim(&fleet, LONG_MS).await.is_empty());
     assert_all_expires(&redis);
@@ -126,10 +132,10 @@ async fn what_is_refused_is_tried_again_and_its_job_is_kept_meanwhile() {
     assert_eq!(deliveries(&fleet, id).await[0].log, failed);
 
     // Sooner than it would be.
-    fleet.queue.retry_webhook(&fleet.tenant, id, 1).await.unwrap();
+    fleet.queue.retry_webhook(&fleet.tenant, Subject::Job(id), 1).await.unwrap();
     let claimed = claim_one(&fleet).await;
     assert_eq!(claimed.log, failed, "it goes on from there");
-    fleet.queue.retry_webhook(&fleet.tenant, id, 1).await.unwrap();
+    fleet.queue.retry_webhook(&fleet.tenant, Subject::Job(id), 1).await.unwrap();
     assert!(claim(&fleet, LONG_MS).await.is_empty(), "it is under way: no second one");
     let given_up = tried(DeliveryState::Failed, 410);
     assert!(fleet.queue.settle_webhook(&claimed, &given_up, None).await.unwrap());
@@ -140,17 +146,18 @@ async fn what_is_refused_is_tried_again_and_its_job_is_kept_meanwhile() {
     assert_eq!(record.keep_ms, Some(RETENTION_MS));
 
     // Once more, after it was given up.
-    fleet.queue.retry_webhook(&fleet.tenant, id, 1).await.unwrap();
+    fleet.queue.retry_webhook(&fleet.tenant, Subject::Job(id), 1).await.unwrap();
     assert_eq!(deliveries(&fleet, id).await[0].log.state, DeliveryState::Pending);
     let claimed = claim_one(&fleet).await;
     let done = tried(DeliveryState::Delivered, 200);
     assert!(fleet.queue.settle_webhook(&claimed, &done, None).await.unwrap());
     for (tenant, number) in [("acme", 2), ("acme", 0), ("stranger", 1)] {
-        let refused = fleet.queue.retry_webhook(&TenantId::new(tenant), id, number).await;
+        let refused =
+            fleet.queue.retry_webhook(&TenantId::new(tenant), Subject::Job(id), number).await;
         assert_eq!(refused.unwrap_err().code(), ErrorCode::NotFound);
     }
     let stranger = TenantId::new("stranger");
-    assert!(fleet.queue.deliveries(&stranger, id).await.unwrap().is_none());
+    assert!(fleet.queue.deliveries(&stranger, Subject::Job(id)).await.unwrap().is_none());
     assert_all_expires(&redis);
 }
 
@@ -163,7 +170,11 @@ async fn a_worker_that_dies_at_it_loses_it_to_another_one() {
     let dead = claim(&fleet, lease_ms).await.remove(0);
     outlive_lease().await;
     let claimed = claim_one(&fleet).await;
-    assert_eq!((claimed.job, claimed.number, claimed.id()), (id, 1, dead.id()), "the same one");
+    assert_eq!(
+        (claimed.subject, claimed.number, claimed.id()),
+        (Subject::Job(id), 1, dead.id()),
+        "the same one"
+    );
     let done = tried(DeliveryState::Delivered, 200);
     assert!(!fleet.queue.settle_webhook(&dead, &done, None).await.unwrap(), "fenced");
     assert!(fleet.queue.settle_webhook(&claimed, &done, None).await.unwrap());
@@ -176,7 +187,7 @@ async fn however_a_job_ends_its_webhook_is_due() {
     let mut fleet = Fleet::new(&config).await;
     let cancelled = submit(&fleet).await;
     fleet.queue.cancel(&fleet.tenant, cancelled).await.unwrap();
-    assert_eq!(claim_one(&fleet).await.job, cancelled);
+    assert_eq!(claim_one(&fleet).await.subject, Subject::Job(cancelled));
 
     let dead = submit(&fleet).await;
     let taken = fleet.claim_one().await;
@@ -184,7 +195,7 @@ async fn however_a_job_ends_its_webhook_is_due() {
     let back = fleet.queue.give_back(fleet.worker, &taken.lease, why).await.unwrap();
     assert_eq!(back, Commit::Done);
     let claimed = claim_one(&fleet).await;
-    assert_eq!(claimed.job, dead);
+    assert_eq!(claimed.subject, Subject::Job(dead));
 
     // Driven again, it has another end to be told of; what was not told of the first is over.
     let (letter, terms) = fleet.queue.dead_job(&fleet.tenant, dead).await.unwrap();
@@ -193,12 +204,13 @@ async fn however_a_job_ends_its_webhook_is_due() {
     fleet.queue.redrive(submission, &letter, &terms).await.unwrap();
     let late = tried(DeliveryState::Delivered, 200);
     assert!(!fleet.queue.settle_webhook(&claimed, &late, None).await.unwrap());
-    let refused = fleet.queue.retry_webhook(&fleet.tenant, dead, 1).await.unwrap_err();
+    let refused =
+        fleet.queue.retry_webhook(&fleet.tenant, Subject::Job(dead), 1).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::InvalidRequest);
     let taken = fleet.claim_one().await;
     fleet.finish(&taken, "done").await;
     let claimed = claim_one(&fleet).await;
-    assert_eq!((claimed.job, claimed.number), (dead, 2));
+    assert_eq!((claimed.subject, claimed.number), (Subject::Job(dead), 2));
     assert!(fleet.queue.settle_webhook(&claimed, &late, None).await.unwrap());
     let states: Vec<_> = deliveries(&fleet, dead).await.iter().map(|it| it.log.state).collect();
     assert_eq!(states, [DeliveryState::Delivered], "of the first nothing was noted");
@@ -250,7 +262,7 @@ async fn a_delivery_that_got_lost_is_put_back() {
     let _: u64 = redis.run(&["DEL", "v1:{s0}:webhooks"]);
     let repaired = fleet.queue.reconcile(fleet.worker).await.unwrap();
     assert_eq!(repaired, [("webhook".to_owned(), id.to_string())]);
-    assert_eq!(claim_one(&fleet).await.job, id);
+    assert_eq!(claim_one(&fleet).await.subject, Subject::Job(id));
     assert!(fleet.queue.reconcile(fleet.worker).await.unwrap().is_empty());
 }
 

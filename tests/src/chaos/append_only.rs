@@ -1,7 +1,7 @@
 //! Redis' own log of changes, read back: how often each job ended, by whom, and who had it then. It is
 //! written before anything is answered, so nothing that anybody saw is missing in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// One ending of a job, as Redis has written it down.
@@ -17,13 +17,22 @@ pub(super) struct Ended {
 struct Job {
     holder: String,
     endings: Vec<Ended>,
+    is_item: bool,
 }
 
-/// The endings of every job in the logs of a server, whose `directory` that is.
+/// What the log says.
+pub(super) struct Log {
+    /// The endings of every job.
+    pub(super) endings: BTreeMap<String, Vec<Ended>>,
+    /// Those of them that were items of batches.
+    pub(super) items: BTreeSet<String>,
+}
+
+/// Reads the logs of a server, whose `directory` that is.
 ///
 /// # Errors
 /// If the log is not there or cannot be read as one.
-pub(super) fn endings(directory: &Path) -> Result<BTreeMap<String, Vec<Ended>>, String> {
+pub(super) fn read_log(directory: &Path) -> Result<Log, String> {
     let broken = |error: std::io::Error| format!("{}: {error}", directory.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(broken)? {
@@ -39,12 +48,14 @@ pub(super) fn endings(directory: &Path) -> Result<BTreeMap<String, Vec<Ended>>, 
         return Err(format!("{}: there is no log", directory.display()));
     }
     files.sort();
-    let mut jobs = BTreeMap::new();
+    let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
     for (_, path) in files {
         let bytes = std::fs::read(&path).map_err(broken)?;
         read(&bytes, &mut jobs).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(jobs.into_iter().map(|(id, job): (String, Job)| (id, job.endings)).collect())
+    let items = jobs.iter().filter(|(_, job)| job.is_item).map(|(id, _)| id.clone()).collect();
+    let endings = jobs.into_iter().map(|(id, job)| (id, job.endings)).collect();
+    Ok(Log { endings, items })
 }
 
 /// Reads commands; one that was cut off at the end, when the server was killed, was never answered.
@@ -93,6 +104,7 @@ fn apply(words: &[&[u8]], jobs: &mut BTreeMap<String, Job>) {
         let field =
             |name: &[u8]| rest.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1]);
         let job = jobs.entry(id).or_default();
+        job.is_item |= field(b"batch").is_some();
         if let Some(worker) = field(b"worker") {
             job.holder = text(worker);
         }
@@ -130,7 +142,7 @@ mod tests {
     fn endings_are_found_with_who_had_the_job() {
         let bytes = written(&[
             &["SELECT", "0"],
-            &["HSET", "v1:{s0}:job:a", "state", "running", "worker", "w1"],
+            &["HSET", "v1:{s0}:job:a", "state", "running", "worker", "w1", "batch", "x"],
             &["HDEL", "v1:{s0}:job:a", "entry", "worker"],
             &["HSET", "v1:{s0}:job:a", "state", "running", "worker", "w2"],
             &["HSET", "v1:{s0}:job:a", "state", "finished", "result", "a\r\nb", "ended_by", "w2"],
@@ -143,6 +155,7 @@ mod tests {
         let ended = |by: &str, holder: &str| Ended { by: by.into(), holder: holder.into() };
         assert_eq!(jobs["a"].endings, [ended("w2", "w2")]);
         assert_eq!(jobs["b"].endings, [ended("", "")]);
+        assert!(jobs["a"].is_item && !jobs["b"].is_item);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::Kind;
 use super::evidence::{Evidence, Record};
 use super::journal::{Exchange, Expected, Injected, Purpose};
 use super::plan::Fault;
-use super::{ledger, outputs, sessions};
+use super::{ledger, outputs, series, sessions};
 
 /// How long before a failover an answer may have been given that the replica has not heard of.
 const UNHEARD_MS: u64 = 10_000;
@@ -80,6 +80,7 @@ pub(super) fn check(case: &Case<'_>) -> Verdict {
     ledger::check(case, &known, &mut verdict);
     outputs::check(case, &mut verdict);
     sessions::check(case, &mut verdict);
+    series::check(case, &mut verdict);
     verdict.count("commits refused to workers that had lost the job", number(case.evidence.fenced));
     verdict.count("times that jobs were taken over", number(case.evidence.taken_over));
     verdict.violations.extend(case.evidence.wrong.iter().cloned());
@@ -283,8 +284,9 @@ fn check_answers(case: &Case<'_>, verdict: &mut Verdict) {
         let is_given_up = matches!(code, "WORKER_LOST" | "SANDBOX_FAILED");
         let is_known = match it.status {
             0 | 429 | 503 => true,
-            200 => it.purpose != Purpose::Submit,
-            202 => it.purpose == Purpose::Submit,
+            200 => !matches!(it.purpose, Purpose::Submit | Purpose::Batch | Purpose::Schedule),
+            201 => it.purpose == Purpose::Schedule,
+            202 => matches!(it.purpose, Purpose::Submit | Purpose::Batch),
             // The caller of a stream that was cancelled by a gateway's end, or of a job given up.
             500 => is_given_up,
             410 => code == "SESSION_LOST" && it.purpose == Purpose::Call,
@@ -334,7 +336,9 @@ fn check_records(case: &Case<'_>, histories: &BTreeMap<&str, History<'_>>, verdi
             verdict.wrong(format!("job {id} is in no list"));
         }
     }
-    let unknown = case.evidence.listed.iter().filter(|id| !accepted.contains(id.as_str()));
+    let scheduled = series::scheduled_jobs(case);
+    let is_known = |id: &&String| accepted.contains(id.as_str()) || scheduled.contains(*id);
+    let unknown = case.evidence.listed.iter().filter(|id| !is_known(id));
     let unanswered = unanswered_keys(case.exchanges);
     let unknown: Vec<_> = unknown.collect();
     // A failover may also bring back what was not confirmed.

@@ -47,11 +47,11 @@ pub(super) struct Request {
     pub(super) method: Method,
     /// With its query.
     pub(super) path: String,
-    /// `null`: none.
+    /// `null`: none; a text: just so.
     pub(super) body: Value,
     /// Idempotency key, or session.
     pub(super) key: String,
-    /// The job it is about.
+    /// The job or batch it is about.
     pub(super) job: String,
     /// What is expected of it.
     pub(super) expected: Option<Expected>,
@@ -149,15 +149,17 @@ impl Client {
         let url = format!("http://127.0.0.1:{port}{}", request.path);
         let mut sent: RequestBuilder = self.http.request(request.method.clone(), url);
         sent = sent.bearer_auth(KEY).header("X-Isol8-Tenant", &request.tenant).timeout(HANG);
-        if request.purpose == Purpose::Submit {
+        if matches!(request.purpose, Purpose::Submit | Purpose::Batch) {
             sent = sent.header("Idempotency-Key", &request.key);
         }
         if let Some(id) = last_id {
             sent = sent.header("Last-Event-ID", id);
         }
-        if !request.body.is_null() {
-            sent = sent.body(request.body.to_string());
-        }
+        sent = match &request.body {
+            Value::Null => sent,
+            Value::String(text) => sent.body(text.clone()),
+            body => sent.body(body.to_string()),
+        };
         sent.send().await.map_err(|error| describe(&error))
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Evidence {
     pub(super) records: BTreeMap<String, Record>,
     /// Every ending in Redis' own log; none if there was a failover, which replaces the log.
     pub(super) endings: Option<BTreeMap<String, Vec<Ended>>>,
+    /// Jobs that were items of batches, by the same log: their records do not stay.
+    pub(super) items: BTreeSet<String>,
     /// What workers committed.
     pub(super) committed: BTreeMap<String, Vec<Committed>>,
     /// Bytes that are kept of each tenant, as they are counted.
@@ -119,8 +121,8 @@ impl Evidence {
     /// Adds what the processes of a fleet that has stopped have written.
     pub(super) fn add_fleet(&mut self, fleet: &Fleet, has_log: bool) {
         if has_log {
-            match append_only::endings(&fleet.store().logs()[0]) {
-                Ok(endings) => self.endings = Some(endings),
+            match append_only::read_log(&fleet.store().logs()[0]) {
+                Ok(log) => (self.endings, self.items) = (Some(log.endings), log.items),
                 Err(error) => self.wrong.push(format!("Redis' own log: {error}")),
             }
         }

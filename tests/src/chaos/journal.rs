@@ -32,6 +32,16 @@ pub(super) enum Purpose {
     Output,
     /// `DELETE /session/{id}`
     Close,
+    /// `POST /v1/batches`
+    Batch,
+    /// `GET /v1/batches/{id}?wait=`
+    Progress,
+    /// `GET /v1/batches/{id}/results`
+    Results,
+    /// `POST /v1/schedules`
+    Schedule,
+    /// `GET /v1/schedules/{id}`
+    Runs,
 }
 
 /// What a program does if nothing happens to it, and what may happen.
@@ -76,7 +86,7 @@ pub(super) struct Exchange {
     /// Its idempotency key, or its session.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
-    /// The job it was about, as far as that is known.
+    /// The job or batch it was about, as far as that is known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) job: String,
     /// `X-Isol8-Durability` of the answer.

@@ -69,25 +69,51 @@ pub(super) async fn run(
     }
 }
 
-/// Looks at jobs that have ended once more, through gateways that did not run when they did.
+/// Makes schedules that run during the load, one after the other; with their tenants.
+pub(super) async fn make_schedules(
+    kind: Kind,
+    doors: Doors,
+    journal: Arc<Journal>,
+    length: Duration,
+) -> Vec<(String, String)> {
+    match kind {
+        // As batches.
+        Kind::Failover => Vec::new(),
+        Kind::NoOp | Kind::Docker => bystander(kind, doors, journal).make_schedules(length).await,
+    }
+}
+
+/// Looks at schedules, and once more at jobs that have ended, through gateways that did not run when they
+/// did.
 pub(super) async fn look_again(
     kind: Kind,
     doors: Doors,
     journal: Arc<Journal>,
     jobs: Vec<(String, String)>,
+    schedules: Vec<(String, String)>,
 ) {
-    let client = Client {
+    let mut client = bystander(kind, doors, journal);
+    for (tenant, schedule) in schedules {
+        client.look_at_schedule(&tenant, &schedule).await;
+    }
+    let mut user = User { client, kind, tenant: String::new(), count: 0 };
+    for (tenant, job) in jobs {
+        user.tenant = tenant;
+        user.wait(&job).await;
+    }
+}
+
+/// A client besides those of the load.
+fn bystander(kind: Kind, doors: Doors, journal: Arc<Journal>) -> Client {
+    // Only plain HTTP is spoken; the client insists on a provider when built with TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client {
         number: usize::MAX,
         random: Random::new(0, "another look"),
         doors,
         gateways: kind.members().0,
         journal,
         http: reqwest::Client::builder().no_proxy().build().expect("it can be built"),
-    };
-    let mut user = User { client, kind, tenant: String::new(), count: 0 };
-    for (tenant, job) in jobs {
-        user.tenant = tenant;
-        user.wait(&job).await;
     }
 }
 
@@ -106,6 +132,11 @@ impl User {
         match self.client.random.below(100) {
             0..30 => self.execute(Purpose::Execute).await,
             30..45 => self.execute(Purpose::Stream).await,
+            // What a failover may undo of a batch is not told apart.
+            45..47 if self.kind != Kind::Failover => {
+                let key = format!("batch-{}-{}", self.client.number, self.count);
+                self.client.submit_batch(&self.tenant, key).await;
+            }
             _ => self.submit().await,
         }
     }

@@ -16,6 +16,7 @@ mod proxy;
 mod random;
 mod report;
 mod rest;
+mod series;
 mod sessions;
 mod store;
 mod storm;

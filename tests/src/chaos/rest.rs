@@ -11,9 +11,22 @@ use crate::queue::Queue;
 const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(250);
 
-/// What stays while a fleet lives: what it keeps of jobs that have ended, and of its members.
-const PERMANENT: [&str; 7] =
-    ["listed:", "dead:", "kept:", "retained", "tenants", "workers", "slots"];
+/// What stays while a fleet lives, one of each in a shard: what it keeps, by when to look at it, and its
+/// members. What is due (`webhooks`, `scheduled`), what waits (`delayed`, `backlogs`) and lines of their own
+/// (`placements`) go when they are empty.
+const STAYS: [&str; 4] = ["retained", "tenants", "tending", "slots"];
+/// The same of a tenant, a batch or a schedule.
+const STAYS_OF: [&str; 9] = [
+    "listed",
+    "dead",
+    "kept",
+    "batches",
+    "batched",
+    "batch-results",
+    "schedules",
+    "schedule",
+    "runs",
+];
 /// What is judged with the jobs.
 const OF_JOBS: [&str; 2] = ["job:", "once:"];
 
@@ -75,7 +88,14 @@ fn look_at(
         let living: usize = redis::cmd("ZCARD").arg(key).query(connection)?;
         return Ok((living != workers).then(|| format!("{key}: {living} workers of {workers}")));
     }
-    if PERMANENT.iter().any(|start| name.starts_with(start)) {
+    let (kind, whose) = name.split_once(':').unwrap_or((name, ""));
+    if kind == "batch" {
+        let state: Option<String> = redis::cmd("HGET").arg(key).arg("state").query(connection)?;
+        let is_at_rest = state.as_deref().is_none_or(|state| state == "finished");
+        return Ok((!is_at_rest).then(|| format!("{key} is {}", state.unwrap_or_default())));
+    }
+    let stays = if whose.is_empty() { STAYS.contains(&kind) } else { STAYS_OF.contains(&kind) };
+    if stays {
         return Ok(None);
     }
     let lives_ms: i64 = redis::cmd("PTTL").arg(key).query(connection)?;

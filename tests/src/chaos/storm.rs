@@ -40,6 +40,8 @@ pub async fn run(options: Options) -> Report {
     let (kind, seed, home) = (options.kind, options.seed, directory.clone());
     let fleet = on_its_own_thread(move || Fleet::start(kind, &home)).await;
 
+    let making = load::make_schedules(kind, fleet.doors(), Arc::clone(&journal), options.length);
+    let schedules = making.await;
     let stop = CancellationToken::new();
     let volume = Volume { clients: options.clients, pause_ms: options.pause_ms };
     let loading = load::run(kind, seed, volume, fleet.doors(), Arc::clone(&journal), stop.clone());
@@ -58,7 +60,8 @@ pub async fn run(options: Options) -> Report {
     let queue = fleet.store().queue();
     let workers = kind.members().1;
     let mut wrong = on_its_own_thread(move || await_rest(&queue, workers)).await;
-    load::look_again(kind, fleet.doors(), Arc::clone(&journal), some_jobs(&journal)).await;
+    let jobs = some_jobs(&journal);
+    load::look_again(kind, fleet.doors(), Arc::clone(&journal), jobs, schedules).await;
     let evidence = on_its_own_thread(move || gather(fleet, kind, &mut wrong)).await;
     let (exchanges, faults) = journal.read();
     let case = Case { kind, exchanges: &exchanges, faults: &faults, evidence: &evidence, epoch_ms };

@@ -456,10 +456,26 @@ async fn batches_are_submitted_watched_read_and_cancelled() {
     findings.note("list", equal("newest", &list["batches"][0]["id"], &third.as_str()));
     let table = desk.run(&["batch", "list"]).stdout;
     findings.check("list", table.contains(&id) && table.contains("completed"), &table);
+    desk.check(&mut findings, &["batch", "deliveries", &id], 0, "[INFO] No deliveries.\n", "");
+    let secret = path("secret");
+    std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("it is writable");
     for (arguments, text) in [
         (&["batch", "watch", "x"][..], "[ERR] Failed to look at the batch: Batch not found"),
         (&["batch", "results", "x"], "[ERR] Failed to read the results: Batch not found"),
         (&["batch", "submit", "./missing"], "[ERR] cannot read ./missing"),
+        (&["batch", "redeliver", &id], &format!("[ERR] batch {id} has told no webhook")),
+        (
+            &[
+                "batch",
+                "submit",
+                &whole,
+                "--webhook",
+                "https://10.0.0.1/",
+                "--webhook-secret-file",
+                &secret,
+            ],
+            "[ERR] Failed to submit the batch: line 1: 10.0.0.1 leads to a private address",
+        ),
         (
             &["batch", "submit", &items],
             "[ERR] Failed to submit the batch: line 1: id: unknown field",

@@ -1,5 +1,5 @@
-//! What a webhook is sent: the job as `GET /v1/jobs/{id}` shows it, bounded, and signed as the Standard
-//! Webhooks specification has it.
+//! What a webhook is sent: the job or batch as `GET /v1/jobs/{id}` or `GET /v1/batches/{id}` shows it,
+//! bounded, and signed as the Standard Webhooks specification has it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,11 +7,12 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use shared::batch_view::BatchView;
 use shared::execution::Attempt;
 use shared::job_view::JobView;
-use shared::redis::JobRecord;
+use shared::redis::{BatchRecord, JobRecord};
 use shared::timestamp::iso8601;
-use shared::webhook::{WebhookEvent, WebhookSecret};
+use shared::webhook::{SubjectKind, WebhookEvent, WebhookSecret};
 use shared::{Error, ErrorCode};
 
 /// Texts that are cut, the ones of less use first, and what each keeps of what may be sent.
@@ -24,7 +25,7 @@ const NOTE: &str = "The job is larger than a delivery may be (webhooks.maxBodyBy
 #[derive(Serialize)]
 struct Message<T> {
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: String,
     timestamp: String,
     data: T,
 }
@@ -33,21 +34,32 @@ struct Message<T> {
 ///
 /// # Errors
 /// `INTERNAL` if the job's ending cannot be read.
-pub(super) fn body(
+pub(super) fn of_job(
     record: JobRecord,
     attempts: Vec<Attempt>,
     max_bytes: usize,
 ) -> Result<String, Error> {
-    let kind = WebhookEvent::of(&record).of_job();
+    let kind = SubjectKind::Job.type_of(WebhookEvent::of_job(&record));
     let timestamp = iso8601(record.finished_ms.unwrap_or_default());
     let view = JobView::whole(record, attempts, None)?;
-    let whole = write(&Message { kind, timestamp: timestamp.clone(), data: &view })?;
+    let whole = write(&Message { kind: kind.clone(), timestamp: timestamp.clone(), data: &view })?;
     if whole.len() <= max_bytes {
         return Ok(whole);
     }
     let mut job = serde_json::to_value(&view).map_err(unwritable)?;
     cut(&mut job, max_bytes);
     write(&Message { kind, timestamp, data: job })
+}
+
+/// The body of a delivery about a batch that has ended: how its items ended is told by their numbers, so it is
+/// small.
+///
+/// # Errors
+/// `INTERNAL` if it cannot be written as JSON.
+pub(super) fn of_batch(record: BatchRecord) -> Result<String, Error> {
+    let kind = SubjectKind::Batch.type_of(WebhookEvent::of_batch(&record));
+    let timestamp = iso8601(record.finished_ms.unwrap_or_default());
+    write(&Message { kind, timestamp, data: BatchView::from(record) })
 }
 
 fn cut(job: &mut Value, max_bytes: usize) {
@@ -131,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_large_result_is_cut_and_says_so() {
-        let small = body(record("hello"), Vec::new(), 4096).unwrap();
+        let small = of_job(record("hello"), Vec::new(), 4096).unwrap();
         let small: Value = serde_json::from_str(&small).unwrap();
         assert_eq!(small["type"], "job.succeeded");
         assert_eq!(small["timestamp"], "1970-01-01T00:00:03.000Z");
@@ -139,7 +151,7 @@ mod tests {
         assert!(small["data"].get("cut").is_none());
 
         for text in ["é".repeat(100_000), "\0".repeat(100_000)] {
-            let large = body(record(&text), Vec::new(), 4096).unwrap();
+            let large = of_job(record(&text), Vec::new(), 4096).unwrap();
             assert!(large.len() < 8192, "{}", large.len());
             let large: Value = serde_json::from_str(&large).unwrap();
             assert_eq!(large["data"]["result"]["exitCode"], 0);

@@ -1,7 +1,8 @@
-//! Tells webhooks how jobs ended. A delivery is put down by the script that ends the job; whichever worker
-//! finds it due tries it, for a lease's time, until the receiver takes it or it is given up.
+//! Tells webhooks how jobs and batches ended. A delivery is put down by the script that ends one; whichever
+//! worker finds it due tries it, for a lease's time, until the receiver takes it or it is given up.
 
 mod message;
+mod news;
 mod post;
 
 use std::collections::BTreeMap;
@@ -16,20 +17,21 @@ use shared::config::{self, Config};
 use shared::execution::backoff;
 use shared::id::TenantId;
 use shared::net::Resolver;
-use shared::redis::{ClaimedWebhook, DeliveryAttempt, DeliveryLog, DeliveryState, JobState};
-use shared::webhook::{WebhookEvent, WebhookRules};
+use shared::redis::{ClaimedWebhook, DeliveryAttempt, DeliveryLog, DeliveryState};
+use shared::webhook::WebhookRules;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::{Context, checked_http};
+use news::News;
 use post::{Answer, Letter, post};
 
 /// What a delivery may take besides its receiver's time.
 const MARGIN: Duration = Duration::from_secs(5);
 /// Longest that a receiver's `Retry-After` is heeded.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Longest from the first try to the last: for longer, the job is not kept.
+/// Longest from the first try to the last: for longer, what it is about is not kept.
 const MAX_DELIVERY: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// Delivers to webhooks; cheap to clone.
@@ -143,8 +145,8 @@ async fn deliver_due(
             let (context, token) = (Arc::clone(context), token.clone());
             tasks.spawn(async move {
                 if let Err(error) = tell(&context, &token, &webhook).await {
-                    let job = webhook.job;
-                    tracing::warn!(%job, %error, "a webhook could not be told; it is due again");
+                    let id = webhook.id();
+                    tracing::warn!(id, %error, "a webhook could not be told; it is due again");
                 }
                 drop((slot, counted));
             });
@@ -177,7 +179,7 @@ async fn tell(
         DeliveryState::Failed | DeliveryState::Superseded => "failed",
     };
     context.metrics.webhook_tried(outcome);
-    tracing::debug!(job = %claimed.job, outcome, "told a webhook");
+    tracing::debug!(id = claimed.id(), outcome, "told a webhook");
     Ok(())
 }
 
@@ -189,23 +191,18 @@ async fn attempt(
 ) -> shared::Result<Option<Duration>> {
     let (queue, webhook) = (&context.queue, &claimed.webhook);
     let inner = &context.webhooks.inner;
-    let record = queue.job(&claimed.tenant, claimed.job).await?;
-    let Some(record) = record.filter(|it| matches!(it.state, JobState::Finished(_))) else {
+    let Some(news) = News::read(queue, &claimed.tenant, claimed.subject).await? else {
         // It was forgotten, or driven again, in this moment.
         log.state = DeliveryState::Superseded;
         return Ok(None);
     };
-    let event = WebhookEvent::of(&record);
+    let event = news.event();
     log.event = Some(event);
     if !webhook.wants(event) {
         log.state = DeliveryState::Skipped;
         return Ok(None);
     }
-    let attempts = match record.has_attempts {
-        true => queue.attempts(&claimed.tenant, claimed.job).await?,
-        false => Vec::new(),
-    };
-    let body = message::body(record, attempts, inner.settings.max_body_bytes)?;
+    let body = news.into_body(queue, inner.settings.max_body_bytes).await?;
     let (id, begun, now) = (claimed.id(), Instant::now(), Utc::now());
     let timestamp_s = now.timestamp();
     let signature = message::signature(&webhook.secret, &id, timestamp_s, &body);

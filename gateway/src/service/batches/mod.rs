@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use shared::execution::Priority;
 use shared::id::{BatchId, TenantId};
 use shared::redis::{BatchRecord, BatchTerms, BatchUpload, Once, Sealed};
+use shared::webhook::SubjectKind;
 use shared::{Error, ErrorCode};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -170,13 +171,16 @@ async fn open(state: &State, tenant: &TenantId, head: &[u8]) -> Result<Incoming,
     if !queue.suits_batches() {
         return Err(Error::invalid(
             "queue: the items of a batch begin as others end. Of a batch, only tags, retentionMs, priority, \
-             labels, durability and the retries of its items can be chosen",
+             labels, durability, webhook and the retries of its items can be chosen",
         ));
     }
     // Whoever waits for an answer goes before a million that nobody waits for one by one.
     queue.priority = queue.priority.or(Some(Priority::Low));
+    let webhook = queue.webhook.take();
     let items = queue.into_terms(state.admission.policy(tenant), state.job_retention_ms)?;
-    let terms = BatchTerms { items, failure_budget: head.failure_budget };
+    let admit = |it| state.webhooks.admit(tenant, SubjectKind::Batch, it);
+    let webhook = webhook.map(admit).transpose()?;
+    let terms = BatchTerms { items, failure_budget: head.failure_budget, webhook };
     let (quota, limits) = (state.quota(tenant), state.batch_limits(tenant));
     let upload = state.queue.upload_batch(tenant, quota, limits).await?;
     Ok(Incoming { head, terms, upload })

@@ -293,6 +293,29 @@ impl Queue {
         let outcomes = join_all(self.shards().map(step)).await;
         outcomes.into_iter().collect()
     }
+
+    /// The same for what is due: what came of it wherever it could be taken, as one part of a cluster that
+    /// is away is to hold up its own tenants alone. An error if there is no shard where it could.
+    async fn shards_in_reach<T, F>(&self, step: impl Fn(u16) -> F) -> Result<Vec<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (mut reached, mut failed) = (Vec::new(), None);
+        for outcome in join_all(self.shards().map(step)).await {
+            match outcome {
+                Ok(came) => reached.push(came),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) if reached.is_empty() => return Err(error),
+            Some(error) => {
+                tracing::warn!(%error, "a part of the queue is away; going on with the others");
+            }
+            None => {}
+        }
+        Ok(reached)
+    }
 }
 
 /// Refuses the queue of a fleet that does not speak as we do.

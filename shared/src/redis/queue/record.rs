@@ -278,7 +278,7 @@ impl Queue {
         })
     }
 
-    /// Does what is due by now, some at a time. A worker that does it says how many jobs it can run at
+    /// Does what is due by now, some at a time, wherever Redis can be reached. A worker that does it says how many jobs it can run at
     /// once, and counts as one of the fleet for a lease time. Returns what is due besides, and takes a
     /// worker of its own.
     ///
@@ -317,7 +317,7 @@ impl Queue {
                 }
             }
         };
-        let due = self.each_shard(step).await?;
+        let due = self.shards_in_reach(step).await?;
         Ok(Due {
             webhooks: due.iter().any(|due| due.webhooks),
             schedules: due.iter().any(|due| due.schedules),
@@ -337,7 +337,7 @@ impl Queue {
             let some = self.inner.scripts.reconcile(shard, worker, RECONCILED_JOBS).await;
             some.map_err(failure)
         };
-        Ok(self.each_shard(step).await?.concat())
+        Ok(self.shards_in_reach(step).await?.concat())
     }
 
     /// How a job of this tenant stands; `None` if it does not wait.

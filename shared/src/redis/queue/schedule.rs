@@ -292,39 +292,40 @@ impl Queue {
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn due_schedules(&self) -> Result<Vec<DueSchedule>, Error> {
         self.ready().await?;
+        Ok(self.shards_in_reach(|shard| self.due_schedules_of(shard)).await?.concat())
+    }
+
+    async fn due_schedules_of(&self, shard: u16) -> Result<Vec<DueSchedule>, Error> {
+        let mut read = cmd("ZRANGEBYSCORE");
+        read.arg(keys::scheduled(shard)).arg("-inf").arg(now_ms());
+        read.arg("LIMIT").arg(0).arg(BATCH);
+        let names: Vec<String> = self.inner.client.run(&read).await.map_err(failure)?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = pipe();
+        for name in &names {
+            let fields = ["tenant", "facts", "terms", "next_ms"];
+            read.cmd("HMGET").arg(keys::schedule(shard, name)).arg(&fields);
+        }
+        let found: Vec<[Option<String>; 4]> =
+            self.inner.client.run_all(&read).await.map_err(failure)?;
         let mut due = Vec::new();
-        for shard in self.shards() {
-            let mut read = cmd("ZRANGEBYSCORE");
-            read.arg(keys::scheduled(shard)).arg("-inf").arg(now_ms());
-            read.arg("LIMIT").arg(0).arg(BATCH);
-            let names: Vec<String> = self.inner.client.run(&read).await.map_err(failure)?;
-            if names.is_empty() {
+        for (name, fields) in names.iter().zip(found) {
+            let [Some(tenant), Some(facts), Some(terms), Some(due_ms)] = fields else {
                 continue;
-            }
-            let mut read = pipe();
-            for name in &names {
-                let fields = ["tenant", "facts", "terms", "next_ms"];
-                read.cmd("HMGET").arg(keys::schedule(shard, name)).arg(&fields);
-            }
-            let found: Vec<[Option<String>; 4]> =
-                self.inner.client.run_all(&read).await.map_err(failure)?;
-            for (name, fields) in names.iter().zip(found) {
-                let [Some(tenant), Some(facts), Some(terms), Some(due_ms)] = fields else {
-                    continue;
-                };
-                let parsed = (
-                    name.parse(),
-                    serde_json::from_str(&facts),
-                    serde_json::from_str(&terms),
-                    due_ms.parse(),
-                );
-                let (Ok(id), Ok(facts), Ok(terms), Ok(due_ms)) = parsed else {
-                    tracing::warn!(name, "a schedule cannot be read by this version of isol8");
-                    continue;
-                };
-                let tenant = TenantId::new(tenant);
-                due.push(DueSchedule { id, tenant, facts, terms, due_ms });
-            }
+            };
+            let parsed = (
+                name.parse(),
+                serde_json::from_str(&facts),
+                serde_json::from_str(&terms),
+                due_ms.parse(),
+            );
+            let (Ok(id), Ok(facts), Ok(terms), Ok(due_ms)) = parsed else {
+                tracing::warn!(name, "a schedule cannot be read by this version of isol8");
+                continue;
+            };
+            due.push(DueSchedule { id, tenant: TenantId::new(tenant), facts, terms, due_ms });
         }
         Ok(due)
     }

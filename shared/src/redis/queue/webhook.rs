@@ -2,23 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use redis::pipe;
+use redis::{cmd, pipe};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Queue, serialize};
 use crate::error::{Error, ErrorCode};
 use crate::execution::Terms;
-use crate::id::{JobId, TenantId};
+use crate::id::TenantId;
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::scripts::{ClaimWebhooks, SettledWebhook};
-use crate::webhook::{Webhook, WebhookEvent, message_id};
+use crate::webhook::{Subject, Webhook, WebhookEvent};
 
 /// Attempts that are kept of a delivery.
 const MAX_LOGGED: usize = 50;
-/// What names a job's record among those whose webhooks are told.
+/// What begins the names of records whose webhooks are told.
 const JOB: &str = "job:";
+const BATCH: &str = "batch:";
 
 /// How a delivery stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,15 +100,15 @@ pub struct Delivery {
 pub struct ClaimedWebhook {
     /// Whose it is.
     pub tenant: TenantId,
-    /// The job that has ended.
-    pub job: JobId,
+    /// What has ended.
+    pub subject: Subject,
     /// Whom to tell.
     pub webhook: Webhook,
-    /// Which delivery of the job it is, from 1.
+    /// Which delivery about it this is, from 1.
     pub number: u64,
     /// What was noted so far.
     pub log: DeliveryLog,
-    /// How long the job is kept once it has ended, in milliseconds.
+    /// How long it is kept once it has ended, in milliseconds.
     pub retention_ms: u64,
     shard: u16,
     /// The step that handed it out.
@@ -118,8 +119,22 @@ impl ClaimedWebhook {
     /// Its identifier, the same in each attempt.
     #[must_use]
     pub fn id(&self) -> String {
-        message_id(self.job, self.number)
+        self.subject.message_id(self.number)
     }
+}
+
+/// The name of a record, behind its shard.
+fn name_of(subject: Subject) -> String {
+    match subject {
+        Subject::Job(id) => format!("{JOB}{id}"),
+        Subject::Batch(id) => format!("{BATCH}{id}"),
+    }
+}
+
+/// What has that name.
+fn named(name: &str) -> Option<Subject> {
+    let job = name.strip_prefix(JOB).and_then(|id| id.parse().ok()).map(Subject::Job);
+    job.or_else(|| name.strip_prefix(BATCH).and_then(|id| id.parse().ok()).map(Subject::Batch))
 }
 
 impl Queue {
@@ -143,19 +158,27 @@ impl Queue {
             .map(|(tenant, count)| (tenant.clone(), max_of_tenant.saturating_sub(*count)))
             .collect();
         let (mut claimed, mut has_more) = (Vec::new(), false);
-        for shard in self.shards() {
+        // One after the other, as they share `max`; so no time is spent here on one that is away.
+        let waiting = self.shards_in_reach(|shard| self.has_webhooks(shard)).await?;
+        for shard in waiting.into_iter().flatten() {
             if claimed.len() >= max {
                 break;
             }
             let (step, max) = (Uuid::new_v4().to_string(), max - claimed.len());
             let claim =
                 ClaimWebhooks { shard, step: &step, max, lease_ms, max_of_tenant, room: &room };
-            let found = self.inner.scripts.claim_webhooks(&claim).await;
-            let (is_cut, found) = found.map_err(failure)?;
+            let (is_cut, found) = match self.inner.scripts.claim_webhooks(&claim).await {
+                Ok(found) => found,
+                Err(error) => {
+                    // What others handed out is under way; this one is asked again with the next look.
+                    tracing::warn!(%error, shard, "cannot ask a shard for webhooks to tell");
+                    continue;
+                }
+            };
             has_more |= is_cut;
             for (name, tenant, webhook, number, log, terms) in found {
-                let job = name.strip_prefix(JOB).and_then(|id| id.parse().ok());
-                let (Some(job), Ok(webhook)) = (job, serde_json::from_str(&webhook)) else {
+                let (Some(subject), Ok(webhook)) = (named(&name), serde_json::from_str(&webhook))
+                else {
                     // Of a later version; it is due again for those who know it.
                     tracing::warn!(name, "a webhook cannot be read by this version of isol8");
                     continue;
@@ -163,7 +186,7 @@ impl Queue {
                 let terms: Terms = serde_json::from_str(&terms).unwrap_or_default();
                 claimed.push(ClaimedWebhook {
                     tenant: TenantId::new(tenant),
-                    job,
+                    subject,
                     webhook,
                     number,
                     log: serde_json::from_str(&log).unwrap_or_default(),
@@ -174,6 +197,14 @@ impl Queue {
             }
         }
         Ok((claimed, has_more))
+    }
+
+    /// The shard, if webhooks are to be told there, now or later.
+    async fn has_webhooks(&self, shard: u16) -> Result<Option<u16>, Error> {
+        let mut look = cmd("EXISTS");
+        look.arg(keys::webhooks(shard));
+        let there_are = self.inner.client.run::<bool>(&look).await.map_err(failure)?;
+        Ok(there_are.then_some(shard))
     }
 
     /// Notes what became of a delivery; it is tried again after `pause_ms`, or never. False if it is not
@@ -187,34 +218,35 @@ impl Queue {
         log: &DeliveryLog,
         pause_ms: Option<u64>,
     ) -> Result<bool, Error> {
-        let (log, of) = (serialize(log)?, claimed.job.to_string());
+        let (log, of) = (serialize(log)?, claimed.subject.id());
         let settled = SettledWebhook {
             shard: claimed.shard,
-            name: &format!("{JOB}{of}"),
+            name: &name_of(claimed.subject),
             of: &of,
             step: &claimed.step,
             number: claimed.number,
             log: &log,
             pause_ms,
-            retention_ms: Some(claimed.retention_ms),
+            retention_ms: claimed.retention_ms,
         };
         self.inner.scripts.settle_webhook(&settled).await.map_err(failure)
     }
 
-    /// The deliveries to the webhook of a job of this tenant, oldest first; `None` if there is no such job.
+    /// The deliveries to the webhook of a job or a batch of this tenant, oldest first; `None` if there is no
+    /// such one.
     ///
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn deliveries(
         &self,
         tenant: &TenantId,
-        job: JobId,
+        subject: Subject,
     ) -> Result<Option<Vec<Delivery>>, Error> {
         let shard = self.shard_of(tenant);
         let mut read = pipe();
         let fields = ["tenant", "webhook", "delivery", "delivering"];
-        read.cmd("HMGET").arg(keys::record(shard, job)).arg(&fields);
-        read.cmd("HGETALL").arg(keys::deliveries(shard, job));
+        read.cmd("HMGET").arg(keys::notifier(shard, &name_of(subject))).arg(&fields);
+        read.cmd("HGETALL").arg(keys::deliveries(shard, subject.id()));
         let (record, mut logs): ([Option<String>; 4], BTreeMap<u64, String>) =
             self.inner.client.run_all(&read).await.map_err(failure)?;
         let [owner, webhook, last, delivering] = record;
@@ -239,36 +271,33 @@ impl Queue {
                 }
                 _ => {}
             }
-            Delivery { id: message_id(job, number), place: webhook.place(), log }
+            Delivery { id: subject.message_id(number), place: webhook.place(), log }
         });
         Ok(Some(deliveries.collect()))
     }
 
-    /// Has the webhook of a job of this tenant told once more, or sooner than it would be.
+    /// Has the webhook of a job or a batch of this tenant told once more, or sooner than it would be.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] if there is no such delivery; [`ErrorCode::InvalidRequest`] if the job has
+    /// [`ErrorCode::NotFound`] if there is no such delivery; [`ErrorCode::InvalidRequest`] if a job has
     /// another end by now; [`ErrorCode::QueueUnavailable`].
     pub async fn retry_webhook(
         &self,
         tenant: &TenantId,
-        job: JobId,
+        subject: Subject,
         number: u64,
     ) -> Result<(), Error> {
         self.ready().await?;
-        let (shard, name) = (self.shard_of(tenant), job.to_string());
+        let (shard, name) = (self.shard_of(tenant), name_of(subject));
+        let id = subject.message_id(number);
         let outcome = self.inner.scripts.retry_webhook(shard, tenant, &name, number).await;
         match outcome.map_err(failure)?.as_str() {
             "queued" | "underway" => Ok(()),
             "outdated" => Err(Error::invalid(format!(
-                "Delivery {} is about an end that job {job} has not any more, as it began anew; only \
-                 the last one can be had again",
-                message_id(job, number)
+                "{subject} began anew, and has not the end any more that delivery {id} is about; only \
+                 the last one can be had again"
             ))),
-            _ => Err(Error::new(
-                ErrorCode::NotFound,
-                format!("Job {job} has no delivery {}", message_id(job, number)),
-            )),
+            _ => Err(Error::new(ErrorCode::NotFound, format!("{subject} has no delivery {id}"))),
         }
     }
 }

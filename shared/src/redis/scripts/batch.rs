@@ -60,6 +60,8 @@ pub(in crate::redis) struct Seal<'a> {
     pub(in crate::redis) max_active: u32,
     pub(in crate::redis) weight: f64,
     pub(in crate::redis) max_result_bytes: u64,
+    /// As JSON; '' if there is none.
+    pub(in crate::redis) webhook: &'a str,
 }
 
 /// An item that becomes a job.
@@ -168,7 +170,7 @@ impl Scripts {
         let budget = seal.failure_budget.map(|it| it.to_string()).unwrap_or_default();
         call.arg(batch.id.to_string()).arg(seal.keep_ms).arg(seal.terms).arg(seal.priority);
         call.arg(budget).arg(seal.once).arg(seal.request).arg(seal.max_active).arg(seal.weight);
-        call.arg(seal.max_result_bytes);
+        call.arg(seal.max_result_bytes).arg(seal.webhook);
         self.batches.seal.run(&self.client, &call).await
     }
 

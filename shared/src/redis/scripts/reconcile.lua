@@ -18,6 +18,14 @@ local function note(what, whose)
   repaired[#repaired + 1] = {what, whose}
 end
 
+-- A delivery that is due nowhere would never be made.
+local function check_webhook(record, name, id)
+  if redis.call('HGET', record, 'delivering')
+      and redis.call('ZADD', sibling(record, 'webhooks'), 'NX', text(now_us() / 1000), name) == 1 then
+    note('webhook', id)
+  end
+end
+
 local function check_finished(record, id, job, kept_bytes, finished_us)
   local name = job.tenant .. ':' .. id .. ':' .. kept_bytes
   local is_retained = redis.call('ZSCORE', sibling(record, 'retained'), name)
@@ -25,11 +33,8 @@ local function check_finished(record, id, job, kept_bytes, finished_us)
     redis.call('ZADD', sibling(record, 'retained'), text(finished_us / 1000 + job.keep_ms), name)
     note('retained', id)
   end
-  if job.webhook and redis.call('HGET', record, 'delivering') then
-    local due_ms = text(now_us() / 1000)
-    if redis.call('ZADD', sibling(record, 'webhooks'), 'NX', due_ms, 'job:' .. id) == 1 then
-      note('webhook', id)
-    end
+  if job.webhook then
+    check_webhook(record, 'job:' .. id, id)
   end
 end
 
@@ -148,6 +153,13 @@ local function check_schedules(tenant)
   end
 end
 
+-- There are few of a tenant, too. Those that run are looked at as they are advanced.
+local function check_batches(tenant)
+  for _, id in ipairs(redis.call('ZRANGE', sibling(KEYS[1], 'batches:' .. tenant), 0, -1)) do
+    check_webhook(sibling(KEYS[1], 'batch:' .. id), 'batch:' .. id, id)
+  end
+end
+
 repeat
   if tenant ~= '' then
     local page = redis.call('ZSCAN', sibling(KEYS[1], 'listed:' .. tenant), cursor, 'COUNT', left)
@@ -162,9 +174,10 @@ repeat
       check_active(tenant)
       check_counters(tenant)
       check_schedules(tenant)
+      check_batches(tenant)
       left = left - 10
       if redis.call('EXISTS', sibling(KEYS[1], 'listed:' .. tenant), sibling(KEYS[1], 'active:' .. tenant),
-          sibling(KEYS[1], 'schedules:' .. tenant)) == 0 then
+          sibling(KEYS[1], 'schedules:' .. tenant), sibling(KEYS[1], 'batches:' .. tenant)) == 0 then
         redis.call('ZREM', KEYS[2], tenant)
       end
     end

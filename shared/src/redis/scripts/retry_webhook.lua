@@ -1,8 +1,8 @@
 -- Has a webhook told once more, or sooner than it would be.
 --
--- KEYS[1] record of the job, KEYS[2] webhooks to be told
+-- KEYS[1] record of the job or batch, KEYS[2] webhooks to be told
 -- ARGV    1 tenant, 2 name of the record, 3 number of the delivery
--- returns 'queued', 'underway' a worker is at it, 'unknown' there is no such delivery, 'outdated' the job has
+-- returns 'queued', 'underway' a worker is at it, 'unknown' there is no such delivery, 'outdated' it has
 --         another end by now, or none
 -- atomic  it must not be handed out in the same moment
 

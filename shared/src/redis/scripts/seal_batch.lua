@@ -5,7 +5,7 @@
 --         which names their placement too ('': normal, without one), 5 failures after which it is stopped ('': never), 6 idempotency key ('': none),
 --         7 what tells its request from others, 8 most jobs of the tenant in line or running (0: as many
 --         as the fleet can run), 9 weight of the tenant, 10 most bytes of results that are kept of the
---         tenant
+--         tenant, 11 its webhook as JSON ('': none)
 -- returns {'sealed', ''} (also if it was already), {'repeated', batch} the key stands for that one and this
 --         one is removed, {'mismatch', ''} the key came with another request, likewise, {'gone', ''}
 -- atomic  two uploads with one key must become one batch; from here on its items are looked for
@@ -31,6 +31,9 @@ if ARGV[4] ~= '' then
 end
 if ARGV[5] ~= '' then
   redis.call('HSET', record, 'budget', ARGV[5])
+end
+if ARGV[11] ~= '' then
+  redis.call('HSET', record, 'webhook', ARGV[11])
 end
 if ARGV[6] ~= '' then
   local key = sibling(record, 'once:' .. tenant .. ':' .. ARGV[6])

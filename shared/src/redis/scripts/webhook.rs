@@ -32,8 +32,8 @@ pub(in crate::redis) struct SettledWebhook<'a> {
     pub(in crate::redis) log: &'a str,
     /// `None` if it is not tried again.
     pub(in crate::redis) pause_ms: Option<u64>,
-    /// How long a job is kept once it has ended.
-    pub(in crate::redis) retention_ms: Option<u64>,
+    /// How long it is kept once it has ended.
+    pub(in crate::redis) retention_ms: u64,
 }
 
 impl Scripts {
@@ -60,27 +60,28 @@ impl Scripts {
             keys::deliveries(it.shard, it.of),
             keys::webhooks(it.shard),
         ]);
-        let text = |number: Option<u64>| number.map(|it| it.to_string()).unwrap_or_default();
+        let pause_ms = it.pause_ms.map(|it| it.to_string()).unwrap_or_default();
         call.arg(it.name)
             .arg(it.step)
             .arg(it.number)
             .arg(it.log)
-            .arg(text(it.pause_ms))
-            .arg(text(it.retention_ms));
+            .arg(pause_ms)
+            .arg(it.retention_ms);
         self.settle_webhook.run(&self.client, &call).await
     }
 
-    /// Has the webhook of a job told once more: 'queued', 'underway', 'unknown' or 'outdated'.
+    /// Has the webhook of a record of this name told once more: 'queued', 'underway', 'unknown' or
+    /// 'outdated'.
     pub(in crate::redis) async fn retry_webhook(
         &self,
         shard: u16,
         tenant: &TenantId,
-        job: &str,
+        name: &str,
         number: u64,
     ) -> RedisResult<String> {
-        let record = keys::record(shard, job);
+        let record = keys::notifier(shard, name);
         let mut call = self.retry_webhook.call(&[record, keys::webhooks(shard)]);
-        call.arg(tenant.as_str()).arg(format!("job:{job}")).arg(number);
+        call.arg(tenant.as_str()).arg(name).arg(number);
         self.retry_webhook.run(&self.client, &call).await
     }
 }

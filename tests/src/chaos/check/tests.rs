@@ -289,3 +289,63 @@ fn sessions_that_forget_in_silence_are_found() {
     called(&[(200, "1"), (200, "3")]).assert_wrong("3 comes where 2 should");
     called(&[(200, "1"), (503, ""), (200, "4")]).assert_wrong("it can be 3 at most");
 }
+
+#[test]
+fn batches_that_lose_or_double_an_item_are_found() {
+    let read = |lines: &[Value]| {
+        let mut run = clean();
+        let mut taken = exchange(Purpose::Batch, 202, json!({"id": "b", "items": 2}));
+        (taken.job, taken.key) = ("b".into(), "batch-key".into());
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let mut results = exchange(Purpose::Results, 200, json!(text));
+        results.job = "b".into();
+        run.exchanges.extend([taken, results]);
+        run
+    };
+    let item = |item: u64| json!({"item": item, "outcome": "exited", "exitCode": 0});
+    let lost = json!({"item": 1, "outcome": "failed", "error": {"code": "WORKER_LOST"}});
+    let end = json!({"next": 2, "end": true});
+    read(&[item(0), item(1), end.clone()]).assert_clean();
+    read(&[item(0), lost, end.clone()]).assert_clean();
+    read(&[item(0), end.clone()]).assert_wrong("there are results of {0}");
+    read(&[item(0), item(1)]).assert_wrong("and an end: false");
+    read(&[item(0), item(0), end.clone()]).assert_wrong("item 0 has two results");
+    let other = json!({"item": 1, "outcome": "exited", "exitCode": 3});
+    read(&[item(0), other, end.clone()]).assert_wrong("an item ended so");
+
+    let mut run = read(&[item(0), item(1), end]);
+    run.exchanges.pop();
+    run.assert_wrong("batch b has not ended");
+    let mut again = run.exchanges.last().unwrap().clone();
+    again.job = "c".into();
+    run.exchanges.push(again);
+    run.assert_wrong("one idempotency key, batch-key, is several batches");
+
+    // Its items' jobs do not stay.
+    let mut run = clean();
+    let committed = run.evidence.committed[JOB].clone();
+    run.evidence.committed.insert("item".into(), committed);
+    run.assert_wrong("there is no such job");
+    run.evidence.items.insert("item".into());
+    run.assert_clean();
+}
+
+#[test]
+fn schedules_that_run_twice_or_never_are_found() {
+    let shown = |runs: Value| {
+        let mut run = clean();
+        let mut shown = exchange(Purpose::Runs, 200, json!({"runs": runs}));
+        (shown.job, shown.key) = (String::new(), "s".into());
+        run.exchanges[0].purpose = Purpose::Execute;
+        run.exchanges[0].status = 503;
+        run.exchanges[0].key.clear();
+        run.exchanges.push(shown);
+        run
+    };
+    let ran = json!({"jobId": JOB, "outcome": "submitted"});
+    shown(json!([ran])).assert_clean();
+    shown(json!([{"outcome": "refused"}])).assert_wrong("jobs that nobody submitted");
+    shown(json!([])).assert_wrong("schedule s ran 0 times");
+    shown(json!([ran, ran])).assert_wrong("schedule s ran 2 times");
+    shown(json!([{"jobId": "gone"}])).assert_wrong("the job of schedule s has not ended");
+}

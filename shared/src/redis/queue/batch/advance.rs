@@ -58,19 +58,19 @@ impl Queue {
     /// [`ErrorCode::QueueUnavailable`](crate::ErrorCode::QueueUnavailable) if Redis cannot be reached.
     pub async fn tend_batches(&self) -> Result<Vec<RunningBatch>, Error> {
         self.ready().await?;
-        let mut batches = Vec::new();
-        for shard in self.shards() {
+        let step = |shard| async move {
+            let mut batches = Vec::new();
             loop {
                 let some = self.inner.scripts.tend_batches(shard, TEND_BATCH, HOLD_MS).await;
                 let (running, looked_at) = some.map_err(failure)?;
                 let ids = running.iter().filter_map(|id| id.parse().ok());
                 batches.extend(ids.map(|id| RunningBatch { shard, id }));
                 if looked_at < TEND_BATCH {
-                    break;
+                    return Ok(batches);
                 }
             }
-        }
-        Ok(batches)
+        };
+        Ok(self.shards_in_reach(step).await?.concat())
     }
 
     /// Turns items of a batch into jobs, as many as the queue has room for. A batch whose items got lost is

@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorCode};
 use crate::execution::Terms;
 use crate::id::{BatchId, TenantId};
 use crate::redis::scripts::BatchKey;
+use crate::webhook::Webhook;
 
 /// What a tenant's batches may take up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct BatchTerms {
     pub items: Terms,
     /// So many items may fail; one more, and no further one begins.
     pub failure_budget: Option<u64>,
+    /// Who is told how it ended: the batch, not each item.
+    pub webhook: Option<Webhook>,
 }
 
 /// A batch whose items are to become jobs.

@@ -195,6 +195,7 @@ impl BatchUpload {
             max_active: self.quota.max_active,
             weight: self.quota.weight,
             max_result_bytes: self.limits.max_result_bytes,
+            webhook: &terms.webhook.as_ref().map(serialize).transpose()?.unwrap_or_default(),
         };
         let sealed = self.queue.inner.scripts.seal_batch(self.key, &seal).await;
         let (word, other) = sealed.map_err(failure)?;

@@ -49,7 +49,8 @@ batches = function()
     if kept[2] then
       redis.call('DEL', sibling(batch, 'once:' .. tenant .. ':' .. kept[2]))
     end
-    redis.call('UNLINK', batch, sibling(batch, 'batch-results:' .. id))
+    redis.call('UNLINK', batch, sibling(batch, 'batch-results:' .. id), sibling(batch, 'deliveries:' .. id))
+    redis.call('ZREM', sibling(batch, 'webhooks'), 'batch:' .. id)
     redis.call('DEL', sibling(batch, 'batch-open:' .. id))
     redis.call('ZREM', sibling(batch, 'batches:' .. tenant), id)
     redis.call('ZREM', sibling(batch, 'tending'), tenant .. ':' .. id)
@@ -57,13 +58,20 @@ batches = function()
 
   -- Notes the end of a batch: this is the one place where that is known.
   function it.finish(batch, id, tenant)
-    local keep = redis.call('HMGET', batch, 'keep_ms', 'once', 'outcome')
-    redis.call('HSET', batch, 'state', 'finished', 'finished_us', text(now_us()), 'outcome', keep[3] or 'completed')
+    local at = redis.call('HMGET', batch, 'keep_ms', 'once', 'outcome', 'webhook')
+    local keep_ms = at[1]
+    redis.call('HSET', batch, 'state', 'finished', 'finished_us', text(now_us()), 'outcome', at[3] or 'completed')
     redis.call('HDEL', batch, 'low', 'checked')
     it.drop_items(batch, id, tenant)
-    it.look_after(batch, id, tenant, keep[1])
-    if keep[2] then
-      redis.call('PEXPIRE', sibling(batch, 'once:' .. tenant .. ':' .. keep[2]), keep[1])
+    if at[4] then
+      -- Its webhook is told from the record, so that is kept for as long as this may take.
+      keep_ms = text(math.max(tonumber(keep_ms), WEBHOOK_TTL_MS))
+      redis.call('HSET', batch, 'keep_ms', keep_ms)
+      announce(batch, 'batch:' .. id)
+    end
+    it.look_after(batch, id, tenant, keep_ms)
+    if at[2] then
+      redis.call('PEXPIRE', sibling(batch, 'once:' .. tenant .. ':' .. at[2]), keep_ms)
     end
     local usage = sibling(batch, 'usage:' .. tenant)
     if redis.call('HINCRBY', usage, 'batches', -1) <= 0 then

@@ -186,7 +186,7 @@ local function retain(record, id, job, summary, bytes)
 end
 
 -- Puts down that the webhook of a record is to hear of what became of it, in the very step in which that
--- happened. `name` is the record's own, behind its shard: `job:<id>`.
+-- happened. `name` is the record's own, behind its shard: `job:<id>` or `batch:<id>`.
 local function announce(record, name)
   redis.call('HINCRBY', record, 'delivery', 1)
   redis.call('HSET', record, 'delivering', '1')
