@@ -25,9 +25,16 @@ use crate::id::TenantId;
 const COMMON: &str = include_str!("scripts/functions/common.lua");
 const LINES: &str = include_str!("scripts/functions/lines.lua");
 /// With those about lines, which they use.
+const SHARES: &str = concat!(
+    include_str!("scripts/functions/lines.lua"),
+    include_str!("scripts/functions/shares.lua")
+);
+/// With those about shares, which they use.
 const JOBS: &str = concat!(
     include_str!("scripts/functions/lines.lua"),
-    include_str!("scripts/functions/jobs.lua")
+    include_str!("scripts/functions/shares.lua"),
+    include_str!("scripts/functions/jobs.lua"),
+    include_str!("scripts/functions/ending.lua")
 );
 const SESSIONS: &str = include_str!("scripts/functions/sessions.lua");
 const STREAM: &str = include_str!("scripts/functions/stream.lua");
@@ -234,7 +241,8 @@ impl Scripts {
             [constants, COMMON, JOBS, BATCHES, SESSIONS, STREAM, PLACING, GROUP, REPAIR];
         let looking = [constants, COMMON, JOBS, GROUP];
         let new_job = [constants, COMMON, LINES, ADMISSION];
-        let listed_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING, SUBMITTING];
+        let listed_job = [constants, COMMON, SHARES, ADMISSION, LISTING, PLACING, SUBMITTING];
+        let scheduled_job = [constants, COMMON, JOBS, ADMISSION, LISTING, PLACING, SUBMITTING];
         let new_call = [constants, COMMON, JOBS, SESSIONS, ADMISSION, LISTING];
         let adding = |parts: &[&str], body| Script::behind("", parts, body);
         let script = |parts: &[&str], body| Script::behind(ALLOW_OOM, parts, body);
@@ -265,7 +273,7 @@ impl Scripts {
             retry_webhook: script(&alone, include_str!("scripts/retry_webhook.lua")),
             create_schedule: adding(&alone, include_str!("scripts/create_schedule.lua")),
             change_schedule: script(&alone, include_str!("scripts/change_schedule.lua")),
-            fire_schedule: adding(&listed_job, include_str!("scripts/fire_schedule.lua")),
+            fire_schedule: adding(&scheduled_job, include_str!("scripts/fire_schedule.lua")),
             publish: script(&plain, include_str!("scripts/publish.lua")),
             input: adding(&plain, include_str!("scripts/input.lua")),
             take_input: script(&plain, include_str!("scripts/take_input.lua")),

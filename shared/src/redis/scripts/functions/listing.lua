@@ -30,16 +30,6 @@ local function refuse_to_keep(record, tenant, most, most_bytes)
   end
 end
 
--- Takes a job that has ended off the list of those that are to go in time.
-local function unretain(record, id, tenant)
-  local bytes = redis.call('HGET', record, 'kept_bytes')
-  if bytes then
-    redis.call('ZREM', sibling(record, 'retained'), tenant .. ':' .. id .. ':' .. bytes)
-    redis.call('HDEL', record, 'kept_bytes')
-    keep_bytes(record, tenant, -bytes)
-  end
-end
-
 -- Lists a job that was just written, and says so itself.
 local function list(record, id, tenant, once, request)
   redis.call('ZADD', sibling(record, 'listed:' .. tenant), '0', id)

@@ -27,7 +27,8 @@ local function enter(record, id, tenant, priority)
   end
   local account = account_of(tenant, placement)
   local backlog = sibling(record, 'backlog:' .. account)
-  if redis.call('EXISTS', backlog) == 0 and room_of(record, tenant, placement) > 0 then
+  local is_first = redis.call('EXISTS', backlog) == 0
+  if is_first and room_of(record, tenant, placement) > 0 then
     count_in(record, id, tenant, placement)
     place(record, id, priority)
     return
@@ -35,8 +36,10 @@ local function enter(record, id, tenant, priority)
   local came_s = now_us() / 1000000 - (HEAD_STARTS_S[string.match(priority or '', '^%a*')] or 0)
   redis.call('ZADD', backlog, came_s, id)
   redis.call('HSET', record, 'backlogged', '1')
-  redis.call('SADD', sibling(record, 'backlogs'), account)
-  promote(record, tenant, placement)
+  -- While others wait there is no room: whoever makes some lets them in.
+  if is_first then
+    redis.call('SADD', sibling(record, 'backlogs'), account)
+  end
 end
 
 -- Counts one more open job of a tenant, and what its payload takes; its record says that as `bytes`.
