@@ -14,6 +14,7 @@ use tests::docker::{await_gone, await_process, containers};
 use tests::node::{Node, START_TIMEOUT, STOP_TIMEOUT};
 use tests::registry::{Package, Registry, full_name};
 use tests::{Findings, Stack, binary};
+use tokio::task::JoinSet;
 
 use crate::{is_made_for, untagged, volumes, with_packages};
 
@@ -141,12 +142,19 @@ async fn what_a_killed_worker_was_installing_goes_with_the_next_start() {
         await_process(&worker, "sleep 600");
         stack.node(index).kill();
     });
-    // Or the next one would begin them again.
+    // Or the next one would begin them again. It is also who tells that they are cancelled.
+    let mut cancelling = JoinSet::new();
     for job in jobs {
-        let ended = api.send(Method::DELETE, &format!("/v1/jobs/{job}"), Some(&key), "").await;
-        findings.check("cancelled", ended.is_ok_and(|reply| reply.status < 300), &job);
+        let (api, key) = (api.clone(), key.clone());
+        cancelling.spawn(async move {
+            let path = format!("/v1/jobs/{job}");
+            api.send(Method::DELETE, &path, Some(&key), "").await.map(|reply| reply.status)
+        });
     }
-    let _next = stack.worker();
+    let _next = tokio::task::block_in_place(|| stack.worker());
+    for ended in cancelling.join_all().await {
+        findings.check("cancelled", ended.as_ref().is_ok_and(|status| *status < 300), &ended);
+    }
     tokio::task::block_in_place(|| {
         let left = left_in_the_end(&name, &before);
         findings.check("nothing is left of the build", left.is_empty(), &left);
