@@ -6,12 +6,15 @@ use std::net::TcpListener;
 use std::process::id as process_id;
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use serde_json::json;
+use tests::api::KEY;
 use tests::case::is_error;
-use tests::docker::{await_gone, containers, docker};
+use tests::docker::{await_gone, await_process, containers};
 use tests::node::{Node, START_TIMEOUT, STOP_TIMEOUT};
 use tests::registry::{Package, Registry, full_name};
 use tests::{Findings, Stack, binary};
+use tokio::task::JoinSet;
 
 use crate::{is_made_for, untagged, volumes, with_packages};
 
@@ -115,29 +118,43 @@ async fn what_a_killed_worker_was_installing_goes_with_the_next_start() {
         ("https_proxy", proxy.as_str()),
         ("NPM_CONFIG_USERCONFIG", settings),
     ];
-    let (mut stack, api) = Stack::serve_with(&json!({"worker": {"prewarm": []}}), &environment);
-    let worker = stack.worker_id(0);
+    // A name that no other test takes in the meantime.
+    let config = json!({"worker": {"prewarm": [], "name": own_name("worker")}});
+    let mut stack = Stack::fleet(&config);
+    let api = stack.gateway();
+    let index = stack.worker_with(&environment);
+    let worker = stack.worker_id(index);
     let mut findings = Findings::default();
     let (name, before) = (own_name("killed"), untagged());
-    let asked = [
+    let key = format!("Bearer {KEY}");
+    let mut jobs = Vec::new();
+    for body in [
         with_packages("bash", &[&name], "true"),
         with_packages("node", &[&full_name("endless")], "1"),
-    ];
-    let waiting = asked.map(|body| {
-        let api = api.clone();
-        #[expect(clippy::disallowed_methods, reason = "awaited below")]
-        tokio::spawn(async move { api.post(body.to_string()).await })
-    });
+    ] {
+        let sent = api.send(Method::POST, "/v1/jobs", Some(&key), body.to_string()).await;
+        let sent = sent.expect("the gateway answers");
+        findings.check("sent", sent.status == 202, &sent.text);
+        jobs.push(sent.json()["id"].as_str().unwrap_or_default().to_owned());
+    }
     tokio::task::block_in_place(|| {
         await_step(&name, &before);
-        tests::docker::await_process(&worker, "sleep 600");
-        stack.node(0).kill();
+        await_process(&worker, "sleep 600");
+        stack.node(index).kill();
     });
-    for job in waiting {
-        let heard = job.await.expect("no panic");
-        findings.check("the caller hears of it", heard.is_err(), "an answer");
+    // Or the next one would begin them again. It is also who tells that they are cancelled.
+    let mut cancelling = JoinSet::new();
+    for job in jobs {
+        let (api, key) = (api.clone(), key.clone());
+        cancelling.spawn(async move {
+            let path = format!("/v1/jobs/{job}");
+            api.send(Method::DELETE, &path, Some(&key), "").await.map(|reply| reply.status)
+        });
     }
-    let _api = stack.serve_again();
+    let _next = tokio::task::block_in_place(|| stack.worker());
+    for ended in cancelling.join_all().await {
+        findings.check("cancelled", ended.as_ref().is_ok_and(|status| *status < 300), &ended);
+    }
     tokio::task::block_in_place(|| {
         let left = left_in_the_end(&name, &before);
         findings.check("nothing is left of the build", left.is_empty(), &left);
@@ -145,8 +162,6 @@ async fn what_a_killed_worker_was_installing_goes_with_the_next_start() {
     });
     let left = volumes(&worker);
     findings.check("no volume", left.is_empty(), &left);
-    let listed = docker(&["ps", "--all", "--quiet", "--filter", "label=isol8.packages"]);
-    findings.check("nothing fills one", listed.is_empty(), &listed);
     stack.finish();
     findings.report();
 }

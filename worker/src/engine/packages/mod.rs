@@ -245,7 +245,7 @@ impl Packages {
         let mut events = Vec::new();
         let made = match layout::script(wanted.runtime) {
             Some(script) => {
-                let installing = installer.install(wanted, script, &mut events);
+                let installing = Box::pin(installer.install(wanted, script, &mut events));
                 let installed = stop.run_until_cancelled(installing).await;
                 installed.unwrap_or_else(|| Err(stopped())).map(Kept::Volume)
             }
