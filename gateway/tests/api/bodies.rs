@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Harness, send};
+use crate::harness::{Harness, SOON, send};
 
 #[tokio::test]
 async fn callers_mistakes_are_400_with_words_that_help() {
@@ -182,4 +182,28 @@ async fn every_route_names_the_field_that_is_wrong() {
         let error = send(request).await.error(400, "INVALID_REQUEST");
         assert!(error.contains(words), "{path} {body}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_is_431() {
+    let harness = Harness::start().await;
+    let execute = || {
+        let body = json!({"request": {"runtime": "bash", "code": "print hi"}});
+        harness.request(Method::POST, "/execute").json(&body)
+    };
+    let many = |count: usize| {
+        (0..count).fold(execute(), |request, number| request.header(format!("x-{number}"), "a"))
+    };
+    let long = |bytes: usize| execute().header("x-long", "a".repeat(bytes));
+    assert_eq!(send(many(80)).await.stdout(), "hi");
+    assert_eq!(send(long(30_000)).await.stdout(), "hi");
+    let path = format!("/v1/jobs?limit={}", "1".repeat(40_000));
+    for request in
+        [many(101), many(200), long(33_000), long(300_000), harness.request(Method::GET, &path)]
+    {
+        let error = send(request.timeout(SOON)).await.error(431, "HEADERS_TOO_LARGE");
+        assert!(error.contains("the most is 100, and 32768 bytes"), "{error}");
+    }
+    // Out of all proportion: without a body, but an answer still.
+    assert_eq!(send(many(300)).await.status, 431);
 }
