@@ -204,15 +204,13 @@ fn network(args: &RequestArgs, loaded: &Loaded) -> anyhow::Result<Option<Network
             })?)
         }
     };
+    let place = match network {
+        None => "a program without --net".to_owned(),
+        Some(network) => format!("the network \"{}\"", network.name()),
+    };
     for (flag, rules) in [("--allow", &args.allow), ("--deny", &args.deny)] {
-        let has_effect = rules.is_empty() || network == Some(Network::Filtered);
-        ensure!(
-            has_effect,
-            "{flag} has no effect on {}: add --net filtered",
-            network.map_or("a program without --net".to_owned(), |it| {
-                format!("the network \"{}\"", it.name())
-            })
-        );
+        let is_kept = rules.is_empty() || network == Some(Network::Filtered);
+        ensure!(is_kept, "{flag} has no effect on {place}: add --net filtered");
     }
     Ok(network)
 }
