@@ -1,6 +1,10 @@
 //! Reading and parsing request bodies: bounded one by one and together, whatever the content type, with errors that name
 //! the field.
 
+mod advice;
+mod json;
+mod strict;
+
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,13 +12,12 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::error::Category;
 use shared::id::TenantId;
 use shared::{Error, ErrorCode};
 use tokio::time::timeout;
 
+pub(crate) use self::json::{of_value, parse};
 use crate::service::slots::{Slot, Slots};
 
 /// How long a body may take to arrive; room for others is held meanwhile.
@@ -224,48 +227,9 @@ pub(crate) async fn discard(mut body: Body, max_bytes: usize) {
     let _ = timeout(DISCARD_TIME, drain).await;
 }
 
-/// Parses a JSON object.
-///
-/// # Errors
-/// `INVALID_JSON` if it is not JSON, `INVALID_REQUEST` naming the field if a value does not fit.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
-    // JavaScript's own parser takes a byte order mark, serde_json does not.
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    match serde_json::from_slice(body) {
-        // serde would take an array for an object too, field by field.
-        Ok(_) if body.trim_ascii_start().first() != Some(&b'{') => {
-            Err(Error::invalid("The request body must be a JSON object"))
-        }
-        Ok(value) => Ok(value),
-        Err(error) if error.classify() == Category::Data => Err(field_error::<T>(body)),
-        Err(error) => Err(Error::new(
-            ErrorCode::InvalidJson,
-            format!("The request body is not valid JSON: {error}"),
-        )),
-    }
-}
-
-/// Parses once more to learn which field was at fault; the good path does not pay for it.
-fn field_error<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Error {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Ok(_) => Error::invalid("The request does not have the right shape"),
-        Err(error) => {
-            let path = error.path().to_string();
-            let at = if path == "." { String::new() } else { format!("{path}: ") };
-            Error::invalid(format!("{at}{}", error.into_inner()))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::execution::ExecuteEnvelope;
-
-    fn error(json: &str) -> Error {
-        parse::<ExecuteEnvelope>(json.as_bytes()).unwrap_err()
-    }
 
     #[tokio::test]
     async fn large_bodies_take_turns_and_no_tenant_takes_all_room() {
@@ -295,92 +259,5 @@ mod tests {
         let body = Body::from(vec![b' '; 1001]);
         let read = intake.read(&TenantId::new("a"), &HeaderMap::new(), body).await;
         assert_eq!(read.err().unwrap().code(), ErrorCode::PayloadTooLarge);
-    }
-
-    #[test]
-    fn what_is_not_json_says_so() {
-        for body in ["", "{", "nope", "{\"request\":{}}x", "\u{1}", "{'a':1}"] {
-            assert_eq!(error(body).code(), ErrorCode::InvalidJson, "{body:?}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_type_names_its_field() {
-        for (body, expected) in [
-            (r#"{"request":{"runtime":"bash","timeoutMs":"1s"}}"#, "request.timeoutMs"),
-            (r#"{"request":{"runtime":"bash","env":{"A":1}}}"#, "request.env.A"),
-            (r#"{"request":{"runtime":7}}"#, "request.runtime"),
-            (r#"{"request":{},"options":{"network":"bridge"}}"#, "options.network"),
-            (r#"{"request":{"runtime":"bash","outputPaths":["a",3]}}"#, "request.outputPaths[1]"),
-        ] {
-            let error = error(body);
-            assert_eq!(error.code(), ErrorCode::InvalidRequest, "{body}");
-            assert!(error.message().starts_with(expected), "{}", error.message());
-        }
-    }
-
-    #[test]
-    fn a_field_of_several_forms_says_what_was_got_and_what_is_allowed() {
-        let network =
-            |value: &str| format!(r#"{{"request":{{}},"options":{{"network":{value}}}}}"#);
-        let secret = |value: &str| {
-            format!(r#"{{"request":{{}},"options":{{"secrets":{{"KEY":{value}}}}}}}"#)
-        };
-        let file = |value: &str| format!(r#"{{"request":{{"files":{{"a":{value}}}}}}}"#);
-        let modes = r#""none", "filtered" or "host", or one for each part"#;
-        let mode = "`none`, `host`, `filtered`";
-        let bound = r#"a string, or {"value": string, "hosts": [string, …]}"#;
-        let bytes = r#"a string, {"type": "Buffer", "data": [bytes]} or {"base64": text}"#;
-        for (body, path, got, allowed) in [
-            (network(r#""bridge""#), "options.network: ", "\"bridge\"", modes),
-            (network("7"), "options.network: ", "`7`", modes),
-            (network("[]"), "options.network: ", "sequence", modes),
-            (network(r#"{"setup":"none"}"#), "options.network: ", "missing", "`run`"),
-            (network(r#"{"setup":"none","run":"x"}"#), "options.network.run: ", "`x`", mode),
-            (secret("4711"), "options.secrets.KEY: ", "a number", bound),
-            (secret("true"), "options.secrets.KEY: ", "a boolean", bound),
-            (secret("null"), "options.secrets.KEY: ", "null", bound),
-            (secret(r#"{"value":4711}"#), "options.secrets.KEY.value: ", "a number", "a string"),
-            (secret(r#"{"value":"v"}"#), "options.secrets.KEY: ", "missing", "`hosts`"),
-            (
-                secret(r#"{"value":"v","hosts":["a",1]}"#),
-                "options.secrets.KEY.hosts[1]: ",
-                "`1`",
-                "a string",
-            ),
-            (
-                secret(r#"{"value":"v","hosts":[],"port":1}"#),
-                "options.secrets.KEY.port: ",
-                "`port`",
-                "`tls`",
-            ),
-            (file("7"), "request.files.a: ", "`7`", bytes),
-            (file("{}"), "request.files.a: ", "another object", bytes),
-            (file(r#"{"type":"Buffer","data":[300]}"#), "request.files.a.data[0]: ", "300", "u8"),
-            (file(r#"{"base64":"?"}"#), "request.files.a: ", "base64", "cannot be read"),
-        ] {
-            let error = error(&body);
-            assert_eq!(error.code(), ErrorCode::InvalidRequest, "{body}");
-            let said = error.message();
-            assert!(said.starts_with(path), "{body}: {said}");
-            assert!(said.contains(got) && said.contains(allowed), "{body}: {said}");
-            assert!(!said.contains("4711") && !said.contains("untagged"), "{body}: {said}");
-        }
-    }
-
-    #[test]
-    fn a_missing_request_is_named() {
-        for body in ["{}", r#"{"options":{}}"#] {
-            assert!(error(body).message().contains("missing field `request`"));
-        }
-        assert_eq!(error("[]").code(), ErrorCode::InvalidRequest);
-        assert_eq!(error("null").code(), ErrorCode::InvalidRequest);
-        assert_eq!(error(r#"[{"runtime":"bash"}]"#).code(), ErrorCode::InvalidRequest);
-    }
-
-    #[test]
-    fn a_byte_order_mark_does_no_harm() {
-        let body = b"\xef\xbb\xbf{\"request\":{\"runtime\":\"bash\"}}";
-        assert_eq!(parse::<ExecuteEnvelope>(body).unwrap().request.runtime, "bash");
     }
 }

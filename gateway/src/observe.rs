@@ -1,5 +1,5 @@
-//! The outermost layer: request id, panics, error bodies, one counter and, if asked for, one log
-//! line. No span and no clone of anything large on the way of a request that succeeds.
+//! The outermost layer: request id, how much a head may hold, panics, error bodies, one counter and, if asked for, one
+//! log line. No span and no clone of anything large on the way of a request that succeeds.
 
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -18,6 +18,10 @@ use crate::state::State;
 
 /// Route label of paths that no route matches; the paths themselves are the caller's to choose.
 const UNMATCHED: &str = "unmatched";
+/// Most headers of a request, and most bytes of its address, their names and their values together. What parses the
+/// heads takes more, so that whoever sends a little too much is told so.
+const MAX_HEADERS: usize = 100;
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// Wraps the handling of one request.
 pub(crate) async fn observe(
@@ -30,7 +34,10 @@ pub(crate) async fn observe(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let line = enabled!(Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
 
-    let mut response = caught(next.run(request)).await;
+    let mut response = match check_head(&request) {
+        Ok(()) => caught(next.run(request)).await,
+        Err(error) => ApiError::from(error).into_response(),
+    };
 
     if let Some(failed) = response.extensions_mut().remove::<ApiError>() {
         let text = id.to_str().unwrap_or_default();
@@ -44,6 +51,24 @@ pub(crate) async fn observe(
     }
     response.headers_mut().insert(request_id::HEADER, id);
     response
+}
+
+fn check_head(request: &Request) -> Result<(), Error> {
+    let headers = request.headers();
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    let bytes =
+        bytes.sum::<usize>() + request.uri().path_and_query().map_or(0, |it| it.as_str().len());
+    if headers.len() <= MAX_HEADERS && bytes <= MAX_HEAD_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::HeadersTooLarge,
+        format!(
+            "The request has {} headers, and {bytes} bytes in them and its address; the most is {MAX_HEADERS}, and \
+             {MAX_HEAD_BYTES} bytes. Send what is large in the body",
+            headers.len()
+        ),
+    ))
 }
 
 /// A panic in a handler is a 500 of that request alone. The panic's own text went to the log through

@@ -39,6 +39,9 @@ const MAX_CONNECTIONS: usize = 16_384;
 /// or one that sends its headers drop by drop. Longer than the 90 s after which common clients
 /// give up idle connections, so that it is they who close. A request in progress has no limit.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// Headers that are parsed; more are answered 431 by the parser itself, without a word. Well over what
+/// [`observe`](crate::observe) lets in.
+const MAX_PARSED_HEADERS: usize = 256;
 /// How long a peer may neither take nor acknowledge what was sent to it: one that is gone without a
 /// word, or that does not read.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -166,6 +169,7 @@ async fn serve(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_PARSED_HEADERS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = pin!(connection);

@@ -30,6 +30,8 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The body is over the server's limit.
     PayloadTooLarge,
+    /// The address and the headers are.
+    HeadersTooLarge,
     /// The queue is at its limit; try again later.
     QueueFull,
     /// The queue cannot be reached; try again later.
@@ -92,6 +94,7 @@ impl ErrorCode {
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+            Self::HeadersTooLarge => "HEADERS_TOO_LARGE",
             Self::QueueFull => "QUEUE_FULL",
             Self::QueueUnavailable => "QUEUE_UNAVAILABLE",
             Self::ImageNotFound => "IMAGE_NOT_FOUND",

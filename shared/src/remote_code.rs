@@ -66,6 +66,11 @@ impl RemoteCodeRules {
         }
         let url = Url::parse(address.trim())
             .map_err(|error| Error::invalid(format!("codeUrl is not an address: {error}")))?;
+        if leads_elsewhere(address) {
+            return Err(Error::invalid(format!(
+                "codeUrl has . or .. in its path, and leads to {url}: write that if it is meant"
+            )));
+        }
         self.check(&url, allows_insecure, addresses)?;
         let hash = hash.map(str::trim).filter(|hash| !hash.is_empty());
         if self.settings.require_hash && hash.is_none() {
@@ -120,6 +125,17 @@ impl RemoteCodeRules {
     }
 }
 
+/// Whether the path of an address, as it is written, has parts that stand for another one: what was put together
+/// from parts of somebody else's would be fetched from a place that nobody named.
+fn leads_elsewhere(address: &str) -> bool {
+    // What the parser of addresses passes over, it passes over inside a part too.
+    let address: String = address.chars().filter(|it| !matches!(it, '\t' | '\r' | '\n')).collect();
+    let path = address.split(['?', '#']).next().unwrap_or_default();
+    let is_dots =
+        |part: &str| matches!(part.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    path.trim().split(['/', '\\']).any(is_dots)
+}
+
 /// The refusal of a host on account of where it leads.
 #[must_use]
 pub fn blocked(host: &Host, reason: Reason) -> Error {
@@ -161,6 +177,15 @@ mod tests {
         for (rules, url, insecure, words) in [
             (&closed, "nonsense", false, "Remote code fetching is disabled"),
             (&plain, "nonsense", false, "codeUrl is not an address"),
+            (
+                &plain,
+                "https://raw.githubusercontent.com/../../x/y",
+                false,
+                "leads to https://raw.githubusercontent.com/x/y",
+            ),
+            (&plain, "https://example.com/a/%2E./b.py ", false, "has . or .. in its path"),
+            (&plain, "https://example.com/a/.\t./b.py", false, "has . or .. in its path"),
+            (&plain, "https://example.com/a\\..\\b.py", false, "has . or .. in its path"),
             (&plain, "http://example.com/a.py", false, "Insecure code URL blocked"),
             (&plain, "http://example.com/a.py", true, "URL scheme not allowed: http"),
             (&plain, "ftp://example.com/a.py", true, "URL scheme not allowed: ftp"),
@@ -187,6 +212,7 @@ mod tests {
             assert!(message.contains(words), "{url}: {message}");
         }
         assert!(check(&hosts(&["^good\\."], &[]), "https://good.example/a", false).is_ok());
+        assert!(check(&plain, "https://example.com/.a/b..py?../#/../", false).is_ok());
     }
 
     #[test]

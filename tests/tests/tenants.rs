@@ -8,7 +8,7 @@ use futures_util::stream;
 use reqwest::{Body, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tests::api::KEY;
-use tests::{Api, Stack, code, docker};
+use tests::{Api, Stack, Upstream, code, command, docker, reflect};
 use tokio::sync::Notify;
 
 /// A large file, and how much Redis may grow by it.
@@ -258,5 +258,59 @@ async fn a_worker_that_dies_under_a_file_does_not_leave_its_caller_waiting() {
     let (status, _) = tenant.ask(Method::DELETE, "/session/s").await;
     assert_eq!(status, 200);
     docker::await_gone(opened["containerId"].as_str().expect("it ran in a container"));
+    stack.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_network_is_for_those_who_may_have_it() {
+    let (stack, api) = Stack::serve(&json!({
+        "auth": {"enabled": true},
+        "worker": {"prewarm": ["bash"]},
+        "policy": {"tenants": {"trusted": {"networks": ["none", "filtered", "host"]}}},
+    }));
+    let (trusted, other) = (Tenant::new(&api, "trusted").await, Tenant::new(&api, "other").await);
+    let upstream = Upstream::start("127.0.0.1", reflect).await;
+    let line = format!("curl -s --noproxy '*' {} || echo unreached", upstream.at("/x"));
+    let asking = |options: Value, session: Option<&str>| {
+        let mut body = command("bash", &line);
+        body["options"] = options;
+        body["sessionId"] = json!(session);
+        body
+    };
+    let (host, none) = (json!({"network": "host"}), json!({"network": "none"}));
+    for (body, stdout) in [
+        (asking(host.clone(), None), "/x 0"),
+        // Its warm sandbox is of the host's network, and not for this.
+        (asking(none.clone(), None), "unreached"),
+        (asking(json!({}), None), "unreached"),
+        (asking(host.clone(), None), "/x 0"),
+        (asking(host.clone(), Some("hosted")), "/x 0"),
+        (asking(host.clone(), Some("hosted")), "/x 0"),
+        (asking(none, Some("closed")), "unreached"),
+        // A session keeps the network that it was opened with.
+        (asking(host.clone(), Some("closed")), "unreached"),
+    ] {
+        let sent = trusted.request(Method::POST, "/execute").json(&body).send().await;
+        let result: Value = sent.expect("there is an answer").json().await.expect("it is JSON");
+        assert_eq!(result["stdout"], stdout, "{body}: {result}");
+    }
+    assert_eq!(upstream.seen().len(), 4);
+    for path in ["/execute", "/execute/stream", "/v1/jobs"] {
+        let sent = other.request(Method::POST, path).json(&asking(host.clone(), None)).send().await;
+        let response = sent.expect("there is an answer");
+        assert_eq!(response.status(), 400, "{path}");
+        let error: Value = response.json().await.expect("errors are JSON");
+        assert_eq!(error["code"], "POLICY_VIOLATION", "{error}");
+        assert!(
+            error["error"].as_str().is_some_and(|it| it.contains("(policy.networks)")),
+            "{error}"
+        );
+    }
+    // The master acting for another is held to what that one may have.
+    let body = asking(host, None).to_string();
+    let theirs = api.post_as("other", "/execute", body.clone()).await.expect("there is an answer");
+    assert_eq!(theirs.status, 400, "{}", theirs.text);
+    let ours = api.post_as("trusted", "/execute", body).await.expect("there is an answer");
+    assert_eq!(ours.json()["stdout"], "/x 0", "{}", ours.text);
     stack.finish();
 }

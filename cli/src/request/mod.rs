@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use client::Execution;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use shared::config::Loaded;
 use shared::execution::{
     BoundSecret, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
@@ -191,14 +191,28 @@ fn network_filter(args: &RequestArgs, loaded: &Loaded) -> Option<FilterOptions> 
     })
 }
 
+/// The network asked for. Rules that no other network would keep to are refused with it: whoever gives
+/// them believes that they hold.
 fn network(args: &RequestArgs, loaded: &Loaded) -> anyhow::Result<Option<Network>> {
-    let Some(name) = &args.net else {
-        let is_written = is_written(loaded, "defaults.network");
-        return Ok(is_written.then_some(loaded.config.defaults.network));
+    let network = match &args.net {
+        None => is_written(loaded, "defaults.network").then_some(loaded.config.defaults.network),
+        Some(name) => {
+            let known = [Network::None, Network::Host, Network::Filtered];
+            let found = known.into_iter().find(|network| network.name() == name);
+            Some(found.with_context(|| {
+                format!("unknown network mode \"{name}\": use none, host or filtered")
+            })?)
+        }
     };
-    let network = serde_json::from_value(Value::String(name.clone()))
-        .with_context(|| format!("unknown network mode \"{name}\": use none, host or filtered"))?;
-    Ok(Some(network))
+    let place = match network {
+        None => "a program without --net".to_owned(),
+        Some(network) => format!("the network \"{}\"", network.name()),
+    };
+    for (flag, rules) in [("--allow", &args.allow), ("--deny", &args.deny)] {
+        let is_kept = rules.is_empty() || network == Some(Network::Filtered);
+        ensure!(is_kept, "{flag} has no effect on {place}: add --net filtered");
+    }
+    Ok(network)
 }
 
 /// The secrets; those that are bound to hosts stay with the worker. `KEY=http://HOST` binds to a host that

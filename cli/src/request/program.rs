@@ -4,7 +4,7 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use shared::runtime::Runtime;
 
 use crate::args::{ProgramArgs, RequestArgs};
@@ -105,18 +105,27 @@ fn address(args: &RequestArgs) -> anyhow::Result<Option<String>> {
         return Ok(Some(url.clone()));
     }
     if let Some(place) = &args.github {
-        let parts: Vec<_> = place.splitn(4, '/').collect();
-        let [owner, repository, reference, path] = parts[..] else {
-            bail!("--github \"{place}\" is not OWNER/REPO/REF/PATH");
-        };
         ensure!(
-            parts.iter().all(|part| !part.is_empty()),
-            "--github \"{place}\" is not OWNER/REPO/REF/PATH"
+            is_place(place, 4),
+            "--github \"{}\" is not OWNER/REPO/REF/PATH",
+            place.escape_debug()
         );
-        return Ok(Some(format!("{GITHUB}/{owner}/{repository}/{reference}/{path}")));
+        return Ok(Some(format!("{GITHUB}/{place}")));
     }
     let Some(place) = &args.gist else { return Ok(None) };
-    let parts = place.split_once('/').filter(|(id, file)| !id.is_empty() && !file.is_empty());
-    let (id, file) = parts.with_context(|| format!("--gist \"{place}\" is not ID/FILE"))?;
+    let parts = place.split_once('/').filter(|_| is_place(place, 2));
+    let (id, file) =
+        parts.with_context(|| format!("--gist \"{}\" is not ID/FILE", place.escape_debug()))?;
     Ok(Some(format!("{GIST}/{id}/raw/{file}")))
+}
+
+/// Whether it has at least so many parts, and the address made of it leads to them: no part may mean
+/// another directory, or end the path, once it is part of an address.
+fn is_place(place: &str, parts: usize) -> bool {
+    let leads_there = |part: &str| {
+        let plain = part.to_ascii_lowercase().replace("%2e", ".");
+        let ends_the_path = |letter: char| "?#\\".contains(letter) || letter.is_control();
+        !matches!(plain.as_str(), "" | "." | "..") && !part.contains(ends_the_path)
+    };
+    place.split('/').count() >= parts && place.split('/').all(leads_there)
 }

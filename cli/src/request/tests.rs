@@ -145,10 +145,16 @@ fn addresses_are_made_of_short_forms() {
         assert_eq!((found.code_url.as_deref(), found.runtime.as_str()), (Some(url), runtime));
     }
     assert!(refusal(&["--url", "https://h/x?f=a.py"]).contains("Cannot detect runtime"));
-    for place in ["me/it/main", "me/it//a.py", "me"] {
+    let odd = "me/it/main/../a.py me/it/main/%2e%2E/a.py me/it/./a.py me\\it/main/x/a.py ../../x/y.py \
+        me/it/main/a.py?x me/it/main/a.py#x me/it/main/a/ me/it/main/.%2e ./it/main/a.py";
+    for place in ["me/it/main", "me/it//a.py", "me", "me/it/main/a b/\n.py"]
+        .into_iter()
+        .chain(odd.split_ascii_whitespace())
+    {
         assert!(refusal(&["--github", place]).contains("is not OWNER/REPO/REF/PATH"), "{place}");
     }
-    for place in ["abc", "abc/", "/a.py"] {
+    for place in ["abc", "abc/", "/a.py", "../a.py", "abc/../../x.py", "abc/.%2E/x.py", "a?b/x.py"]
+    {
         assert!(refusal(&["--gist", place]).contains("is not ID/FILE"), "{place}");
     }
 }
@@ -231,7 +237,7 @@ fn only_what_was_asked_for_is_sent() {
         "1",
         "--timeout",
         "5",
-        "--net=host",
+        "--net=filtered",
         "--allow",
         "a",
         "--deny",
@@ -250,7 +256,7 @@ fn only_what_was_asked_for_is_sent() {
     assert_eq!((all.request.timeout_ms, all.options.timeout_ms), (Some(5), Some(5)));
     assert_eq!(
         (all.options.network, all.options.pids_limit),
-        (Some(Network::Host.into()), Some(9))
+        (Some(Network::Filtered.into()), Some(9))
     );
     assert_eq!(
         serde_json::to_value(&all.more_options).unwrap(),
@@ -272,7 +278,42 @@ fn packages_do_not_give_the_program_a_network() {
         network(&["-e", "1", "--install", "numpy", "--net=filtered"]),
         Some(Network::Filtered.into())
     );
-    assert!(refusal(&["-e", "1", "--net", "all"]).contains("unknown network mode \"all\""));
+}
+
+#[test]
+fn a_network_that_is_none_is_named_once() {
+    let error = request(&["-e", "1", "--net", "all"]).unwrap_err();
+    assert_eq!(format!("{error:#}"), "unknown network mode \"all\": use none, host or filtered");
+}
+
+#[test]
+fn rules_that_nothing_would_keep_to_are_refused() {
+    for (line, said) in [
+        (
+            &["--allow", "a"][..],
+            "--allow has no effect on a program without --net: add --net filtered",
+        ),
+        (&["--deny", "a"], "--deny has no effect on a program without --net: add --net filtered"),
+        (
+            &["--deny", "a", "--net", "none"],
+            "--deny has no effect on the network \"none\": add --net filtered",
+        ),
+        (
+            &["--allow", "a", "--net", "host"],
+            "--allow has no effect on the network \"host\": add --net filtered",
+        ),
+    ] {
+        assert_eq!(refusal(&[&["-e", "1"], line].concat()), said);
+    }
+    // The network may be configured, and so may rules for when it is asked for.
+    let mut loaded = nothing_written();
+    let source = shared::config::Source::Variable("X".into());
+    loaded.sources.insert("defaults.network".into(), source.clone());
+    loaded.config.defaults.network = Network::Filtered;
+    assert!(of_run(&args(&["-e", "1", "--allow", "a"]), &Session::None, &loaded).is_ok());
+    let mut loaded = nothing_written();
+    loaded.sources.insert("network.whitelist".into(), source);
+    assert!(of_run(&args(&["-e", "1"]), &Session::None, &loaded).is_ok());
 }
 
 #[test]

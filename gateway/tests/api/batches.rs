@@ -215,6 +215,20 @@ async fn one_wrong_item_and_nothing_runs() {
         ),
         (LINES, lines(&json!({}), 1), 400, "INVALID_REQUEST", "line 2: "),
         (
+            LINES,
+            lines(&json!({"request": {"runtime": "bash", "installPackage": ["a"]}}), 1),
+            400,
+            "INVALID_REQUEST",
+            "line 1: request.installPackage: unknown field `installPackage`; did you mean `installPackages`?",
+        ),
+        (
+            LINES,
+            format!("{many}{{\"options\":{{\"networkFilter\":[]}}}}"),
+            400,
+            "INVALID_REQUEST",
+            "line 702: options.networkFilter: invalid type: an array, expected an object",
+        ),
+        (
             "application/json",
             r#"{"request":{"runtime":"bash","code":"exit 0"},"items":[{},{"id":""}]}"#.into(),
             400,

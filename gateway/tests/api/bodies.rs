@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Harness, send};
+use crate::harness::{Harness, SOON, send};
 
 #[tokio::test]
 async fn callers_mistakes_are_400_with_words_that_help() {
@@ -72,4 +72,138 @@ async fn a_body_over_the_limit_is_413() {
         let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
         harness.post(chunked).await.error(413, "PAYLOAD_TOO_LARGE");
     }
+}
+
+#[tokio::test]
+async fn every_route_names_the_field_that_is_wrong() {
+    let harness = Harness::without_worker(|config| config.auth.enabled = true).await;
+    let (bash, schedule) = (r#""request":{"runtime":"bash","code":"x"}"#, r#""cron":"0 0 1 1 *""#);
+    let [post, patch] = [Method::POST, Method::PATCH];
+    for (method, path, body, words) in [
+        (
+            &patch,
+            "/v1/sessions/s/network",
+            r#"{"mode":5}"#.to_owned(),
+            "mode: invalid type: integer `5`, expected one of `none`",
+        ),
+        (
+            &patch,
+            "/v1/sessions/s/network",
+            r#"{"whitelists":[]}"#.into(),
+            "`whitelists`; did you mean `whitelist`?",
+        ),
+        (&patch, "/v1/sessions/s/network", "[null,[]]".into(), "must be a JSON object"),
+        (
+            &post,
+            "/execute",
+            format!(r#"{{{bash},"options":{{"networkFilter":[]}}}}"#),
+            "options.networkFilter: invalid type: an array, expected an object",
+        ),
+        (
+            &post,
+            "/execute",
+            format!(r#"{{{bash},"options":{{"installPackages":["a"]}}}}"#),
+            "it belongs in `request`",
+        ),
+        (
+            &post,
+            "/execute/stream",
+            format!(r#"{{{bash},"queue":{{"durability":true}}}}"#),
+            "queue.durability: ",
+        ),
+        (&post, "/v1/jobs", format!(r#"{{{bash},"queue":{{"priority":1}}}}"#), "queue.priority: "),
+        (
+            &post,
+            "/v1/jobs",
+            format!(r#"{{{bash},"tags":["a"]}}"#),
+            "tags: unknown field `tags`; it belongs in `queue`",
+        ),
+        (&post, "/v1/schedules", format!(r#"{{{bash},{schedule},"missed":7}}"#), "missed: "),
+        (
+            &post,
+            "/v1/schedules",
+            format!(r#"{{{bash},{schedule},"overlaps":"skip"}}"#),
+            "did you mean `overlap`?",
+        ),
+        (
+            &post,
+            "/v1/schedules",
+            format!(r#"{{{bash},{schedule},"options":{{"stdin":"a"}}}}"#),
+            "options.stdin: unknown field `stdin`; it belongs in `request`",
+        ),
+        (&patch, "/v1/schedules/x", r#"{"enabled":"no"}"#.into(), "enabled: "),
+        (&patch, "/v1/schedules/x", r#"{"enable":false}"#.into(), "did you mean `enabled`?"),
+        (
+            &post,
+            "/v1/batches",
+            format!(r#"{{{bash},"options":[],"items":[{{}}]}}"#),
+            "the batch: options: ",
+        ),
+        (
+            &post,
+            "/v1/batches",
+            r#"{"request":{"installPackage":[]},"items":[{}]}"#.into(),
+            "the batch: request.installPackage: ",
+        ),
+        (
+            &post,
+            "/v1/batches",
+            format!(r#"{{{bash},"items":[{{"options":{{"timeout":1}}}}]}}"#),
+            "items[0]: options.timeout: ",
+        ),
+        (
+            &post,
+            "/v1/batches",
+            format!(r#"{{{bash},"items":[{{"code":"x"}}]}}"#),
+            "items[0]: code: unknown field `code`; it belongs in `request`",
+        ),
+        (
+            &post,
+            "/v1/dead-letters/x/redrive",
+            r#"{"options":{"network":1}}"#.into(),
+            "options.network: ",
+        ),
+        (
+            &post,
+            "/auth/keys",
+            r#"{"name":"a","scopes":["job"]}"#.into(),
+            "scopes[0]: unknown variant `job`",
+        ),
+        (&post, "/auth/login", r#"{"tenant":"a"}"#.into(), "did you mean `tenantId`?"),
+        (
+            &post,
+            "/file",
+            r#"{"sessionID":"s","path":"a","content":""}"#.into(),
+            "did you mean `sessionId`?",
+        ),
+        (&post, "/cleanup", r#"{"images":1}"#.into(), "images: "),
+    ] {
+        let request = harness.request(method.clone(), path).body(body.clone());
+        let error = send(request).await.error(400, "INVALID_REQUEST");
+        assert!(error.contains(words), "{path} {body}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_is_431() {
+    let harness = Harness::start().await;
+    let execute = || {
+        let body = json!({"request": {"runtime": "bash", "code": "print hi"}});
+        harness.request(Method::POST, "/execute").json(&body)
+    };
+    let many = |count: usize| {
+        (0..count).fold(execute(), |request, number| request.header(format!("x-{number}"), "a"))
+    };
+    let long = |bytes: usize| execute().header("x-long", "a".repeat(bytes));
+    assert_eq!(send(many(80)).await.stdout(), "hi");
+    assert_eq!(send(long(30_000)).await.stdout(), "hi");
+    let path = format!("/v1/jobs?limit={}", "1".repeat(40_000));
+    for request in
+        [many(101), many(200), long(33_000), long(300_000), harness.request(Method::GET, &path)]
+    {
+        let error = send(request.timeout(SOON)).await.error(431, "HEADERS_TOO_LARGE");
+        assert!(error.contains("the most is 100, and 32768 bytes"), "{error}");
+    }
+    // Out of all proportion: without a body, but an answer still.
+    assert_eq!(send(many(300)).await.status, 431);
 }

@@ -55,7 +55,16 @@ async fn a_tenant_cleans_up_after_itself_alone() {
 #[tokio::test]
 async fn the_master_cleans_up_after_everybody() {
     let (harness, ours, theirs) = start().await;
-    for (body, sessions) in [("", 2), ("not json", 0), ("[]", 0), (r#"{"images":"x"}"#, 0)] {
+    // What keeps images is not misread as their end.
+    for (body, words) in [
+        (r#"{"images":"false"}"#, "images: invalid type: string"),
+        (r#"{"image":false}"#, "did you mean `images`?"),
+        ("[]", "must be a JSON object"),
+    ] {
+        let refused = send(harness.request(Method::POST, "/cleanup").body(body)).await;
+        assert!(refused.error(400, "INVALID_REQUEST").contains(words), "{refused:?}");
+    }
+    for (body, sessions) in [("", 2), ("not json", 0), (r#"{"images":null}"#, 0)] {
         let report = clean_up(harness.request(Method::POST, "/cleanup").body(body)).await;
         let expected = json!({
             "ok": true, "sessions": removed(sessions), "containers": removed(3), "images": removed(1),

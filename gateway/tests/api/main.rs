@@ -22,6 +22,7 @@ mod jobs;
 mod keys;
 mod outages;
 mod placement;
+mod policy;
 mod schedules;
 mod sessions;
 mod shutdown;

@@ -8,7 +8,7 @@ use chrono::Utc;
 use serde_json::json;
 use shared::execution::{Ending, ExecutionResult, Failure, Job, Outcome, Source, Timings};
 use shared::id::{JobId, WorkerId};
-use shared::redis::{Claimed, Queue};
+use shared::redis::{BatchCache, Claimed, Commit, Queue};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -33,8 +33,15 @@ pub(crate) async fn run(queue: Queue) {
 
 async fn pretend(queue: Queue, worker: WorkerId, claimed: Claimed) {
     let ending = ending(&claimed.job, claimed.lease.job).await;
-    while queue.finish(worker, &claimed.lease, &ending).await.is_err() {
-        sleep(Duration::from_millis(100)).await;
+    let commit = loop {
+        match queue.finish(worker, &claimed.lease, &ending).await {
+            Ok(commit) => break commit,
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    };
+    if let (Commit::DoneLow, Some(batch)) = (commit, claimed.lease.batch) {
+        // Who tends batches by the clock looks at each of them every two seconds only.
+        let _ = queue.advance_batch(batch, &mut BatchCache::default()).await;
     }
 }
 

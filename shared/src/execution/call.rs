@@ -64,9 +64,10 @@ impl Call {
     }
 }
 
-/// A change of what a session may reach over the filtered network. What is absent stays as it is.
+/// A change of what a session may reach over the filtered network. What is absent stays as it is; a name
+/// that is not known is refused, as in [`FilterOptions`](super::FilterOptions).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct NetworkChange {
     /// `filtered` opens the way out, `none` seals it.
     #[serde(skip_serializing_if = "Option::is_none")]

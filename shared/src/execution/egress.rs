@@ -74,7 +74,13 @@ impl BoundSecret {
                 }
                 _ => (entry.as_str(), usual_port),
             };
-            Ok((host.parse().map_err(|error: HostError| error.to_string())?, port))
+            let without_tls = if entry.starts_with("http://") {
+                "; for a host that is spoken to without TLS, set \"tls\": false"
+            } else {
+                ""
+            };
+            let host = host.parse().map_err(|error: HostError| format!("{error}{without_tls}"))?;
+            Ok((host, port))
         };
         self.hosts.iter().map(place).collect()
     }

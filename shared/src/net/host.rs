@@ -24,6 +24,9 @@ pub enum HostError {
     /// It is a number or an address, but not in the notation everybody reads alike.
     #[error("\"{0}\" is not a canonical address; write it like 192.0.2.1 or [2001:db8::1]")]
     OddAddress(String),
+    /// There is more to it than a host: it begins like an address of the web, or goes on like one.
+    #[error("\"{0}\" is more than a host: leave out the {1}")]
+    MoreThanAHost(String, &'static str),
     /// It is no host name.
     #[error("\"{0}\" is not a host name")]
     NotAName(String),
@@ -53,6 +56,9 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, HostError> {
         let odd = || HostError::OddAddress(text.escape_debug().to_string());
+        if text.contains('/') {
+            return Err(more_than_a_host(text));
+        }
         if let Some(inside) = text.strip_prefix('[') {
             let inside = inside.strip_suffix(']').ok_or_else(odd)?;
             let address: Ipv6Addr = inside.parse().map_err(|_| odd())?;
@@ -75,6 +81,19 @@ impl FromStr for Host {
         }
         Ok(Self::Name(name))
     }
+}
+
+fn more_than_a_host(text: &str) -> HostError {
+    let (has_scheme, rest) = match text.split_once("://") {
+        Some((_, rest)) => (true, rest),
+        None => (false, text),
+    };
+    let what = match (has_scheme, rest.contains('/')) {
+        (true, true) => "scheme and the path",
+        (true, false) => "scheme",
+        (false, _) => "path",
+    };
+    HostError::MoreThanAHost(text.escape_debug().to_string(), what)
 }
 
 fn is_label(label: &str) -> bool {
@@ -151,25 +170,29 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_the_web_is_told_what_it_has_too_much_of() {
+        for (text, what) in [
+            ("http://a.b/", "the scheme and the path"),
+            ("https://[::1]:9/x", "the scheme and the path"),
+            ("https://a.b", "the scheme"),
+            ("a.b/", "the path"),
+            ("a/b", "the path"),
+            ("//a.b", "the path"),
+        ] {
+            let error = text.parse::<Host>().unwrap_err().to_string();
+            assert!(error.ends_with(&format!("leave out {what}")), "{error}");
+            assert_eq!(Host::with_port(text).unwrap_err().to_string(), error);
+        }
+    }
+
+    #[test]
     fn what_is_no_name_is_refused() {
         let long_label = format!("{}.example", "a".repeat(64));
         let long_name = ["a"; 130].join(".");
-        for text in [
-            "",
-            ".",
-            "..",
-            "a..b",
-            "a b",
-            "a/b",
-            "a@b",
-            "a\r\nb",
-            "a%b",
-            "bücher.example",
-            "*",
-            "a?",
-        ]
-        .into_iter()
-        .chain([long_label.as_str(), &long_name])
+        for text in
+            ["", ".", "..", "a..b", "a b", "a@b", "a\r\nb", "a%b", "bücher.example", "*", "a?"]
+                .into_iter()
+                .chain([long_label.as_str(), &long_name])
         {
             let error = text.parse::<Host>().unwrap_err();
             assert!(matches!(error, HostError::NotAName(_)), "{text}: {error}");

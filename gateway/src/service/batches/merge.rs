@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use shared::Error;
 use shared::execution::{ExecuteEnvelope, QueueOptions};
 
+use crate::body;
+
 /// Longest name of an item, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 /// Fields whose entries are merged; an item's other fields take the place of the template's.
@@ -29,7 +31,7 @@ pub(super) struct Head {
 }
 
 /// What one item says for itself.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Item {
     #[serde(default)]
@@ -64,11 +66,7 @@ impl Head {
     pub(super) fn with(&self, item: Item) -> Result<ExecuteEnvelope, Error> {
         let request = merge(self.request.as_ref(), item.request);
         let options = merge(self.options.as_ref(), item.options);
-        let whole = json!({"request": request, "options": options});
-        serde_path_to_error::deserialize(whole).map_err(|error| {
-            let path = error.path().to_string();
-            Error::invalid(format!("{path}: {}", error.into_inner()))
-        })
+        body::of_value(json!({"request": request, "options": options}))
     }
 }
 

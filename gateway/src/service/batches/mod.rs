@@ -167,6 +167,8 @@ async fn take(
 
 async fn open(state: &State, tenant: &TenantId, head: &[u8]) -> Result<Incoming, Error> {
     let head: Head = body::parse(head)?;
+    // What no item could be right with is said of the template.
+    head.with(Item::default())?;
     let mut queue = head.queue.clone().unwrap_or_default();
     if !queue.suits_batches() {
         return Err(Error::invalid(

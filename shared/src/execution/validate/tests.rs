@@ -281,6 +281,30 @@ fn secrets_and_output_paths_are_bounded() {
 }
 
 #[test]
+fn hosts_of_a_secret_are_hosts_alone() {
+    let secret = |host: &str| {
+        let options = json!({
+            "network": "filtered", "secrets": {"KEY": {"value": "v", "hosts": [host]}},
+        });
+        admit(json!({"request": {"runtime": "python", "code": "1"}, "options": options}))
+    };
+    secret("a.b:8080").unwrap();
+    for (host, said) in [
+        (
+            "http://a.b/",
+            "leave out the scheme and the path; for a host that is spoken to without TLS",
+        ),
+        ("https://a.b:8443", "leave out the scheme"),
+        ("a.b/v1", "leave out the path"),
+        ("127.1", "not a canonical address"),
+    ] {
+        let error = secret(host).unwrap_err();
+        let named = format!("secrets: KEY \"{host}\" is ");
+        assert!(error.message().starts_with(&named) && error.message().contains(said), "{error}");
+    }
+}
+
+#[test]
 fn patterns_match_whole_names() {
     for (pattern, text, fits) in [
         ("*", "anything", true),
