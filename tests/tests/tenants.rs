@@ -312,5 +312,9 @@ async fn the_hosts_network_is_for_those_who_may_have_it() {
     assert_eq!(theirs.status, 400, "{}", theirs.text);
     let ours = api.post_as("trusted", "/execute", body).await.expect("there is an answer");
     assert_eq!(ours.json()["stdout"], "/x 0", "{}", ours.text);
+    for session in ["hosted", "closed"] {
+        let (status, closed) = trusted.ask(Method::DELETE, &format!("/session/{session}")).await;
+        assert_eq!(status, 200, "{closed}");
+    }
     stack.finish();
 }
