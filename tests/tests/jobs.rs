@@ -128,6 +128,8 @@ async fn programs_of_every_runtime() {
         cases.push(cmd("place and user", "pwd; id -un; id -u").prints("/sandbox\nsandbox\n100"));
         cases.push(cmd("signal", "kill -SEGV $$").exits(139));
     }
+    let body = command("python", "python -c 'print(6 * 7)'");
+    cases.push(Case::new("python: cmd by its plain name", &body).prints("42").quietly());
     run_cases(&api, cases).await.report();
     stack.finish();
 }
