@@ -65,7 +65,7 @@ enum Told<'a> {
     },
 }
 
-/// How much the last attempt wrote, as far as this reader has come; `events` are those of all.
+/// How much the last attempt wrote, what this reader has had before included; `events` are those of all.
 #[derive(Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Totals {
@@ -84,6 +84,7 @@ pub(crate) async fn start(
     id: JobId,
     from: u64,
 ) -> Result<mpsc::Receiver<Line>, Error> {
+    let account = Account::until(state, tenant, id, from).await?;
     let followed = follow(state, tenant, id, true).await?.ok_or_else(|| not_found(id))?;
     let mut cancel = CancelOnDrop::new(state, tenant, id);
     // Whoever looks at a job's output may leave; the job goes on.
@@ -98,7 +99,7 @@ pub(crate) async fn start(
         cancel,
         from: Some(from),
     };
-    Ok(start_with(followed, Account::default(), None))
+    Ok(start_with(followed, account, None))
 }
 
 /// What a job has written from event `from` on until now; of one that has ended all of it, and the end.
@@ -153,6 +154,20 @@ struct Account {
 }
 
 impl Account {
+    /// That of a reader who has come to event `from` before: there may be nothing but the end left to tell.
+    async fn until(state: &State, tenant: &TenantId, id: JobId, from: u64) -> Result<Self, Error> {
+        let (mut account, mut next) = (Self::default(), 0);
+        while next < from {
+            let events = state.queue.events(tenant, id, next).await?;
+            let Some(last) = events.last() else { break };
+            next = last.number + 1;
+            for event in events.into_iter().filter(|it| it.number < from) {
+                account.event(event);
+            }
+        }
+        Ok(account)
+    }
+
     fn end(&self, outcome: &str, exit_code: Option<i32>, failure: Option<&Failure>) -> Vec<Line> {
         let (code, error) = failure.map(|it| (it.code, it.message.as_str())).unzip();
         let totals = self.totals;

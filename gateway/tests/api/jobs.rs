@@ -204,8 +204,11 @@ async fn output_is_the_same_live_resumed_and_after_the_end() {
     assert_eq!(events(&get(&harness, &path).await.text), expected, "after the end");
     let resumed = harness.request(Method::GET, &path).header("last-event-id", "1");
     assert_eq!(events(&send(resumed).await.text), expected[2..]);
-    let from = get(&harness, &format!("{path}?from=4")).await;
-    assert_eq!(events(&from.text)[..1], expected[4..5]);
+    // Whatever a reader has had before counts towards the totals, were it all there is.
+    for from in 3..=5 {
+        let resumed = get(&harness, &format!("{path}?from={from}")).await;
+        assert_eq!(events(&resumed.text), expected[from..], "from {from}");
+    }
     harness.becomes("isol8_streams_open", 0.0).await;
 }
 
