@@ -12,7 +12,7 @@ demo: setup
 ## Set everything up and run all checks and tests.
 test: setup check
 	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
-	cargo build --locked --package cli
+	cargo build --locked --workspace --bins
 	cargo nextest run --workspace --locked --no-fail-fast
 
 ## Run the queue's tests against the Valkey that is installed.

@@ -9,7 +9,7 @@ use shared::execution::PackageSet;
 use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use worker::engine::docker::Docker;
-use worker::engine::images::{Bounds, CustomImage, Preload, build_custom, is_image_name};
+use worker::engine::images::{Bounds, CustomImage, Preload, Versions, build_custom, is_image_name};
 
 use super::setup::{self, SetupArgs};
 use crate::args::BuildArgs;
@@ -55,7 +55,8 @@ fn check_tag(tag: &str) -> anyhow::Result<()> {
     );
     ensure!(
         !is_ours(tag),
-        "{tag} would replace an image that isol8 itself makes; choose a tag with another name"
+        "{tag} would replace an image that isol8 itself makes, or makes others of; choose a tag with another \
+         name"
     );
     Ok(())
 }
@@ -66,6 +67,7 @@ fn is_ours(tag: &str) -> bool {
     let name = name.strip_prefix("library/").unwrap_or(name);
     let repository = name.split([':', '@']).next().unwrap_or_default();
     ["isol8", "isol8-base", "isol8-packages"].contains(&repository)
+        || name == Versions::embedded().debian.image
 }
 
 fn choices() -> String {
@@ -154,10 +156,18 @@ mod tests {
 
     #[test]
     fn images_of_isol8_itself_are_not_replaced() {
-        for tag in ["isol8:python", "isol8", "isol8-base:tools", "docker.io/library/isol8:node"] {
+        for tag in [
+            "isol8:python",
+            "isol8",
+            "isol8-base:tools",
+            "docker.io/library/isol8:node",
+            "library/debian:bookworm-slim",
+        ] {
             assert!(is_ours(tag), "{tag}");
         }
-        for tag in ["data:1", "isol8-data:1", "registry.example:5000/isol8:1", "me/isol8:1"] {
+        for tag in
+            ["data:1", "debian:mine", "isol8-data:1", "registry.example:5000/isol8:1", "me/isol8:1"]
+        {
             assert!(!is_ours(tag), "{tag}");
         }
     }

@@ -26,6 +26,12 @@ async fn callers_mistakes_are_400_with_words_that_help() {
         ),
         (bash(json!({"cmd": "ls"})), "INVALID_REQUEST", "mutually exclusive"),
         (bash(json!({"code": " "})), "INVALID_REQUEST", "exactly one of"),
+        (bash(json!({"codeHash": "0".repeat(64)})), "INVALID_REQUEST", "the text at codeUrl"),
+        (
+            r#"{"request":{"runtime":"bash","code":"x"},"options":{"networkFilter":{"blacklist":["("]}}}"#.into(),
+            "INVALID_REQUEST",
+            "networkFilter.blacklist",
+        ),
         (
             bash(json!({"workdir": "/etc"})),
             "INVALID_REQUEST",

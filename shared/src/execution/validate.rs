@@ -187,6 +187,12 @@ impl Admission {
         request: &ExecutionRequest,
     ) -> Result<Source, Error> {
         let sources = (present(&request.code), present(&request.code_url), present(&request.cmd));
+        if present(&request.code_hash).is_some() && sources.1.is_none() {
+            return Err(Error::invalid(
+                "codeHash is what the text at codeUrl is checked against; leave it out where the program is given as \
+                 code or cmd",
+            ));
+        }
         Ok(match sources {
             (Some(text), None, None) => {
                 Source::Code { text: text.to_owned(), extension: extension(runtime, request, "")? }

@@ -16,7 +16,7 @@ use tests::registry::{Package, Registry, full_name};
 use tests::{Findings, Stack, binary};
 use tokio::task::JoinSet;
 
-use crate::{is_made_for, untagged, volumes, with_packages};
+use crate::{docker, is_made_for, untagged, volumes, with_packages};
 
 /// Takes connections and never answers: who fetches by way of it waits.
 fn silence() -> (TcpListener, String) {
@@ -78,6 +78,16 @@ fn a_run_that_gives_its_packages_up_says_so_and_takes_them_away() {
     findings.check("told", told.contains(words) && !told.contains("goes on"), &told);
     let left = left_of(&name, &before);
     findings.check("nothing is left of its build", left.is_empty(), &left);
+    // While the engine is between two steps: the one that it is at may come to be after all.
+    for timeout in ["400", "500", "600", "700", "800"] {
+        let name = own_name(&format!("given-up-{timeout}"));
+        let mut run = start(&name, timeout);
+        let ended = run.wait(STOP_TIMEOUT).map(|status| status.code());
+        findings.check("exit code", ended == Ok(Some(1)), &ended);
+        let label = format!("label=org.isol8.unfinished=run-{}", run.pid());
+        let left = docker(&["images", "--all", "--quiet", "--filter", &label]);
+        findings.check(&format!("nothing is left after {timeout} ms"), left.is_empty(), &left);
+    }
     let name = own_name("interrupted");
     let mut run = start(&name, "600000");
     await_step(&name, &before);

@@ -52,8 +52,9 @@ impl Access {
                 let secured = timeout(TLS_LIMIT, self.tls.connect(&target.host, outside)).await;
                 let secured = secured.map_err(io::Error::from).flatten();
                 Box::pin(secured.map_err(|error| {
-                    tracing::debug!(%error, "no TLS for a program");
-                    self.unreachable(&target, "TLS failed")
+                    self.journal.fail(&target, "TLS failed");
+                    let host = target.host.to_string();
+                    Refusal::NoTls { host, port, why: error.to_string() }
                 })?)
             }
         };

@@ -27,6 +27,8 @@ pub(super) enum Refusal {
     Exhausted { limit: u64 },
     /// Nobody answers there.
     Unreachable { host: String, port: u16 },
+    /// The worker speaks TLS there on behalf of the program, and the host does not, or is not trusted.
+    NoTls { host: String, port: u16, why: String },
 }
 
 impl Refusal {
@@ -35,7 +37,7 @@ impl Refusal {
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Blocked { .. } | Self::Exhausted { .. } => StatusCode::FORBIDDEN,
-            Self::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+            Self::Unreachable { .. } | Self::NoTls { .. } => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -57,6 +59,11 @@ impl Refusal {
             Self::Unreachable { host, port } => {
                 format!("isol8: proxy error: connection to {host}:{port} failed")
             }
+            Self::NoTls { host, port, why } => format!(
+                "isol8: proxy error: connection to {host}:{port} failed: no TLS, which the worker speaks to \
+                 the hosts of a secret ({why}). If this one is spoken to without TLS, bind the secret with \
+                 \"tls\": false"
+            ),
         }
     }
 

@@ -34,8 +34,15 @@ impl Target {
         if *scheme != Scheme::HTTP {
             return Err(bad("only http:// can be asked for; for others use CONNECT"));
         }
-        let path = uri.path_and_query().cloned();
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        // A URI may end behind its host, or go on with a query or a fragment; a request may not.
+        let path = match uri.path_and_query() {
+            Some(path) if path.as_str().starts_with('/') => path.clone(),
+            path => {
+                let query = path.and_then(PathAndQuery::query);
+                let path = query.map_or_else(|| "/".to_owned(), |query| format!("/?{query}"));
+                path.parse().map_err(|_| bad("the path is none"))?
+            }
+        };
         Ok((Self::of_authority(authority, HTTP_PORT)?, path))
     }
 
@@ -94,10 +101,12 @@ mod tests {
         assert_eq!(connect("[2001:DB8::1]:8443").unwrap(), "[2001:db8::1]:8443");
         let request = |text: &str| {
             let (target, path) = Target::of_request(&text.parse().unwrap())?;
-            Ok::<_, Refusal>((target.authority(), path.to_string()))
+            Ok::<_, Refusal>((target.authority(), path.as_str().to_owned()))
         };
         let answer = |host: &str, path: &str| (host.to_owned(), path.to_owned());
         assert_eq!(request("http://a.test").unwrap(), answer("a.test", "/"));
+        assert_eq!(request("http://a.test#b").unwrap(), answer("a.test", "/"));
+        assert_eq!(request("http://a.test:81?b#c").unwrap(), answer("a.test:81", "/?b"));
         assert_eq!(request("http://A.test:81/b?c").unwrap(), answer("a.test:81", "/b?c"));
         assert_eq!(request("HTTP://192.0.2.1/").unwrap(), answer("192.0.2.1", "/"));
     }

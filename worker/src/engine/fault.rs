@@ -36,8 +36,8 @@ pub enum JobError {
     },
     /// The packages were not there in time.
     #[error(
-        "Package install failed (exit code 137): PACKAGE INSTALL TIMED OUT after {timeout_ms} ms. It \
-         goes on for the next job that asks for the same packages."
+        "Package install failed (exit code 137): PACKAGE INSTALL TIMED OUT after {timeout_ms} ms, the \
+         job's timeoutMs. It goes on for the next job that asks for the same packages."
     )]
     InstallTimedOut {
         /// The job's limit.

@@ -323,12 +323,13 @@ impl Engine {
     /// # Errors
     /// If Docker does not let us look whether anything is left.
     pub async fn shutdown(&self) -> Result<(), Error> {
+        let was_installing = self.packages.is_installing();
         self.packages.shutdown().await;
         self.outside.shutdown().await;
         self.pool.shutdown().await;
         let label = format!("{LABEL_WORKER}={}", self.origin.worker);
         remove_labelled(&self.docker, &[label], |_| true).await.map_err(EngineError::from)?;
-        self.packages.clear().await.map_err(EngineError::from)?;
+        self.packages.clear(was_installing).await.map_err(EngineError::from)?;
         Ok(())
     }
 }

@@ -30,6 +30,8 @@ impl Asked<'_> {
                 return Err(self.rules.forbids(&what, "networks"));
             }
         }
+        // Rules that mean nothing without the filtered network are to be rules all the same.
+        let asked = filter(self.options.network_filter.clone().unwrap_or_default())?;
         check_secrets(&secrets, [setup, run].contains(&Network::Filtered))?;
         if setup == run && run != Network::Filtered {
             return Ok((run, None));
@@ -42,19 +44,20 @@ impl Asked<'_> {
         }
         let phases =
             EgressPhases { setup: setup == Network::Filtered, run: run == Network::Filtered };
-        Ok((Network::Filtered, Some(Box::new(self.egress(server, phases, secrets)?))))
+        Ok((Network::Filtered, Some(Box::new(self.egress(server, asked, phases, secrets)))))
     }
 
     fn egress(
         &self,
         server: &NetworkFilter,
+        filter: NetworkFilter,
         phases: EgressPhases,
         secrets: BTreeMap<String, BoundSecret>,
-    ) -> Result<Egress, Error> {
+    ) -> Egress {
         let policy = &self.rules.policy;
-        Ok(Egress {
+        Egress {
             server: server.clone(),
-            filter: filter(self.options.network_filter.clone().unwrap_or_default())?,
+            filter,
             private_addresses: policy.allow_private_addresses.clone(),
             limits: EgressLimits {
                 max_connections: policy.max_network_connections,
@@ -64,7 +67,7 @@ impl Asked<'_> {
             phases,
             log: self.options.log_network,
             secrets,
-        })
+        }
     }
 }
 

@@ -69,7 +69,10 @@ impl Failure {
     }
 
     pub(super) fn timed_out(limit: Duration, report: &Report) -> Self {
-        let marker = format!("PACKAGE INSTALL TIMED OUT after {} ms", limit.as_millis());
+        let marker = format!(
+            "PACKAGE INSTALL TIMED OUT after {} ms (worker.installTimeoutMs)",
+            limit.as_millis()
+        );
         let told = std::iter::once(marker).chain(cause::of_network(report)).collect::<Vec<_>>();
         Self::Packages { exit_code: TIMED_OUT, stderr: told.join("; ") }
     }

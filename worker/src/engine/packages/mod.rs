@@ -43,6 +43,9 @@ pub use system::is_package_image;
 const INSTALLED_AT_ONCE: usize = 2;
 /// When what a job still uses is looked at again.
 const EVICTION_PERIOD: Duration = Duration::from_secs(5);
+/// How often, and how far apart, what a broken off build leaves late is looked for.
+const LATE_LOOKS: usize = 5;
+const LATE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How packages are installed and kept.
 #[derive(Clone, Debug)]
@@ -326,11 +329,19 @@ impl Packages {
     }
 
     /// Removes what was not finished. Call after [`Packages::shutdown`], when no container is left.
-    pub(super) async fn clear(&self) -> Result<(), DockerError> {
-        if self.inner.stock.initialized() {
-            self.inner.installer.store.clear().await
-        } else {
-            Ok(())
+    ///
+    /// With `was_installing` it also looks for steps of builds that the engine ends a moment after it
+    /// was told to break them off, when nobody hears of them any more.
+    pub(super) async fn clear(&self, was_installing: bool) -> Result<(), DockerError> {
+        if !self.inner.stock.initialized() {
+            return Ok(());
         }
+        let Installer { docker, store, origin, .. } = &self.inner.installer;
+        store.clear().await?;
+        for _ in 0..if was_installing { LATE_LOOKS } else { 0 } {
+            remove_unfinished(docker, &origin.owner).await?;
+            tokio::time::sleep(LATE_PAUSE).await;
+        }
+        Ok(())
     }
 }
