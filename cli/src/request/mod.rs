@@ -109,7 +109,7 @@ pub(crate) fn of_request(
         code_url,
         cmd,
         file_extension: extension,
-        env: pairs(&args.program.env),
+        env: pairs("--env", &args.program.env)?,
         stdin: args.program.stdin.clone(),
         workdir: args.program.workdir.clone(),
         timeout_ms: options.timeout_ms,
@@ -221,8 +221,8 @@ fn network(args: &RequestArgs, loaded: &Loaded) -> anyhow::Result<Option<Network
 /// # Errors
 /// A binding that binds nothing is refused: the value would go into the sandbox as it is.
 fn secrets(args: &ProgramArgs) -> anyhow::Result<BTreeMap<String, SecretOption>> {
-    let mut secrets: BTreeMap<_, _> =
-        pairs(&args.secret).into_iter().map(|(name, value)| (name, value.into())).collect();
+    let plain = pairs("--secret", &args.secret)?.into_iter();
+    let mut secrets: BTreeMap<_, _> = plain.map(|(name, value)| (name, value.into())).collect();
     for flag in &args.secret_host {
         let (name, place) = flag.split_once('=').unwrap_or_default();
         let (tls, host) = match place.strip_prefix("http://") {
@@ -253,14 +253,21 @@ fn secrets(args: &ProgramArgs) -> anyhow::Result<BTreeMap<String, SecretOption>>
     Ok(secrets)
 }
 
-/// `KEY=VALUE` flags; entries without a key are ignored.
-fn pairs(flags: &[String]) -> BTreeMap<String, String> {
-    flags
-        .iter()
-        .filter_map(|flag| flag.split_once('='))
-        .filter(|(key, _)| !key.is_empty())
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
+/// `KEY=VALUE` flags; entries with an empty key are ignored.
+///
+/// # Errors
+/// One that has no value at all. It is not shown: it may be a secret whose key was forgotten.
+fn pairs(name: &str, flags: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut pairs = BTreeMap::new();
+    for flag in flags {
+        let (key, value) = flag
+            .split_once('=')
+            .with_context(|| format!("{name} takes KEY=VALUE, and one has no ="))?;
+        if !key.is_empty() {
+            pairs.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    Ok(pairs)
 }
 
 /// Each value is a line of shell, or a file of them.

@@ -50,6 +50,16 @@ fn a_binding_that_binds_nothing_is_refused() {
 }
 
 #[test]
+fn a_pair_without_a_value_is_refused_and_not_shown() {
+    for flag in ["--secret", "--env"] {
+        let said = refusal(&["-e", "1", flag, "s3cret"]);
+        assert!(said.contains(flag) && said.contains("KEY=VALUE"), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
+        assert!(request(&["-e", "1", flag, "=v", flag, "K=a=b"]).is_ok(), "{flag}");
+    }
+}
+
+#[test]
 fn a_host_of_a_secret_says_whether_it_is_spoken_to_over_tls() {
     let bound = |hosts: &[&str]| {
         let mut line = vec!["-e", "1", "--secret", "KEY=v"];
