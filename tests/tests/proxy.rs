@@ -151,6 +151,17 @@ async fn a_request_beyond_the_bytes_of_a_job_is_refused_and_told() {
     let (get, connect) = (json!("GET"), json!("CONNECT"));
     let (allow, block) = (json!("ALLOW"), json!("BLOCK"));
     assert_eq!(logs, [(&get, &allow), (&get, &block), (&connect, &block)], "{result}");
+    // Each call of a session has the limit anew.
+    for number in 0..2 {
+        let line = format!("curl -s -o /tmp/{number} {url}; head -c 6 /tmp/{number}");
+        let mut call = filtered(command("bash", &line), &destination);
+        call["sessionId"] = json!("s");
+        let result = api.run(call).await;
+        assert_eq!(result["stdout"], "aaaaaa", "call {number}: {result}");
+    }
+    let key = format!("Bearer {KEY}");
+    let closed = api.send(Method::DELETE, "/session/s", Some(&key), "").await;
+    assert_eq!(closed.expect("there is an answer").status, 200);
     stack.finish();
 }
 

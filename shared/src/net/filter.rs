@@ -70,6 +70,12 @@ fn check_length(field: &str, pattern: &str) -> Result<(), Error> {
     if pattern.is_empty() {
         return Err(Error::invalid(format!("{field} has an empty pattern, which fits every host")));
     }
+    if !pattern.is_ascii() {
+        return Err(Error::invalid(format!(
+            "{field}: \"{}\" has letters beyond ASCII, which no host has on the wire: write its xn-- form",
+            shown(pattern)
+        )));
+    }
     if pattern.len() > MAX_PATTERN_BYTES {
         return Err(Error::invalid(format!(
             "{field}: \"{}\u{2026}\" has {} bytes; the most is {MAX_PATTERN_BYTES}",
@@ -176,6 +182,7 @@ mod tests {
             ("a(?=b)", "look-around"),
             ("[z-a]", "invalid"),
             ("", "empty pattern"),
+            ("b\u{fc}cher", "xn-- form"),
             ("(a{1000}){1000}", "size limit"),
             (&long, "the most is 1024"),
         ] {

@@ -52,10 +52,15 @@ impl Meter {
         (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
     }
 
-    /// The limit, if it has been reached.
+    /// The limit, if it has been reached since the last report: each call of a session is a job of its own.
     pub(super) fn exhausted(&self) -> Option<u64> {
+        if self.max_bytes == 0 {
+            return None;
+        }
         let (received, sent) = self.total();
-        (self.max_bytes > 0 && received + sent >= self.max_bytes).then_some(self.max_bytes)
+        let before = *self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = (received + sent).saturating_sub(before.0 + before.1);
+        (moved >= self.max_bytes).then_some(self.max_bytes)
     }
 
     /// Counts bytes that were moved; until when the next ones have to wait, if they do.
