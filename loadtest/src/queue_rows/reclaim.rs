@@ -13,6 +13,8 @@ use super::submit::roomy;
 
 /// Jobs that a worker runs when it is killed.
 const JOBS: usize = 4;
+/// Jobs that it could run: of one tenant it leaves a place to others.
+const SLOTS: usize = JOBS + 1;
 /// `redis.leaseMs`, as it is unless somebody sets it.
 const LEASE_MS: f64 = 15_000.0;
 const POLL: Duration = Duration::from_millis(100);
@@ -35,12 +37,12 @@ pub struct Reclaim {
 pub(super) async fn measure(isol8: &Path, kills: usize) -> Result<Reclaim> {
     let mut fleet = Fleet::start(isol8, &roomy()).await?;
     let http = reqwest::Client::builder().no_proxy().build()?;
-    let mut victim = fleet.add_worker(JOBS, false).await?;
+    let mut victim = fleet.add_worker(SLOTS, false).await?;
     let mut longest_ms: f64 = 0.0;
     for _ in 0..kills {
         let jobs = submit(&http, &fleet.url).await?;
         await_all(&http, &fleet.url, &jobs, |job| job["state"] == "running").await?;
-        let heir = fleet.add_worker(JOBS, false).await?;
+        let heir = fleet.add_worker(SLOTS, false).await?;
         let killed_ms = now_ms()?;
         fleet.kill(victim).await?;
         let is_anew = |job: &Value| job["attempts"].as_u64() >= Some(2);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::fleet::{Fleet, KEY};
 
-const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 64;
 /// Requests under way on each.
 const DEPTH: usize = 16;
 /// More than can be submitted in the time.
