@@ -17,21 +17,10 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// What a worker is, before it has done anything.
 pub(crate) fn introduce(options: &Options) -> WorkerFacts {
     WorkerFacts {
-        id: options.worker,
-        name: options.name.clone(),
-        version: shared::VERSION.to_owned(),
-        protocol: shared::PROTOCOL,
-        unread: 0,
         started_ms: u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default(),
-        slots: options.max_concurrent,
-        running: 0,
-        sessions: 0,
-        sandboxes: 0,
-        ended: 0,
-        failed: 0,
-        is_draining: false,
         labels: options.labels.clone(),
         only_labelled: options.only_labelled,
+        ..WorkerFacts::new(options.worker, options.name.clone(), options.max_concurrent)
     }
 }
 

@@ -40,21 +40,9 @@ impl Labelled {
         let queue = Queue::connect(&harness.queue_config()).await.unwrap();
         let id = WorkerId::generate();
         let facts = WorkerFacts {
-            id,
-            name: "host-0".into(),
-            version: "1.2.3".into(),
-            protocol: 1,
-            unread: 0,
-            started_ms: 0,
-            slots: 4,
-            running: 0,
-            sessions: 0,
-            sandboxes: 0,
-            ended: 0,
-            failed: 0,
-            is_draining: false,
             labels: labels.parse().unwrap(),
             only_labelled: true,
+            ..WorkerFacts::new(id, "host-0".into(), 4)
         };
         let consumer = queue.consumer_of(id, true).await.unwrap();
         let worker = Self { queue, consumer, facts };

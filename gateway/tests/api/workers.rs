@@ -9,21 +9,15 @@ use crate::harness::{Harness, send};
 
 fn facts(running: usize, is_draining: bool) -> WorkerFacts {
     WorkerFacts {
-        id: WorkerId::generate(),
-        name: "host-0".into(),
         version: "1.2.3".into(),
         protocol: 1,
-        unread: 0,
-        started_ms: 0,
-        slots: 4,
         running,
-        sessions: 0,
         sandboxes: 3,
         ended: 9,
         failed: 1,
         is_draining,
         labels: "pool=gpu".parse().unwrap(),
-        only_labelled: false,
+        ..WorkerFacts::new(WorkerId::generate(), "host-0".into(), 4)
     }
 }
 

@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use shared::config;
 use shared::error::ErrorCode;
 use shared::execution::{Ending, Failure};
 use shared::id::WorkerId;
-use shared::labels::Labels;
 use shared::redis::{Commit, Consumer, Queue, WorkerFacts};
-use shared::{PROTOCOL, config};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
@@ -119,23 +118,7 @@ async fn keep_house(
     offset: Duration,
     stop: CancellationToken,
 ) -> Result<()> {
-    let facts = WorkerFacts {
-        id,
-        name: format!("simulated-{id}"),
-        version: shared::VERSION.to_owned(),
-        started_ms: 0,
-        slots: SLOTS,
-        running: 0,
-        sessions: 0,
-        sandboxes: 0,
-        ended: 0,
-        failed: 0,
-        is_draining: false,
-        labels: Labels::default(),
-        only_labelled: false,
-        protocol: PROTOCOL,
-        unread: 0,
-    };
+    let facts = WorkerFacts::new(id, format!("simulated-{id}"), SLOTS);
     let mut ticks = interval_at(tokio::time::Instant::now() + offset, HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -19,6 +19,8 @@ pub(super) struct Meter {
     sent: AtomicU64,
     /// What of it was reported.
     reported: Mutex<(u64, u64)>,
+    /// The same, both ways together: looked at with each chunk, so without a lock.
+    reported_bytes: AtomicU64,
     /// 0: any number.
     max_bytes: u64,
     /// 0: any number.
@@ -33,6 +35,7 @@ impl Meter {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             reported: Mutex::default(),
+            reported_bytes: AtomicU64::new(0),
             max_bytes,
             bytes_per_second,
             paid_until: Mutex::new(Instant::now()),
@@ -44,6 +47,7 @@ impl Meter {
         let (received, sent) = self.total();
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let (before_received, before_sent) = std::mem::replace(&mut *reported, (received, sent));
+        self.reported_bytes.store(received + sent, Ordering::Relaxed);
         (received - before_received, sent - before_sent)
     }
 
@@ -54,13 +58,9 @@ impl Meter {
 
     /// The limit, if it has been reached since the last report: each call of a session is a job of its own.
     pub(super) fn exhausted(&self) -> Option<u64> {
-        if self.max_bytes == 0 {
-            return None;
-        }
         let (received, sent) = self.total();
-        let before = *self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let moved = (received + sent).saturating_sub(before.0 + before.1);
-        (moved >= self.max_bytes).then_some(self.max_bytes)
+        let moved = (received + sent).saturating_sub(self.reported_bytes.load(Ordering::Relaxed));
+        (self.max_bytes > 0 && moved >= self.max_bytes).then_some(self.max_bytes)
     }
 
     /// Counts bytes that were moved; until when the next ones have to wait, if they do.

@@ -64,6 +64,28 @@ const fn first_protocol() -> u32 {
 }
 
 impl WorkerFacts {
+    /// A worker of this version that has done nothing yet.
+    #[must_use]
+    pub fn new(id: WorkerId, name: String, slots: usize) -> Self {
+        Self {
+            id,
+            name,
+            version: crate::VERSION.to_owned(),
+            protocol: crate::PROTOCOL,
+            unread: 0,
+            started_ms: 0,
+            slots,
+            running: 0,
+            sessions: 0,
+            sandboxes: 0,
+            ended: 0,
+            failed: 0,
+            is_draining: false,
+            labels: Labels::default(),
+            only_labelled: false,
+        }
+    }
+
     /// Whether it takes jobs that require these labels.
     #[must_use]
     pub fn takes(&self, required: &Labels) -> bool {

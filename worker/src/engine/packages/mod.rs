@@ -338,7 +338,8 @@ impl Packages {
         }
         let Installer { docker, store, origin, .. } = &self.inner.installer;
         store.clear().await?;
-        for _ in 0..if was_installing { LATE_LOOKS } else { 0 } {
+        let looks = if was_installing { LATE_LOOKS } else { 0 };
+        for _ in 0..looks {
             remove_unfinished(docker, &origin.owner).await?;
             tokio::time::sleep(LATE_PAUSE).await;
         }
