@@ -4,6 +4,7 @@ mod batch;
 mod schedule;
 mod script;
 mod session;
+mod submit;
 mod webhook;
 
 use redis::{Cmd, FromRedisValue, RedisResult};
@@ -13,12 +14,13 @@ pub(super) use batch::{BatchKey, NewItem, NewItems, Place, Seal, Shown};
 pub(super) use schedule::{NewSchedule, Run};
 pub(super) use script::{ALLOW_OOM, Constants, Script};
 pub(super) use session::{NewCall, SessionKeys};
+pub(super) use submit::{Account, NewListing, NewSubmission};
 pub(super) use webhook::{ClaimWebhooks, SettledWebhook};
 
 use super::client::Client;
 use super::keys;
 use super::queue::{Quota, Slots};
-use crate::execution::{Priority, Terms};
+use crate::execution::Priority;
 use crate::id::TenantId;
 
 /// Functions in front of the scripts; each gets those that it uses.
@@ -116,40 +118,6 @@ impl NewJob<'_> {
             .arg(self.quota.max_active)
             .arg(self.quota.per_second);
     }
-}
-
-/// What a new job that outlives its request comes with.
-pub(super) struct NewListing<'a> {
-    pub(super) terms: &'a Terms,
-    /// The same as JSON.
-    pub(super) terms_text: String,
-    /// Its webhook as JSON; '' if it has none.
-    pub(super) webhook: String,
-    /// Its idempotency key and what tells its request from others; '' if there is none.
-    pub(super) once: &'a str,
-    pub(super) request: &'a str,
-}
-
-impl NewListing<'_> {
-    fn add_to(&self, call: &mut Cmd) {
-        call.arg(self.terms.retention_ms).arg(&self.terms_text).arg(self.once).arg(self.request);
-    }
-}
-
-/// The arguments of a submission that come of its terms and of what its tenant may have.
-fn add_terms(call: &mut Cmd, terms: &Terms, quota: &Quota, max_queued: u64) {
-    let placement = terms.labels.placement();
-    let priority = keys::full_priority(terms.priority, placement.as_deref());
-    call.arg(max_queued)
-        .arg(priority.unwrap_or_default())
-        .arg(terms.delay_ms.unwrap_or_default())
-        .arg(terms.run_at_ms.unwrap_or_default())
-        .arg(terms.expires_ms.unwrap_or_default())
-        .arg(quota.weight)
-        .arg(quota.max_open)
-        .arg(quota.max_open_bytes)
-        .arg(quota.max_kept)
-        .arg(quota.max_kept_bytes);
 }
 
 /// Why a job was not queued: a word, and how many ms to wait or a detail.
@@ -347,23 +315,6 @@ impl Scripts {
         self.enqueue.run(&self.client, &call).await
     }
 
-    /// Queues a listed job, or says why not.
-    pub(super) async fn submit(
-        &self,
-        job: &NewJob<'_>,
-        listing: &NewListing<'_>,
-        max_queued: u64,
-    ) -> RedisResult<Refusal> {
-        let terms = listing.terms;
-        let stream = job.line(terms.priority);
-        let mut call = self.submit.call(&[stream, keys::record(job.shard, &job.id)]);
-        job.add_to(&mut call);
-        listing.add_to(&mut call);
-        add_terms(&mut call, terms, &job.quota, max_queued);
-        call.arg(&listing.webhook);
-        self.submit.run(&self.client, &call).await
-    }
-
     /// Reads entries of three streams, that of the most urgent priority first, by the shares of their
     /// priorities; as XREADGROUP does. `read` is how many were read before.
     pub(super) async fn pick<T: FromRedisValue>(
@@ -512,7 +463,7 @@ impl Scripts {
         worker: &str,
         slots: Slots,
         placements: &[&str],
-    ) -> RedisResult<(usize, bool, bool)> {
+    ) -> RedisResult<(usize, bool, bool, usize)> {
         let mut call = self.housekeep.call(&[
             keys::delayed(shard),
             keys::expiring(shard),

@@ -15,6 +15,7 @@ mod output;
 mod placement;
 mod record;
 mod replies;
+mod rhythm;
 mod schedule;
 mod session;
 mod stats;
@@ -59,7 +60,8 @@ use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};
 use super::facts::{Finding, Verdict, examine_over};
 use super::keys;
-use super::scripts::{Constants, Scripts};
+use super::group_commit::GroupCommit;
+use super::scripts::{Constants, NewSubmission, Refusal, Scripts};
 use crate::config;
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Ending, Failure, Priority};
@@ -81,12 +83,16 @@ pub struct Queue {
 
 struct Inner {
     client: Client,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
     config: config::Redis,
     ready: OnceCell<()>,
+    fleet: rhythm::Fleet,
     confirmations: durability::Confirmations,
-    /// What is said in the background about transfers that were dropped.
-    last_words: TaskTracker,
+    /// Submissions of each shard: many that come at once are one step.
+    submissions: Vec<GroupCommit<NewSubmission, Refusal>>,
+    /// What goes on in the background: submissions of several callers, and what is said about transfers that
+    /// were dropped.
+    background: TaskTracker,
 }
 
 impl Queue {
@@ -117,15 +123,26 @@ impl Queue {
             )?,
             may_migrate: client.cluster().is_some(),
         };
-        let scripts = Scripts::new(client.clone(), &constants);
+        let scripts = Arc::new(Scripts::new(client.clone(), &constants));
+        let background = TaskTracker::new();
+        let of_shard = |shard| {
+            let (scripts, max_queued) = (Arc::clone(&scripts), config.max_queued);
+            GroupCommit::new(background.clone(), move |new: Vec<NewSubmission>| {
+                let scripts = Arc::clone(&scripts);
+                Box::pin(async move { scripts.submit(shard, &new, max_queued).await })
+            })
+        };
+        let submissions = (0..shards).map(of_shard).collect();
         let servers = if client.cluster().is_some() { shards } else { 1 };
         let inner = Inner {
             client,
             scripts,
             config: config::Redis { shards, ..config.clone() },
             ready: OnceCell::new(),
+            fleet: rhythm::Fleet::default(),
             confirmations: durability::Confirmations::new(servers),
-            last_words: TaskTracker::new(),
+            submissions,
+            background,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -171,11 +188,11 @@ impl Queue {
         ApiKeys::new(self.inner.client.clone())
     }
 
-    /// Waits, some seconds at most, until the other sides of dropped transfers were told of it: for
-    /// the end of a process.
+    /// Waits, some seconds at most, until what goes on in the background has ended, such as telling the other
+    /// sides of dropped transfers: for the end of a process.
     pub async fn quiesce(&self) {
-        self.inner.last_words.close();
-        self.inner.last_words.wait().await;
+        self.inner.background.close();
+        self.inner.background.wait().await;
     }
 
     /// How many jobs wait and run, over all shards.
@@ -272,8 +289,8 @@ impl Queue {
         &self.inner.client
     }
 
-    pub(super) fn last_words(&self) -> &TaskTracker {
-        &self.inner.last_words
+    pub(super) fn background(&self) -> &TaskTracker {
+        &self.inner.background
     }
 
     pub(super) fn shard_of(&self, tenant: &TenantId) -> u16 {
