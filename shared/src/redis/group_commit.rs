@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 /// Most steps of a group: Redis does nothing else meanwhile.
-const MAX_STEPS: usize = 64;
+const MAX_STEPS: usize = 32;
 /// A group that takes as many bytes is not joined any more.
 const MAX_BYTES: usize = 256 << 10;
 
@@ -125,7 +125,8 @@ impl<T: Send + 'static, A: Send + 'static> Inner<T, A> {
                 Err(error) => {
                     // Nor would it go better with those who came since: they would wait for one another.
                     let others = mem::take(&mut self.line().waiting);
-                    for caller in callers.into_iter().chain(others.into_iter().map(|it| it.answer)) {
+                    for caller in callers.into_iter().chain(others.into_iter().map(|it| it.answer))
+                    {
                         let _gone = caller.send(Err(error.clone()));
                     }
                 }

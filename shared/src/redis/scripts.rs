@@ -12,7 +12,7 @@ use redis::{Cmd, FromRedisValue, RedisResult};
 use batch::{BATCHES, BatchScripts};
 pub(super) use batch::{BatchKey, NewItem, NewItems, Place, Seal, Shown};
 pub(super) use schedule::{NewSchedule, Run};
-pub(super) use script::{ALLOW_OOM, Constants, Script};
+pub(super) use script::{ALLOW_OOM, Constants, Script, Step};
 pub(super) use session::{NewCall, SessionKeys};
 pub(super) use submit::{Account, NewListing, NewSubmission};
 pub(super) use webhook::{ClaimWebhooks, SettledWebhook};
@@ -109,6 +109,21 @@ impl NewJob<'_> {
         keys::line(self.shard, priority, self.placement.as_deref())
     }
 
+    /// As `enqueue.lua` takes it.
+    pub(super) fn step(&self) -> Step {
+        let priority = self.placement.as_deref();
+        let priority = priority.and_then(|it| keys::full_priority(Priority::Normal, Some(it)));
+        Step::new([self.line(Priority::Normal), keys::record(self.shard, &self.id)])
+            .arg(&self.id)
+            .arg(self.tenant.as_str())
+            .arg(self.payload)
+            .arg(&self.reply_to)
+            .arg(u8::from(self.interactive))
+            .arg(self.quota.max_active)
+            .arg(self.quota.per_second)
+            .arg(priority.unwrap_or_default())
+    }
+
     fn add_to(&self, call: &mut Cmd) {
         call.arg(&self.id)
             .arg(self.tenant.as_str())
@@ -158,6 +173,17 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// As `finish.lua` takes it.
+    pub(super) fn finish_step(&self, ending: &str, summary: &str) -> Step {
+        Step::new([self.stream.to_owned(), keys::record(self.shard, &self.job)])
+            .arg(self.worker)
+            .arg(self.entry)
+            .arg(self.attempt)
+            .arg(&self.job)
+            .arg(ending)
+            .arg(summary)
+    }
+
     fn call(&self, script: &Script) -> Cmd {
         let stream = self.stream.to_owned();
         let mut call = script.call(&[stream, keys::record(self.shard, &self.job)]);
@@ -303,15 +329,13 @@ impl Scripts {
         self.client.run_everywhere::<()>(&pipeline).await.map(drop)
     }
 
-    /// Queues a job, or says why not.
-    pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<Refusal> {
-        let record = keys::record(job.shard, &job.id);
-        let mut call = self.enqueue.call(&[job.line(Priority::Normal), record]);
-        job.add_to(&mut call);
-        call.arg(max_queued);
-        if let Some(placement) = &job.placement {
-            call.arg(keys::full_priority(Priority::Normal, Some(placement)));
-        }
+    /// Queues jobs of one shard, or says of each why not.
+    pub(super) async fn enqueue(
+        &self,
+        jobs: Vec<Step>,
+        max_queued: u64,
+    ) -> RedisResult<Vec<Refusal>> {
+        let call = self.enqueue.call_for(&[max_queued], &jobs);
         self.enqueue.run(&self.client, &call).await
     }
 
@@ -341,15 +365,9 @@ impl Scripts {
         self.take.run(&self.client, &call).await
     }
 
-    /// Commits an ending: 0 if fenced, 2 if few items of its batch are left in the queue, else 1.
-    pub(super) async fn finish(
-        &self,
-        held: &Held<'_>,
-        ending: &str,
-        summary: &str,
-    ) -> RedisResult<u8> {
-        let mut call = held.call(&self.finish);
-        call.arg(ending).arg(summary);
+    /// Commits endings of jobs of one shard; 0 for each that is fenced, 2 if its batch runs low.
+    pub(super) async fn finish(&self, endings: Vec<Step>) -> RedisResult<Vec<u8>> {
+        let call = self.finish.call_for::<u64>(&[], &endings);
         self.finish.run(&self.client, &call).await
     }
 

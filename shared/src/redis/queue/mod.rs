@@ -8,6 +8,7 @@ mod consumer;
 mod control;
 mod dead_letter;
 mod durability;
+mod groups;
 mod job;
 mod lanes;
 mod lease;
@@ -56,12 +57,13 @@ pub use submit::{Accepted, Listing, Once, Submission, ToSession};
 pub use webhook::{ClaimedWebhook, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState};
 pub use workers::WorkerFacts;
 
+use groups::Groups;
+
 use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};
 use super::facts::{Finding, Verdict, examine_over};
 use super::keys;
-use super::group_commit::GroupCommit;
-use super::scripts::{Constants, NewSubmission, Refusal, Scripts};
+use super::scripts::{Constants, Scripts};
 use crate::config;
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Ending, Failure, Priority};
@@ -88,10 +90,10 @@ struct Inner {
     ready: OnceCell<()>,
     fleet: rhythm::Fleet,
     confirmations: durability::Confirmations,
-    /// Submissions of each shard: many that come at once are one step.
-    submissions: Vec<GroupCommit<NewSubmission, Refusal>>,
-    /// What goes on in the background: submissions of several callers, and what is said about transfers that
-    /// were dropped.
+    /// Of each shard.
+    groups: Vec<Groups>,
+    /// What goes on in the background: steps of several callers, and what is said about transfers that were
+    /// dropped.
     background: TaskTracker,
 }
 
@@ -125,14 +127,9 @@ impl Queue {
         };
         let scripts = Arc::new(Scripts::new(client.clone(), &constants));
         let background = TaskTracker::new();
-        let of_shard = |shard| {
-            let (scripts, max_queued) = (Arc::clone(&scripts), config.max_queued);
-            GroupCommit::new(background.clone(), move |new: Vec<NewSubmission>| {
-                let scripts = Arc::clone(&scripts);
-                Box::pin(async move { scripts.submit(shard, &new, max_queued).await })
-            })
-        };
-        let submissions = (0..shards).map(of_shard).collect();
+        let groups = (0..shards)
+            .map(|shard| Groups::new(&scripts, &background, shard, config.max_queued))
+            .collect();
         let servers = if client.cluster().is_some() { shards } else { 1 };
         let inner = Inner {
             client,
@@ -141,7 +138,7 @@ impl Queue {
             ready: OnceCell::new(),
             fleet: rhythm::Fleet::default(),
             confirmations: durability::Confirmations::new(servers),
-            submissions,
+            groups,
             background,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -295,6 +292,10 @@ impl Queue {
 
     pub(super) fn shard_of(&self, tenant: &TenantId) -> u16 {
         keys::shard_of(tenant, self.inner.config.shards)
+    }
+
+    fn groups(&self, shard: u16) -> &Groups {
+        &self.inner.groups[usize::from(shard)]
     }
 
     fn shards(&self) -> std::ops::Range<u16> {

@@ -393,7 +393,12 @@ fn listing(terms: &Terms) -> Result<NewListing, Error> {
 }
 
 /// The job of a run. Nobody waits for it, and nobody talks to it.
-fn new_run(tenant: &TenantId, quota: Quota, job: JobId, terms: &Terms) -> Result<NewSubmission, Error> {
+fn new_run(
+    tenant: &TenantId,
+    quota: Quota,
+    job: JobId,
+    terms: &Terms,
+) -> Result<NewSubmission, Error> {
     Ok(NewSubmission {
         account: Account { tenant: tenant.clone(), quota },
         id: job.to_string(),

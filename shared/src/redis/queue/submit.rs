@@ -125,9 +125,10 @@ impl Queue {
     ) -> Result<(), Error> {
         let payload = write(job)?;
         self.ready().await?;
-        let limit = self.inner.config.max_queued;
         let job = self.new_job(submission, &payload, job.listens(), labels);
-        refused(self.inner.scripts.enqueue(&job, limit).await.map_err(failure)?)
+        let step = job.step();
+        let bytes = step.size();
+        refused(self.groups(job.shard).enqueue.take(step, bytes).await.map_err(failure)?)
     }
 
     /// Puts a job that outlives its request into its tenant's shard, together with whichever come at once.
@@ -149,10 +150,9 @@ impl Queue {
             listing: new_listing(listing)?,
         };
         self.ready().await?;
-        let shard = self.shard_of(submission.tenant);
-        let bytes = new.size();
-        let together = &self.inner.submissions[usize::from(shard)];
-        accepted(submission.id, together.take(new, bytes).await.map_err(failure)?)
+        let (shard, bytes) = (self.shard_of(submission.tenant), new.size());
+        let answer = self.groups(shard).submit.take(new, bytes).await;
+        accepted(submission.id, answer.map_err(failure)?)
     }
 
     /// Puts a call into the queue of a session of its tenant; opens the session with it if that is
