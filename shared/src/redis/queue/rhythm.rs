@@ -1,6 +1,6 @@
 //! How often workers do what any of them can do: the more there are, the more rarely each.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -40,10 +40,13 @@ impl Queue {
     /// to every worker that waits: in a large fleet some wait, by chance, and those who get one go on waiting.
     #[must_use]
     pub fn is_to_rest(&self) -> bool {
-        let workers = self.inner.fleet.workers();
-        let chance = RandomState::new().hash_one(workers) % u64::from(workers.max(1));
-        chance >= u64::from(WAITING)
+        let drawn = RandomState::new().build_hasher().finish();
+        rests(self.inner.fleet.workers(), drawn)
     }
+}
+
+fn rests(workers: u32, drawn: u64) -> bool {
+    drawn % u64::from(workers.max(1)) >= u64::from(WAITING)
 }
 
 fn slowed(period: Duration, workers: u32, rarest: Duration) -> Duration {
@@ -61,6 +64,11 @@ mod tests {
         for (workers, expected_ms) in [(0, 500), (1, 500), (64, 500), (128, 1000), (10_000, 5000)] {
             let slowed = slowed(period, workers, rarest);
             assert_eq!(slowed, Duration::from_millis(expected_ms), "{workers} workers");
+        }
+        // So many wait as do in a small one.
+        for workers in [0, 1, 64, 65, 1000] {
+            let waiting = (0..u64::from(workers)).filter(|drawn| !rests(workers, *drawn)).count();
+            assert_eq!(waiting, workers.min(WAITING) as usize, "{workers} workers");
         }
         // A short lease makes nothing more frequent than asked for.
         assert_eq!(slowed(period, 500, Duration::from_millis(100)), period);
