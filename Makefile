@@ -9,7 +9,8 @@ ISOL8 := ./target/release/isol8
 demo: setup
 	sh examples/five-runtimes.sh $(ISOL8)
 
-## Set everything up and run all checks and tests.
+## Set everything up, gVisor too, and run all checks and tests.
+test: SETUP_FLAGS := --gvisor
 test: setup check
 	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo build --locked --workspace --bins
@@ -27,7 +28,7 @@ build:
 	cargo build --release --locked --package cli
 
 setup: build
-	$(ISOL8) setup
+	$(ISOL8) setup $(SETUP_FLAGS)
 
 check:
 	cargo fmt --all --check

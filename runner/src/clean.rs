@@ -21,6 +21,17 @@ use crate::sys::{self, Ipc};
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// Where the kernel shows POSIX message queues.
+pub(crate) const MESSAGE_QUEUES: &str = "/dev/mqueue";
+/// And System V objects, kind by kind.
+pub(crate) const IPC_TABLES: [(Ipc, &str); 3] = [
+    (Ipc::SharedMemory, "/proc/sysvipc/shm"),
+    (Ipc::Semaphores, "/proc/sysvipc/sem"),
+    (Ipc::Messages, "/proc/sysvipc/msg"),
+];
+/// Numbers of System V objects that are tried where no table shows them: such kernels count from nought.
+const GUESSED_IDS: i32 = 4096;
+
 /// Empties `root` until nothing is left or `deadline` has passed, and gives it back its `mode`; the
 /// caller verifies.
 pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
@@ -126,7 +137,7 @@ fn names_in(directory: &mut Dir) -> Vec<std::ffi::CString> {
 
 /// Unlinks the POSIX message queues this user may unlink.
 pub(crate) fn remove_message_queues() {
-    let Ok(mut directory) = open_directory(AT_FDCWD, Path::new("/dev/mqueue")) else {
+    let Ok(mut directory) = open_directory(AT_FDCWD, Path::new(MESSAGE_QUEUES)) else {
         return;
     };
     for name in names_in(&mut directory) {
@@ -136,12 +147,11 @@ pub(crate) fn remove_message_queues() {
 
 /// Removes the System V objects this user owns.
 pub(crate) fn remove_system_v() {
-    for (table, kind) in [
-        ("/proc/sysvipc/shm", Ipc::SharedMemory),
-        ("/proc/sysvipc/sem", Ipc::Semaphores),
-        ("/proc/sysvipc/msg", Ipc::Messages),
-    ] {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
+    for (kind, table) in IPC_TABLES {
+        let Ok(text) = std::fs::read_to_string(table) else {
+            (0..GUESSED_IDS).for_each(|id| sys::remove_ipc(kind, id));
+            continue;
+        };
         let ids = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
         for id in ids.filter_map(|id| id.parse().ok()) {
             sys::remove_ipc(kind, id);

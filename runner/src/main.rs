@@ -38,7 +38,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut supervisor = Supervisor::new(link, children);
+    // From the worker, who knows what it has started.
+    let owns_kernel = std::env::args_os().skip(1).any(|argument| argument == "--own-kernel");
+    let mut supervisor = Supervisor::new(link, children, owns_kernel);
     let end = supervisor.run();
     // As PID 1 our end is everyone's, but a runner started by hand must not leave anything.
     let _ = identity::kill_sandbox_processes();

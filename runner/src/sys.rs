@@ -44,6 +44,11 @@ pub(crate) enum Ipc {
     Messages,
 }
 
+/// Commands that tell how many objects there are; the same on every architecture, and missing in `libc`.
+const SHM_INFO: libc::c_int = 14;
+const SEM_INFO: libc::c_int = 19;
+const MSG_INFO: libc::c_int = 12;
+
 /// Forks.
 pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: the process has one thread, so the child may use all of the library.
@@ -140,6 +145,34 @@ pub(crate) fn remove_ipc(kind: Ipc, id: i32) {
             Ipc::Messages => libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()),
         };
     }
+}
+
+/// How many System V IPC objects of a kind there are in this sandbox; `None` if the kernel does not say.
+pub(crate) fn count_ipc(kind: Ipc) -> Option<u32> {
+    // All of Linux: `struct shm_info`, `struct seminfo` and `struct msginfo` begin with integers, and are less than
+    // half as long as this.
+    let mut told = [0_i32; 32];
+    let pointer = told.as_mut_ptr();
+    // SAFETY: the buffer is longer than any of the three structures that these calls fill in.
+    let (outcome, place) = unsafe {
+        match kind {
+            // `used_ids`
+            Ipc::SharedMemory => (libc::shmctl(0, SHM_INFO, pointer.cast()), 0),
+            // `semusz`
+            Ipc::Semaphores => (libc::semctl(0, 0, SEM_INFO, pointer), 7),
+            // `msgpool`
+            Ipc::Messages => (libc::msgctl(0, MSG_INFO, pointer.cast()), 0),
+        }
+    };
+    (outcome >= 0).then_some(told[place]).and_then(|count| u32::try_from(count).ok())
+}
+
+/// Whether programs could have made POSIX message queues here, wherever they are shown.
+pub(crate) fn offers_message_queues() -> bool {
+    // SAFETY: the name is terminated. An empty one names nothing.
+    let outcome = unsafe { libc::syscall(libc::SYS_mq_unlink, c"".as_ptr()) };
+    let error = io::Error::last_os_error().raw_os_error();
+    outcome == 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM))
 }
 
 /// Names of the extended attributes of a file, separated by zero bytes. Empty where there are none

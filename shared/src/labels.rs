@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::isolation::Isolation;
 
 /// Labels of one worker.
 const MAX_LABELS: usize = 32;
@@ -55,6 +56,19 @@ impl Labels {
     #[must_use]
     pub fn satisfy(&self, required: &Self) -> bool {
         required.0.iter().all(|(name, value)| self.0.get(name) == Some(value))
+    }
+
+    /// Adds those of a worker that has these kinds of isolation, or of a job that wants one.
+    pub fn add_isolation(&mut self, kinds: impl IntoIterator<Item = Isolation>) {
+        let own = kinds.into_iter().filter_map(Isolation::label);
+        self.0.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    /// The kinds of isolation among them.
+    pub fn isolation(&self) -> impl Iterator<Item = Isolation> {
+        let is_here =
+            |kind: &Isolation| kind.label().is_some_and(|(name, _)| self.0.contains_key(name));
+        Isolation::ALL.into_iter().filter(is_here)
     }
 
     /// The placement of a job that requires these; `None` if it requires nothing.

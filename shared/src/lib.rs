@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod execution;
 pub mod id;
+pub mod isolation;
 pub mod job_view;
 pub mod labels;
 pub mod net;

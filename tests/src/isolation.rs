@@ -1,5 +1,5 @@
-//! What keeps the sandboxes of a security suite apart from the machine. Named by
-//! `ISOL8_TEST_ISOLATION`, so that one suite serves every kind of isolation there is.
+//! What keeps the sandboxes of a suite apart from the machine. Named by `ISOL8_TEST_ISOLATION`, so that one
+//! suite serves every kind of isolation there is.
 
 use serde_json::{Value, json};
 
@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 pub enum Isolation {
     /// The engine's default runtime: containers on the machine's own kernel.
     Runtime,
+    /// gVisor: a kernel of the sandbox's own, in user space.
+    Gvisor,
 }
 
 impl Isolation {
     /// All there are.
-    pub const ALL: [Self; 1] = [Self::Runtime];
+    pub const ALL: [Self; 2] = [Self::Runtime, Self::Gvisor];
 
     /// The one asked for.
     ///
@@ -22,7 +24,10 @@ impl Isolation {
     pub fn from_environment() -> Self {
         match std::env::var("ISOL8_TEST_ISOLATION").as_deref() {
             Ok("" | "runtime") | Err(_) => Self::Runtime,
-            Ok(other) => panic!("ISOL8_TEST_ISOLATION is \"{other}\"; there is: runtime"),
+            Ok("gvisor") => Self::Gvisor,
+            Ok(other) => {
+                panic!("ISOL8_TEST_ISOLATION is \"{other}\"; there are: runtime, gvisor")
+            }
         }
     }
 
@@ -31,6 +36,7 @@ impl Isolation {
     pub fn name(self) -> &'static str {
         match self {
             Self::Runtime => "runtime",
+            Self::Gvisor => "gvisor",
         }
     }
 
@@ -39,6 +45,7 @@ impl Isolation {
     pub fn settings(self) -> Value {
         match self {
             Self::Runtime => json!({}),
+            Self::Gvisor => json!({"defaults": {"isolation": "gvisor"}}),
         }
     }
 }

@@ -99,6 +99,7 @@ fn nothing(id: JobId, job: &Job) -> ExecutionResult {
         runtime: job.runtime,
         timestamp: Utc::now(),
         container_id: String::new(),
+        isolation: job.isolation,
         resource_usage: None,
         network_logs: Vec::new(),
         network_logs_dropped: 0,

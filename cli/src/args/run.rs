@@ -120,6 +120,10 @@ pub(crate) struct RequestArgs {
     /// Flags of the agent (runtime agent).
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true, help_heading = "Preparation")]
     pub(crate) agent_flags: Option<String>,
+    /// What keeps the sandbox apart from its machine: container, gvisor or kata. Where that is not to be had,
+    /// the program does not run.
+    #[arg(long, value_name = "KIND", help_heading = "Placement")]
+    pub(crate) isolation: Option<String>,
     /// Label that the worker must have; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Placement")]
     pub(crate) label: Vec<String>,

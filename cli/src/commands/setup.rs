@@ -9,7 +9,7 @@ use shared::runtime::Runtime;
 use worker::engine::images::{Plan, Wanted};
 
 use super::build;
-use crate::host::{Privilege, dockerd, os_image, packages, registries};
+use crate::host::{Privilege, dockerd, gvisor, os_image, packages, registries};
 use crate::screen::Screen;
 use crate::{printer, settings};
 
@@ -38,8 +38,11 @@ pub(crate) struct SetupArgs {
     /// Debian or Ubuntu image to build the sandbox images on.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) base_image: Option<String>,
-    /// Install nothing on this machine and start no engine; only build images.
+    /// Install gVisor too, and register it with the engine, for isolation gvisor.
     #[arg(long)]
+    pub(crate) gvisor: bool,
+    /// Install nothing on this machine and start no engine; only build images.
+    #[arg(long, conflicts_with = "gvisor")]
     pub(crate) no_host: bool,
 }
 
@@ -97,6 +100,9 @@ async fn prepare(args: SetupArgs) -> anyhow::Result<()> {
     };
     if !args.no_host {
         packages::ensure(&packages::SERVICE, privilege, &tell).await?;
+    }
+    if args.gvisor {
+        gvisor::ensure(&docker, privilege, &tell).await?;
     }
 
     let wanted = Wanted {

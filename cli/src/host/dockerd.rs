@@ -136,6 +136,21 @@ pub(crate) async fn launch<T>(
     })
 }
 
+/// Has this machine's engine read its configuration file again; what it runs goes on.
+///
+/// # Errors
+/// If there is no telling which process it is.
+pub(crate) async fn reload(privilege: Privilege) -> anyhow::Result<()> {
+    let pid = running(&Daemon::default().pid_files, "dockerd").context(
+        "the engine's process is not known, as it was not started by isol8 or the system; have it reload its \
+         configuration (`kill -HUP` its process), and run this again",
+    )?;
+    let mut command = privilege.command("kill", "have Docker reload its configuration")?;
+    command.args(["-HUP", &pid.to_string()]);
+    run(&mut command, "have Docker reload its configuration", Duration::from_secs(10)).await?;
+    Ok(())
+}
+
 /// A process that the files name, that lives, and that is what the file says it is. After a hard stop a
 /// file may name a process that is gone, or whose number another program has since been given.
 fn running(pid_files: &[(&'static str, PathBuf)], name: &str) -> Option<u32> {

@@ -4,6 +4,7 @@
 mod answers;
 mod apt;
 pub(crate) mod dockerd;
+pub(crate) mod gvisor;
 pub(crate) mod os_image;
 pub(crate) mod packages;
 pub(crate) mod registries;

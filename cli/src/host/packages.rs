@@ -46,6 +46,10 @@ pub(crate) const SERVICE: [Need; 2] = [
     },
 ];
 
+/// A kernel in user space for sandboxes, as a runtime of the engine.
+pub(crate) const GVISOR: [Need; 1] =
+    [Need { evidence: Evidence::Program("runsc"), package: "runsc" }];
+
 /// What makes an operating system image where there is no registry.
 pub(crate) const BOOTSTRAP: [Need; 1] =
     [Need { evidence: Evidence::Program("debootstrap"), package: "debootstrap" }];

@@ -21,6 +21,7 @@ use shared::execution::{
     BoundSecret, ExecutionOptions, ExecutionRequest, FilterOptions, Network, NetworkChoice,
     SecretOption, Wish,
 };
+use shared::isolation::Isolation;
 use shared::labels::Labels;
 
 use crate::args::{ExecArgs, OutputArgs, ProgramArgs, RequestArgs, RunArgs};
@@ -146,6 +147,7 @@ fn options(
         network: network(args, loaded)?.map(NetworkChoice::Always),
         network_filter: network_filter(args, loaded),
         log_network: args.log_network,
+        isolation: isolation(args, loaded)?,
         memory_limit: text(&args.memory, "defaults.memoryLimit", &defaults.memory_limit),
         cpu_limit: args.cpu.or(cpu_limit),
         pids_limit: args.pids_limit.or(agent_pids),
@@ -160,6 +162,17 @@ fn options(
         tmp_size: text(&args.tmp_size, "defaults.tmpSize", &defaults.tmp_size),
         ..ExecutionOptions::default()
     })
+}
+
+/// The isolation asked for.
+fn isolation(args: &RequestArgs, loaded: &Loaded) -> anyhow::Result<Option<Isolation>> {
+    let Some(name) = &args.isolation else {
+        let configured = loaded.config.defaults.isolation;
+        return Ok(is_written(loaded, "defaults.isolation").then_some(configured));
+    };
+    let found = Isolation::from_name(name);
+    let known = || format!("unknown isolation \"{name}\": use container, gvisor or kata");
+    found.map(Some).with_context(known)
 }
 
 /// The labels that flags name; `None` without any.

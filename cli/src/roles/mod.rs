@@ -138,6 +138,7 @@ pub(crate) async fn build_worker(
         ),
         None => None,
     };
+    let mut labels = config.worker.labels.clone();
     let executor = if config.worker.no_op {
         printer::warning("--no-op: jobs are answered, not run");
         Executor::NoOp
@@ -148,14 +149,20 @@ pub(crate) async fn build_worker(
         let metrics = Arc::clone(&metrics);
         let engine = Engine::start(options, docker, id, image, metrics, token.clone()).await?;
         engine.take_stock().await?;
+        labels.add_isolation(engine.isolation());
         Executor::Sandbox(engine)
     };
-    tracing::info!(worker = %id, name = name.as_str(), "worker ready");
+    anyhow::ensure!(
+        !config.worker.only_labelled || !labels.is_empty(),
+        "worker.onlyLabelled is true, but this worker has no label that a job could require: worker.labels is \
+         empty, and its engine has no isolation but containers"
+    );
+    tracing::info!(worker = %id, name = name.as_str(), %labels, "worker ready");
     Ok(Worker {
         options: worker::Options {
             worker: id,
             name: name.as_str().to_owned(),
-            labels: config.worker.labels.clone(),
+            labels,
             only_labelled: config.worker.only_labelled,
             max_concurrent: config.max_concurrent,
             redis: config.redis.clone(),
@@ -220,6 +227,7 @@ fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
         idle: Duration::from_millis(config.worker.idle_ms),
         prewarm: prewarm?,
         custom_seccomp: settings::custom_seccomp(config)?,
+        runtimes: config.worker.runtimes.clone(),
         packages: package_settings(config)?,
         resolver: Resolver::of_servers(&config.worker.resolvers)?,
     })

@@ -62,7 +62,8 @@ pub(crate) async fn submit(
     let refusals = Refusals::new(state, tenant, session.as_ref(), &envelope.request);
     let labels = wish.labels(state.admission.policy(tenant));
     let admitted = labels.and_then(|labels| Ok((labels, state.admission.admit(tenant, envelope)?)));
-    let (labels, mut job) = admitted.inspect_err(|error| refusals.record(error))?;
+    let (mut labels, mut job) = admitted.inspect_err(|error| refusals.record(error))?;
+    labels.add_isolation([job.isolation]);
     let can_run = state.fleet.require(&state.queue, &labels, session.is_some()).await;
     can_run.inspect_err(|error| {
         if error.code() != ErrorCode::QueueUnavailable {

@@ -69,5 +69,12 @@ impl Fleet {
 
 /// Why nobody can run a job.
 pub(crate) fn nobody_has(labels: &Labels) -> String {
-    format!("No live worker has the labels {labels}")
+    let missing = format!("No live worker has the labels {labels}");
+    match labels.isolation().next() {
+        Some(kind) => format!(
+            "{missing}: isolation \"{}\" needs a worker whose engine has such a runtime",
+            kind.name()
+        ),
+        None => missing,
+    }
 }

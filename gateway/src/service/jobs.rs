@@ -100,6 +100,7 @@ pub(super) fn admit(
     let webhook = queue.webhook.take();
     let mut terms = queue.into_terms(state.admission.policy(tenant), state.job_retention_ms)?;
     let mut job = state.admission.admit(tenant, envelope)?;
+    terms.labels.add_isolation([job.isolation]);
     let admit = |it| state.webhooks.admit(tenant, SubjectKind::Job, it);
     terms.webhook = webhook.map(admit).transpose()?;
     // Whoever comes later can see what it wrote.

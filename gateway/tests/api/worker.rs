@@ -80,6 +80,7 @@ pub(crate) fn result(job: &Job, id: JobId, stdout: String) -> ExecutionResult {
         runtime: job.runtime,
         timestamp: Utc::now(),
         container_id: "none".into(),
+        isolation: job.isolation,
         resource_usage: None,
         network_logs: Vec::new(),
         network_logs_dropped: 0,

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use shared::config::Seccomp;
 use shared::execution::{Job, Limits, Network, PackageSet, Source, Terms};
 use shared::id::{JobId, TenantId};
+use shared::isolation::Isolation;
 use shared::redis::{Listing, Queue, Quota, Submission};
 use shared::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -123,6 +124,7 @@ fn job(code_bytes: usize) -> Job {
         network: Network::None,
         egress: None,
         agent_flags: Vec::new(),
+        isolation: Isolation::Container,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 512 << 20,

@@ -72,10 +72,10 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Records the clean state; no program has run yet.
-    pub(crate) fn new(link: Link, children: SignalFd) -> Self {
-        let memory = Memory::open();
-        let baseline = Baseline::record(&memory);
+    /// Records the clean state; no program has run yet. `owns_kernel`: nobody else runs on this kernel.
+    pub(crate) fn new(link: Link, children: SignalFd, owns_kernel: bool) -> Self {
+        let memory = Memory::open(owns_kernel);
+        let baseline = Baseline::record(&memory, owns_kernel);
         Self {
             link,
             children,

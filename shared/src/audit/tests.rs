@@ -18,6 +18,7 @@ use crate::execution::{
     ResourceUsage, Source, Timings,
 };
 use crate::id::{JobId, SessionId, TenantId};
+use crate::isolation::Isolation;
 use crate::runtime::Runtime;
 
 /// Of `print(1)`.
@@ -49,6 +50,7 @@ fn job() -> Job {
         network: Network::None,
         egress: None,
         agent_flags: Vec::new(),
+        isolation: Isolation::Container,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 1 << 29,
@@ -77,6 +79,7 @@ fn result(stdout: &str) -> ExecutionResult {
         runtime: Runtime::Python,
         timestamp: Utc::now(),
         container_id: "c0ffee".into(),
+        isolation: Isolation::Container,
         resource_usage: Some(ResourceUsage { memory_mb: 9, ..ResourceUsage::default() }),
         network_logs: Vec::new(),
         network_logs_dropped: 0,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::load::Source;
-use super::{AuditDestination, Config, Defaults, Policy, Seccomp};
+use super::{AuditDestination, Config, Defaults, Policy, Runtimes, Seccomp, Worker};
 use crate::error::Error;
 use crate::execution::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, Network, is_image_reference,
@@ -309,6 +309,13 @@ fn webhooks(config: &Config) -> Checked {
     })
 }
 
+/// Whether its engine may have a kind of isolation that jobs can ask for: what is not switched off shows when the
+/// worker starts.
+fn may_be_stronger(worker: &Worker) -> bool {
+    let Runtimes { gvisor, kata, .. } = &worker.runtimes;
+    [gvisor, kata].into_iter().any(|name| name.as_deref() != Some(Runtimes::OFF))
+}
+
 fn worker(config: &Config) -> Checked {
     let worker = &config.worker;
     require(!worker.name.is_empty(), &["worker.name"], || {
@@ -321,9 +328,17 @@ fn worker(config: &Config) -> Checked {
             "worker.labels has {name}; names that begin with {OWN_PREFIX} are kept for what a worker finds out about itself"
         )
     })?;
-    let has_labels = !worker.only_labelled || !worker.labels.is_empty();
+    let has_labels = !worker.only_labelled || !worker.labels.is_empty() || may_be_stronger(worker);
     require(has_labels, &["worker.onlyLabelled", "worker.labels"], || {
-        "worker.onlyLabelled is true, but worker.labels has none that a job could require".into()
+        "worker.onlyLabelled is true, but worker.labels has none that a job could require, and \
+         worker.runtimes no isolation that one could ask for"
+            .into()
+    })?;
+    let has_containers = worker.runtimes.container.as_deref() != Some(Runtimes::OFF);
+    require(has_containers, &["worker.runtimes.container"], || {
+        "worker.runtimes.container is none; leave it out for the engine's default. A worker that is to \
+         take no plain jobs has worker.onlyLabelled"
+            .into()
     })?;
     let has_agent = worker.prewarm.contains(&Runtime::Agent);
     require(!has_agent, &["worker.prewarm"], || {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::execution::Network;
+use crate::isolation::Isolation;
 use crate::runtime::Runtime;
 
 /// What a request gets when it does not say.
@@ -18,6 +19,8 @@ pub struct Defaults {
     pub cpu_limit: f64,
     /// Network mode.
     pub network: Network,
+    /// What keeps a sandbox apart from its machine.
+    pub isolation: Isolation,
     /// Size of `/sandbox`.
     pub sandbox_size: String,
     /// Size of `/tmp`.
@@ -33,6 +36,7 @@ impl Default for Defaults {
             memory_limit: "512m".into(),
             cpu_limit: 1.0,
             network: Network::None,
+            isolation: Isolation::Container,
             sandbox_size: "512m".into(),
             tmp_size: "256m".into(),
             readonly_root_fs: true,

@@ -126,6 +126,27 @@ impl Default for Gateway {
     }
 }
 
+/// OCI runtimes of the worker's engine, by kind of isolation. One that is absent is looked for by the names that
+/// it usually has; `none` is not used, even if it is there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Runtimes {
+    /// Of containers; absent: the engine's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// gVisor's, usually `runsc`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gvisor: Option<String>,
+    /// That of Kata Containers, usually `kata`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kata: Option<String>,
+}
+
+impl Runtimes {
+    /// In the place of a runtime that is not to be used.
+    pub const OFF: &str = "none";
+}
+
 /// The worker.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -138,6 +159,8 @@ pub struct Worker {
     pub labels: Labels,
     /// Whether it takes only jobs that require labels.
     pub only_labelled: bool,
+    /// OCI runtimes of its engine, by kind of isolation.
+    pub runtimes: Runtimes,
     /// Address of the worker's own `/healthz`, `/readyz` and `/metrics`; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
@@ -173,6 +196,7 @@ impl Default for Worker {
             name: "worker".into(),
             labels: Labels::default(),
             only_labelled: false,
+            runtimes: Runtimes::default(),
             listen: None,
             // An agent needs a network of its caller's own, so no sandbox can be made ahead for it.
             prewarm: Runtime::ALL.into_iter().filter(|it| *it != Runtime::Agent).collect(),

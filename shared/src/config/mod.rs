@@ -18,7 +18,7 @@ pub use contract::{
     Audit, AuditDestination, Auth, Cleanup, Defaults, NetworkFilter, PrebuiltImage, RemoteCode,
     Seccomp, Security,
 };
-pub use fleet::{Gateway, Redis, Worker};
+pub use fleet::{Gateway, Redis, Runtimes, Worker};
 pub use load::{Loaded, Source, Surroundings};
 pub use policy::{Policy, TenantPolicy};
 pub use pool_size::PoolSize;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Seccomp;
 use crate::execution::Network;
 use crate::id::TenantId;
+use crate::isolation::Isolation;
 use crate::net::AddressRange;
 
 /// Ceilings for what requests may ask. Above one is a 400 that names it.
@@ -45,6 +46,9 @@ pub struct Policy {
     pub labels: Vec<String>,
     /// System-call filters that may be asked for besides the server's own.
     pub seccomp: Vec<Seccomp>,
+    /// Kinds of isolation that requests may have; one that asks for none gets the server's default, or the
+    /// first of these if that is not among them. Empty: the server's default, and whatever is no weaker.
+    pub isolation: Vec<Isolation>,
     /// Whether a request may ask for a writable root.
     pub allow_writable_root: bool,
     /// Whether a request may ask for packages.
@@ -103,6 +107,7 @@ impl Default for Policy {
             images: vec!["*".into()],
             labels: vec!["*".into()],
             seccomp: vec![Seccomp::Strict],
+            isolation: Vec::new(),
             allow_writable_root: true,
             allow_packages: true,
             max_sessions: 100,
@@ -174,6 +179,10 @@ pub struct TenantPolicy {
     /// System-call filters that may be asked for besides the server's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Vec<Seccomp>>,
+    /// Kinds of isolation that requests may have; one that asks for none gets the server's default, or the
+    /// first of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Vec<Isolation>>,
     /// Whether a request may ask for a writable root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_writable_root: Option<bool>,
@@ -248,6 +257,7 @@ impl Policy {
             images: vec!["*".into()],
             labels: vec!["*".into()],
             seccomp: vec![Seccomp::Strict, Seccomp::Unconfined],
+            isolation: Isolation::ALL.to_vec(),
             allow_writable_root: true,
             allow_packages: true,
             max_sessions: u32::MAX,
@@ -299,6 +309,7 @@ impl Policy {
             images: own.images.unwrap_or(general.images),
             labels: own.labels.unwrap_or(general.labels),
             seccomp: own.seccomp.unwrap_or(general.seccomp),
+            isolation: own.isolation.unwrap_or(general.isolation),
             allow_writable_root: own.allow_writable_root.unwrap_or(general.allow_writable_root),
             allow_packages: own.allow_packages.unwrap_or(general.allow_packages),
             max_sessions: own.max_sessions.unwrap_or(general.max_sessions),

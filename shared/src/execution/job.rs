@@ -10,6 +10,7 @@ use super::egress::Egress;
 use super::packages::PackageSet;
 use super::request::Network;
 use crate::config::Seccomp;
+use crate::isolation::Isolation;
 use crate::runtime::Runtime;
 
 /// A fully resolved execution. A worker refuses one with fields that it does not know: to pass over one
@@ -60,6 +61,10 @@ pub struct Job {
     /// What may be reached, if it is the filtered network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Box<Egress>>,
+    /// What keeps its sandbox apart from the machine. Of another kind than a container, only workers with its
+    /// label hear of the job.
+    #[serde(default, skip_serializing_if = "Isolation::is_container")]
+    pub isolation: Isolation,
     /// System-call filter.
     #[serde(default)]
     pub seccomp: Seccomp,

@@ -10,6 +10,7 @@ use super::content::FileContent;
 use super::egress::BoundSecret;
 use super::queue::Wish;
 use crate::config::Seccomp;
+use crate::isolation::Isolation;
 
 /// Body of the execute routes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -222,6 +223,9 @@ pub struct ExecutionOptions {
     /// Size of `/tmp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmp_size: Option<String>,
+    /// What keeps the sandbox apart from its machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
     /// System-call filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub security: Option<SecurityOptions>,

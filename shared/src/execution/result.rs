@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, ErrorCode};
 use crate::id::{JobId, SessionId};
+use crate::isolation::Isolation;
 use crate::runtime::Runtime;
 
 use super::call::FileReply;
@@ -63,6 +64,9 @@ pub struct ExecutionResult {
     pub timestamp: DateTime<Utc>,
     /// The container it ran in.
     pub container_id: String,
+    /// What kept that apart from the machine, if it was more than a container.
+    #[serde(default, skip_serializing_if = "Isolation::is_container")]
+    pub isolation: Isolation,
     /// What it used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_usage: Option<ResourceUsage>,

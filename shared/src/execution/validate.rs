@@ -16,10 +16,13 @@ use super::content::FileContent;
 use super::egress::BoundSecret;
 use super::job::{InputFile, Job, Limits, Source};
 use super::packages::PackageSet;
-use super::request::{ExecuteEnvelope, ExecutionOptions, ExecutionRequest, SecretOption};
+use super::request::{
+    ExecuteEnvelope, ExecutionOptions, ExecutionRequest, Network, NetworkChoice, SecretOption,
+};
 use crate::config::{Config, Defaults, NetworkFilter, Policy, Seccomp};
 use crate::error::Error;
 use crate::id::TenantId;
+use crate::isolation::Isolation;
 use crate::remote_code::RemoteCodeRules;
 use crate::runtime::Runtime;
 use crate::size::parse_bytes;
@@ -89,6 +92,18 @@ impl Admission {
         network::check_change(self.rules(tenant), change)
     }
 
+    /// The kind of isolation that a request of `tenant` with these options gets.
+    ///
+    /// # Errors
+    /// An invalid-request or policy error for the caller.
+    pub fn isolation(
+        &self,
+        tenant: &TenantId,
+        options: &ExecutionOptions,
+    ) -> Result<Isolation, Error> {
+        Asked { rules: self.rules(tenant), defaults: &self.defaults, options }.isolation()
+    }
+
     fn rules(&self, tenant: &TenantId) -> &Rules {
         self.tenants.get(tenant).unwrap_or(&self.general)
     }
@@ -118,6 +133,7 @@ impl Admission {
             timeout_ms: asked.timeout_ms(&request)?,
             network,
             egress,
+            isolation: asked.isolation()?,
             seccomp: asked.seccomp(self.seccomp)?,
             limits: asked.limits()?,
             workdir: paths::workdir(request.workdir.as_deref())?,
@@ -328,6 +344,33 @@ impl Asked<'_> {
             .unwrap_or_else(|| self.defaults.timeout_ms.min(ceiling));
         at_least("timeoutMs", timeout_ms, 1, "ms")?;
         self.rules.at_most("timeoutMs", timeout_ms, ceiling, "ms", "maxTimeoutMs")
+    }
+
+    fn isolation(&self) -> Result<Isolation, Error> {
+        let (own, allowed) = (self.defaults.isolation, &self.rules.policy.isolation);
+        let is_allowed = |kind: Isolation| match &allowed[..] {
+            // Whatever else there is, a container is the weakest.
+            [] => kind == own || kind != Isolation::Container,
+            allowed => allowed.contains(&kind),
+        };
+        let kind = match (self.options.isolation, allowed.first()) {
+            (Some(asked), _) if !is_allowed(asked) => {
+                let what = format!("isolation \"{}\"", asked.name());
+                return Err(self.rules.forbids(&what, "isolation"));
+            }
+            (Some(asked), _) => asked,
+            (None, Some(first)) if !is_allowed(own) => *first,
+            (None, _) => own,
+        };
+        let network = self.options.network.unwrap_or_else(|| self.defaults.network.into());
+        if kind != Isolation::Container && network == NetworkChoice::Always(Network::Host) {
+            return Err(Error::invalid(format!(
+                "network host is the machine's own, and isolation \"{}\" keeps programs apart from the machine: \
+                 use network filtered, or isolation container",
+                kind.name()
+            )));
+        }
+        Ok(kind)
     }
 
     /// `own` is the server's, which needs no leave.

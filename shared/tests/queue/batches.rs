@@ -73,6 +73,7 @@ fn exited(exit_code: i32, claimed: &Claimed) -> Ending {
         runtime: claimed.job.runtime,
         timestamp: chrono::Utc::now(),
         container_id: "c".into(),
+        isolation: shared::isolation::Isolation::Container,
         resource_usage: None,
         network_logs: Vec::new(),
         network_logs_dropped: 0,

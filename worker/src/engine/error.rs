@@ -41,6 +41,27 @@ pub enum EngineError {
         "this worker has no custom system-call filter; set security.customProfilePath where it runs"
     )]
     NoCustomProfile,
+    /// A job wants a kind of isolation that this engine does not have.
+    #[error(
+        "isolation \"{isolation}\" is not to be had here: this Docker engine has no such runtime, or \
+         worker.runtimes.{isolation} is none (`isol8 setup --gvisor` installs gVisor). It is never run with less"
+    )]
+    NoIsolation {
+        /// The kind.
+        isolation: &'static str,
+    },
+    /// The configuration names a runtime that the engine does not have.
+    #[error(
+        "worker.runtimes.{isolation} is \"{name}\", which this Docker engine does not have; it has: {known}"
+    )]
+    NoSuchRuntime {
+        /// The kind.
+        isolation: &'static str,
+        /// The runtime's name.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
     /// The volume with a job's packages was removed while its sandbox was being made.
     #[error("the packages of the job were removed from the engine's cache in the same moment")]
     PackagesGone,
@@ -76,6 +97,7 @@ impl From<EngineError> for Error {
         let code = match &error {
             EngineError::Docker(DockerError::NoSuchImage { .. }) => ErrorCode::ImageNotFound,
             EngineError::NoCustomProfile => ErrorCode::StartFailed,
+            EngineError::NoIsolation { .. } => ErrorCode::NoWorker,
             EngineError::Job(job) => match job {
                 JobError::SetupFailed { .. } | JobError::SetupTimedOut { .. } => {
                     ErrorCode::SetupFailed
@@ -83,7 +105,9 @@ impl From<EngineError> for Error {
                 JobError::InstallFailed { .. } | JobError::InstallTimedOut { .. } => {
                     ErrorCode::InstallFailed
                 }
-                JobError::SessionPackages { .. } => ErrorCode::InvalidRequest,
+                JobError::SessionPackages { .. } | JobError::SessionIsolation { .. } => {
+                    ErrorCode::InvalidRequest
+                }
                 JobError::FileWrite { .. } => ErrorCode::FileWriteFailed,
                 JobError::Workdir { .. }
                 | JobError::Exec { .. }

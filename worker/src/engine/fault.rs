@@ -52,6 +52,17 @@ pub enum JobError {
         /// What is missing.
         packages: String,
     },
+    /// A later call of a session wants another isolation than its sandbox has.
+    #[error(
+        "This session was opened with isolation \"{own}\", and this call asks for \"{asked}\". Ask for it in the call \
+         that opens the session, or leave it out."
+    )]
+    SessionIsolation {
+        /// Of the session.
+        own: &'static str,
+        /// Of the call.
+        asked: &'static str,
+    },
     /// A file could not be written.
     #[error("Failed to write file {path} in container (exit code 1): {reason}")]
     FileWrite {

@@ -10,6 +10,7 @@ mod error;
 mod fault;
 mod files;
 pub mod images;
+mod isolation;
 mod link;
 mod mask;
 mod output;
@@ -30,11 +31,13 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use shared::audit::SecurityEvent;
+use shared::config::Runtimes;
 use shared::execution::{
     EgressPhases, ExecutionResult, Input, Job, Outcome, Phase, PoolStrategy, ResourceUsage, Stream,
     Timings,
 };
 use shared::id::{JobId, TenantId, WorkerId};
+use shared::isolation::Isolation;
 use shared::net::Resolver;
 use shared::redis::Removal;
 use shared::{Error, ErrorCode};
@@ -47,6 +50,7 @@ use docker::{Docker, DockerError};
 pub use error::EngineError;
 pub use fault::JobError;
 use images::LABEL_RUNTIME;
+pub use isolation::Kinds;
 pub use link::LinkError;
 use mask::Masker;
 pub(crate) use output::complete_characters;
@@ -97,6 +101,8 @@ pub struct Options {
     pub prewarm: Vec<Job>,
     /// The profile that the filter `custom` stands for, as JSON.
     pub custom_seccomp: Option<String>,
+    /// Which runtimes of the Docker engine to use.
+    pub runtimes: Runtimes,
     /// How packages are installed and kept.
     pub packages: PackageSettings,
     /// Who is asked for hosts of the filtered network.
@@ -141,7 +147,13 @@ impl Engine {
         leftovers?;
         let info = info?;
         let seccomp = Filters::new(info.has_seccomp, options.custom_seccomp);
-        let origin = Origin { owner: options.owner, worker, volume: volume?, seccomp };
+        if !info.has_limits {
+            tracing::warn!(
+                "this Docker cannot limit memory or processes: sandboxes run WITHOUT these limits"
+            );
+        }
+        let kinds = Kinds::new(&info, &options.runtimes)?;
+        let origin = Origin { owner: options.owner, worker, volume: volume?, seccomp, kinds };
         let settings = pool::Settings {
             strategy: options.strategy,
             clean: options.clean,
@@ -149,7 +161,7 @@ impl Engine {
             max_containers: options.max_containers.max(options.max_concurrent).max(1),
             idle: options.idle,
         };
-        let prewarm = options.prewarm.iter().map(Profile::of_job).collect();
+        let prewarm = profiles_to_keep(&options.prewarm, &origin.kinds);
         let outside = Outside::new(options.resolver);
         let stop = token.child_token();
         let pool = Pool::start(docker.clone(), origin.clone(), settings, prewarm, metrics, token);
@@ -260,6 +272,11 @@ impl Engine {
         Ok(Acquired { lent, install, sandbox: asked.elapsed() })
     }
 
+    /// The kinds of isolation that its sandboxes can have.
+    pub fn isolation(&self) -> impl Iterator<Item = Isolation> {
+        self.origin.kinds.iter().map(|(kind, _)| kind)
+    }
+
     /// Asks Docker whether it is alive.
     ///
     /// # Errors
@@ -332,6 +349,20 @@ impl Engine {
         self.packages.clear(was_installing).await.map_err(EngineError::from)?;
         Ok(())
     }
+}
+
+/// What is kept ready: of kinds that there are. Jobs of others do not come here.
+fn profiles_to_keep(jobs: &[Job], kinds: &Kinds) -> Vec<Profile> {
+    let (kept, lacking): (Vec<&Job>, Vec<&Job>) =
+        jobs.iter().partition(|job| kinds.making(job.isolation).is_ok());
+    if let Some(job) = lacking.first() {
+        tracing::warn!(
+            isolation = job.isolation.name(),
+            "the isolation of requests that ask for none is not to be had from this engine: their jobs need \
+             another worker, and no sandbox is kept ready for them here"
+        );
+    }
+    kept.into_iter().map(Profile::of_job).collect()
 }
 
 /// A sandbox for a job, and what it took to get it.
@@ -414,6 +445,7 @@ fn result(id: JobId, job: &Job, container_id: String, ran: run::Ran) -> Executio
         runtime: job.runtime,
         timestamp: Utc::now(),
         container_id,
+        isolation: job.isolation,
         resource_usage: Some(ResourceUsage {
             cpu_percent,
             memory_mb: exited.peak_memory_bytes.div_ceil(1 << 20),

@@ -269,8 +269,12 @@ impl Pool {
         }
         let is_fresh = |idle: &Idle| idle.sandbox.tenant.is_none();
         let exact = |idle: &Idle| is_fresh(idle) && idle.sandbox.profile == *profile;
-        let resizable =
-            |idle: &Idle| is_fresh(idle) && profile.differs_in_limits_only(&idle.sandbox.profile);
+        let can_be_resized = self.inner.origin.kinds.can_be_resized(profile.isolation);
+        let resizable = |idle: &Idle| {
+            can_be_resized
+                && is_fresh(idle)
+                && profile.differs_in_limits_only(&idle.sandbox.profile)
+        };
         let key = (tenant.clone(), profile.clone());
         let count = |list: &[(TenantId, Profile)]| list.iter().filter(|item| **item == key).count();
         // A fresh one before the wait: a tenant that is busy gets a second sandbox this way, and

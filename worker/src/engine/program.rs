@@ -140,7 +140,23 @@ pub(super) async fn drive(
     loop {
         let frame = tokio::select! {
             biased;
-            frame = sandbox.link.next() => frame?,
+            frame = sandbox.link.next() => match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    let Some(started_at) = started_at else { return Err(error.into()) };
+                    if !sandbox.died_of_memory().await {
+                        return Err(error.into());
+                    }
+                    sandbox.is_lost = true;
+                    let exited = Exited {
+                        out_of_memory: true,
+                        timed_out: false,
+                        ..unreported(started_at, is_cancelled, &output)
+                    };
+                    let (stdout, stderr) = output.end(&exited);
+                    return Ok(Ended { exited, stdout, stderr, notice });
+                }
+            },
             () = cancel.cancelled(), if !is_cancelled => {
                 is_cancelled = true;
                 if started_at.is_some() {

@@ -10,10 +10,12 @@ use runner::protocol::{
 use shared::config::Seccomp;
 use shared::execution::{Job, Network};
 use shared::id::{TenantId, WorkerId};
+use shared::isolation::Isolation;
 use shared::runtime::Runtime;
 
 use super::docker::{ContainerSpec, Docker, DockerError, ImageInfo, Tmpfs};
 use super::images::{LABEL_PRELOAD, LABEL_SETUP};
+use super::isolation::Kinds;
 use super::link::{Frame, Link, LinkError};
 use super::packages::Starts;
 use super::seccomp::Filters;
@@ -52,6 +54,7 @@ pub(super) struct Profile {
     pub(super) packages: Option<String>,
     pub(super) runtime: Runtime,
     pub(super) network: Network,
+    pub(super) isolation: Isolation,
     pub(super) seccomp: Seccomp,
     pub(super) memory_bytes: u64,
     pub(super) cpu_millis: u64,
@@ -69,6 +72,7 @@ impl Profile {
             packages: None,
             runtime: job.runtime,
             network: job.network,
+            isolation: job.isolation,
             seccomp: job.seccomp,
             memory_bytes: limits.memory_bytes,
             cpu_millis: limits.cpu_millis,
@@ -98,6 +102,7 @@ pub(super) struct Origin {
     pub(super) worker: WorkerId,
     pub(super) volume: String,
     pub(super) seccomp: Filters,
+    pub(super) kinds: Kinds,
 }
 
 /// A running sandbox, held by exactly one task at a time.
@@ -119,6 +124,8 @@ pub(super) struct Sandbox {
     pub(super) is_set_up: bool,
     /// What its image wants imported ahead, comma-joined.
     preload: Option<String>,
+    /// Who knows what it died of, where it cannot tell itself.
+    witness: Option<Docker>,
 }
 
 impl Sandbox {
@@ -129,6 +136,8 @@ impl Sandbox {
         profile: Profile,
     ) -> Result<Self, EngineError> {
         let mut spec = container_spec(origin, &profile)?;
+        let dies_as_a_whole = origin.kinds.making(profile.isolation)?.dies_as_a_whole();
+        let witness = dies_as_a_whole.then(|| docker.clone());
         let (created, image) =
             tokio::join!(docker.create_container(spec.clone()), docker.image_info(&profile.image),);
         let mut id = created?;
@@ -160,6 +169,7 @@ impl Sandbox {
                 image_setup: written(&image, LABEL_SETUP),
                 is_set_up: false,
                 preload: written(&image, LABEL_PRELOAD),
+                witness,
             }),
             Err(error) => {
                 discard(docker, &id).await;
@@ -210,6 +220,14 @@ impl Sandbox {
             prepare.env.insert(environment::PRELOAD.to_owned(), modules.clone());
         }
         Some(prepare)
+    }
+
+    /// Whether it has died because it took more memory than it may, and could not tell.
+    pub(super) async fn died_of_memory(&mut self) -> bool {
+        match &self.witness {
+            Some(docker) => docker.died_of_memory(&self.id).await,
+            None => false,
+        }
     }
 
     /// Cleans up after a job. An error, or a reset that cannot be verified, means that the sandbox
@@ -363,13 +381,17 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
         (LABEL_WORKER.to_owned(), origin.worker.to_string()),
         (LABEL_RUNTIME.to_owned(), profile.runtime.to_string()),
     ]);
+    let making = origin.kinds.making(profile.isolation)?;
     Ok(ContainerSpec {
+        runtime: making.runtime.clone(),
+        arguments: making.arguments(),
+        user_processes: making.user_processes(profile.pids),
         image: profile.image.clone(),
         entrypoint: volume::RUNNER.to_owned(),
         volumes,
-        memory_bytes: profile.memory_bytes,
+        memory_bytes: making.memory_bytes(profile.memory_bytes),
         cpu_millis: profile.cpu_millis,
-        pids: profile.pids,
+        pids: making.threads(profile.pids),
         readonly_root: profile.readonly_root,
         tmpfs,
         network: match profile.network {
@@ -379,7 +401,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
         // With the host's network these would be the host's.
         sysctls: if profile.network == Network::Host { &[] } else { &LOOPBACK_SYSCTLS },
         capabilities: &CAPABILITIES,
-        seccomp: origin.seccomp.profile(profile.seccomp)?,
+        seccomp: origin.seccomp.profile(profile.seccomp, making.is)?,
         labels,
     })
 }

@@ -12,6 +12,7 @@ use shared::execution::{
     PackageSet, SessionState,
 };
 use shared::id::{JobId, SessionId, TenantId};
+use shared::isolation::Isolation;
 use shared::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -116,6 +117,7 @@ impl Session {
     ) -> Result<ExecutionResult, EngineError> {
         environment::check(job)?;
         self.check_packages(job)?;
+        self.check_isolation(job)?;
         self.learn_secrets(job);
         let metadata = job.metadata.clone();
         self.last = Some(LastProgram { id, runtime: job.runtime, metadata });
@@ -138,6 +140,7 @@ impl Session {
         tell_network(&mut result, report);
         let opening_ms = self.opening_ms.take();
         (result.timings.install_ms, result.timings.sandbox_ms) = opening_ms.unwrap_or_default();
+        result.isolation = self.lent.sandbox().profile.isolation;
         result.timings.cold = opening_ms.is_some() && self.lent.cold;
         let (id, opened) = (self.id.clone(), opening_ms.is_some());
         result.session = Some(SessionState { id, opened, state_lost });
@@ -152,6 +155,16 @@ impl Session {
         let is_missing = |name: &&str| !self.packages.iter().any(|own| own == *name);
         let missing: Vec<&str> = job.packages.iter().filter(is_missing).collect();
         Err(JobError::SessionPackages { packages: missing.join(", ") })
+    }
+
+    /// The isolation of the first call is that of all; a call that wants more than a container gets that or is
+    /// refused.
+    fn check_isolation(&mut self, job: &Job) -> Result<(), JobError> {
+        let own = self.lent.sandbox().profile.isolation;
+        if job.isolation == own || job.isolation == Isolation::Container {
+            return Ok(());
+        }
+        Err(JobError::SessionIsolation { own: own.name(), asked: job.isolation.name() })
     }
 
     fn learn_secrets(&mut self, job: &Job) {

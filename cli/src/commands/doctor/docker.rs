@@ -1,16 +1,17 @@
 //! The Docker engine and the images on it.
 
+use shared::config::Config;
 use shared::runtime::Runtime;
+use worker::engine::Kinds;
 use worker::engine::docker::{Docker, EngineInfo, ImageInfo};
 use worker::engine::images::{LABEL_BUILD_HASH, Plan, Versions, Wanted};
 
 use super::Check;
 use crate::host::{dockerd, registries};
+use crate::settings;
 
 /// The oldest API that offers all that sandboxes need (Docker 20.10).
 const OLDEST_API: (u32, u32) = (1, 41);
-/// OCI runtimes that put more than namespaces between a program and the kernel.
-const STRONGER: [&str; 5] = ["runsc", "kata", "kata-runtime", "kata-qemu", "io.containerd.kata.v2"];
 
 pub(super) async fn checks() -> Vec<Check> {
     let docker = match dockerd::connect().await {
@@ -27,8 +28,9 @@ pub(super) async fn checks() -> Vec<Check> {
             return vec![Check::fail("docker", error.to_string(), "restart the Docker engine")];
         }
     };
-    let mut checks =
-        vec![engine(&info), storage(&info), cgroups(&info), seccomp(&info), runtimes(&info)];
+    let mut checks = vec![engine(&info), storage(&info), cgroups(&info), seccomp(&info)];
+    let config = settings::load().ok();
+    checks.push(isolation(&info, config.as_ref().map(|loaded| &loaded.config)));
     checks.extend(images(&docker).await);
     checks
 }
@@ -57,6 +59,13 @@ fn storage(info: &EngineInfo) -> Check {
 
 fn cgroups(info: &EngineInfo) -> Check {
     let found = format!("version {}", info.cgroup_version);
+    if !info.has_limits {
+        return Check::fail(
+            "cgroups",
+            format!("{found}, but the engine cannot limit memory or processes"),
+            "a rootless engine needs cgroup version 2 with the controllers delegated to its user",
+        );
+    }
     match info.cgroup_version.as_str() {
         "2" => Check::ok("cgroups", found),
         "1" => Check::warn(
@@ -80,13 +89,32 @@ fn seccomp(info: &EngineInfo) -> Check {
     )
 }
 
-fn runtimes(info: &EngineInfo) -> Check {
-    let mut names = info.runtimes.clone();
-    names.sort();
-    let stronger = names.iter().any(|name| STRONGER.contains(&name.as_str()));
+/// Which kinds of isolation jobs can ask for here.
+fn isolation(info: &EngineInfo, config: Option<&Config>) -> Check {
+    let named = config.map(|config| config.worker.runtimes.clone()).unwrap_or_default();
+    let kinds = match Kinds::new(info, &named) {
+        Ok(kinds) => kinds,
+        Err(error) => {
+            let mend = "name a runtime that there is, or register that one with the engine";
+            return Check::fail("isolation", error.to_string(), mend);
+        }
+    };
+    let shown = kinds.iter().map(|(kind, runtime)| match runtime {
+        Some(runtime) => format!("{} ({runtime})", kind.name()),
+        None => format!("{} ({})", kind.name(), info.default_runtime),
+    });
+    let found = shown.collect::<Vec<_>>().join(", ");
+    let wanted = config.map(|config| config.defaults.isolation).unwrap_or_default();
+    if !kinds.iter().any(|(kind, _)| kind == wanted) {
+        let found = format!("{found}; defaults.isolation is {}", wanted.name());
+        let mend = "run `isol8 setup --gvisor`, or register such a runtime with the engine; until then \
+                    requests that ask for no other isolation do not run here";
+        return Check::warn("isolation", found, mend);
+    }
+    let is_alone = kinds.iter().count() == 1;
     let note =
-        if stronger { "" } else { "; neither runsc (gVisor) nor kata is there, which is fine" };
-    Check::ok("runtimes", format!("{}{note}", names.join(", ")))
+        if is_alone { "; `isol8 setup --gvisor` adds gVisor, which is not a must" } else { "" };
+    Check::ok("isolation", format!("{found}{note}"))
 }
 
 async fn images(docker: &Docker) -> Vec<Check> {

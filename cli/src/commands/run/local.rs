@@ -66,6 +66,7 @@ impl Local {
             idle: Duration::ZERO,
             prewarm: Vec::new(),
             custom_seccomp: settings::custom_seccomp(config)?,
+            runtimes: config.worker.runtimes.clone(),
             packages: roles::package_settings(config)?,
             resolver: Resolver::of_servers(&config.worker.resolvers)?,
         };

@@ -10,6 +10,7 @@ use axum::body::Body;
 use sha2::{Digest as _, Sha256};
 use shared::execution::Priority;
 use shared::id::{BatchId, TenantId};
+use shared::isolation::Isolation;
 use shared::redis::{BatchRecord, BatchTerms, BatchUpload, Once, Sealed};
 use shared::webhook::SubjectKind;
 use shared::{Error, ErrorCode};
@@ -79,6 +80,8 @@ pub(crate) async fn submit(
 struct Incoming {
     head: Head,
     terms: BatchTerms,
+    /// Of all items: they stand in one line.
+    isolation: Isolation,
     upload: BatchUpload,
 }
 
@@ -112,7 +115,8 @@ async fn read(
     if let Some(part) = splitter.finish()? {
         take(state, tenant, &mut incoming, part).await.map_err(|error| at(&splitter, error))?;
     }
-    let Some(Incoming { head, terms, upload }) = incoming.filter(|it| it.upload.items() > 0) else {
+    let Some(Incoming { head, terms, upload, .. }) = incoming.filter(|it| it.upload.items() > 0)
+    else {
         return Err(Error::invalid("A batch needs at least one item"));
     };
     let once = key.map(|key| Once::of_batch(key, &digest.finalize()));
@@ -150,7 +154,7 @@ async fn take(
             return Ok(());
         }
     };
-    let (bytes, Incoming { head, upload, .. }) = item;
+    let (bytes, Incoming { head, isolation, upload, .. }) = item;
     let mut item: Item = body::parse(&bytes)?;
     drop(bytes);
     let name = item.name()?;
@@ -158,6 +162,11 @@ async fn take(
     let refusals = Refusals::new(state, tenant, None, &envelope.request);
     let job =
         state.admission.admit(tenant, envelope).inspect_err(|error| refusals.record(error))?;
+    if job.isolation != *isolation {
+        return Err(Error::invalid(
+            "options.isolation: the items of a batch all have that of its head; make a batch of each kind",
+        ));
+    }
     upload.add(name, &job).await?;
     if upload.items() % ITEMS_PER_TURN == 0 {
         tokio::task::yield_now().await;
@@ -168,7 +177,8 @@ async fn take(
 async fn open(state: &State, tenant: &TenantId, head: &[u8]) -> Result<Incoming, Error> {
     let head: Head = body::parse(head)?;
     // What no item could be right with is said of the template.
-    head.with(Item::default())?;
+    let template = head.with(Item::default())?;
+    let isolation = state.admission.isolation(tenant, &template.options)?;
     let mut queue = head.queue.clone().unwrap_or_default();
     if !queue.suits_batches() {
         return Err(Error::invalid(
@@ -179,13 +189,14 @@ async fn open(state: &State, tenant: &TenantId, head: &[u8]) -> Result<Incoming,
     // Whoever waits for an answer goes before a million that nobody waits for one by one.
     queue.priority = queue.priority.or(Some(Priority::Low));
     let webhook = queue.webhook.take();
-    let items = queue.into_terms(state.admission.policy(tenant), state.job_retention_ms)?;
+    let mut items = queue.into_terms(state.admission.policy(tenant), state.job_retention_ms)?;
+    items.labels.add_isolation([isolation]);
     let admit = |it| state.webhooks.admit(tenant, SubjectKind::Batch, it);
     let webhook = webhook.map(admit).transpose()?;
     let terms = BatchTerms { items, failure_budget: head.failure_budget, webhook };
     let (quota, limits) = (state.quota(tenant), state.batch_limits(tenant));
     let upload = state.queue.upload_batch(tenant, quota, limits).await?;
-    Ok(Incoming { head, terms, upload })
+    Ok(Incoming { head, terms, isolation, upload })
 }
 
 /// A batch, at its end or after `patience`, whichever comes first.

@@ -246,6 +246,42 @@ fn the_filter_is_the_servers_own_unless_the_policy_has_the_one_asked_for() {
 }
 
 #[test]
+fn isolation_is_never_weaker_than_the_server_or_the_tenants_list_has_it() {
+    use Isolation::{Container, Gvisor, Kata};
+    let asking = |kind: &str| with_option("isolation", json!(kind));
+    let silent = || json!({"request": {"runtime": "python", "code": "1"}});
+    let mut config = Config::default();
+    let own = TenantPolicy { isolation: Some(vec![Gvisor]), ..TenantPolicy::default() };
+    config.policy.tenants.insert("guarded".into(), own);
+    let got = |config: &Config, tenant, body| {
+        admit_by(config, tenant, body).map(|job| job.isolation).map_err(|error| error.to_string())
+    };
+    assert_eq!(got(&config, "a", silent()), Ok(Container));
+    assert_eq!(got(&config, "a", asking("gvisor")), Ok(Gvisor));
+    assert_eq!(got(&config, "a", asking("kata")), Ok(Kata));
+    // A tenant that must have one gets it without asking, and nothing else.
+    assert_eq!(got(&config, "guarded", silent()), Ok(Gvisor));
+    for other in ["container", "kata"] {
+        let refused = got(&config, "guarded", asking(other)).unwrap_err();
+        assert!(refused.contains("policy.tenants.guarded.isolation"), "{refused}");
+    }
+    config.defaults.isolation = Gvisor;
+    assert_eq!(got(&config, "a", silent()), Ok(Gvisor));
+    assert_eq!(got(&config, "a", asking("kata")), Ok(Kata));
+    let refused = got(&config, "a", asking("container")).unwrap_err();
+    assert!(refused.contains("isolation \"container\"") && refused.contains("(policy.isolation)"));
+    config.policy.isolation = vec![Container, Gvisor];
+    assert_eq!(got(&config, "a", asking("container")), Ok(Container));
+    // The machine's own network is no part of a sandbox that is kept apart from the machine.
+    config.policy.networks.push(Network::Host);
+    let mut host = asking("gvisor");
+    host["options"]["network"] = json!("host");
+    assert!(got(&config, "a", host.clone()).unwrap_err().contains("network host"));
+    host["options"]["isolation"] = json!("container");
+    assert_eq!(got(&config, "a", host), Ok(Container));
+}
+
+#[test]
 fn bad_sizes_keep_the_contracts_words() {
     let error = refusal(with_option("memoryLimit", "lots".into()));
     assert!(error.message().contains("Invalid memory limit format: \"lots\""));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::models::{
@@ -9,14 +10,17 @@ use bollard::models::{
     ResourcesUlimits,
 };
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions,
+    AttachContainerOptionsBuilder, CreateContainerOptions, EventsOptionsBuilder,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tokio::io::AsyncWrite;
 
 use super::{Docker, DockerError, call, is_not_found};
+
+/// How long the engine may take to tell what a container died of.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// A memory file system inside a container.
 #[derive(Clone, Debug)]
@@ -32,8 +36,12 @@ pub struct Tmpfs {
 pub struct ContainerSpec {
     /// Image reference.
     pub image: String,
+    /// OCI runtime; `None` for the engine's default.
+    pub runtime: Option<String>,
     /// Program that runs as process 1.
     pub entrypoint: String,
+    /// Its arguments.
+    pub arguments: &'static [&'static str],
     /// Volumes mounted read-only, and where.
     pub volumes: Vec<(String, &'static str)>,
     /// Memory in bytes; swap is not granted on top.
@@ -42,6 +50,8 @@ pub struct ContainerSpec {
     pub cpu_millis: u64,
     /// Processes and threads.
     pub pids: u32,
+    /// Processes and threads of one user, kept by the kernel that runs them (`RLIMIT_NPROC`).
+    pub user_processes: Option<u32>,
     /// Whether the image's own files are read-only.
     pub readonly_root: bool,
     /// Writable places, and those that must not be.
@@ -157,6 +167,27 @@ impl Docker {
         }
     }
 
+    /// Whether the kernel has ended something of a container that has just died because it took too much memory.
+    /// An engine that does not say so in time does not know of it.
+    pub async fn died_of_memory(&self, id: &str) -> bool {
+        let filters = HashMap::from([
+            ("container", vec![id.to_owned()]),
+            ("event", vec!["oom".to_owned(), "destroy".to_owned()]),
+        ]);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        // Both in the past and in the future of the moment: the engine may hear of it later than we do.
+        let (since, until) = (now.saturating_sub(TOLD_WITHIN), now + TOLD_WITHIN);
+        let options = EventsOptionsBuilder::default()
+            .since(&since.as_secs().to_string())
+            .until(&until.as_secs().to_string())
+            .filters(&filters)
+            .build();
+        let mut events = self.client.events(Some(options)).boxed();
+        let first = tokio::time::timeout(TOLD_WITHIN * 2, events.next()).await;
+        matches!(first, Ok(Some(Ok(event))) if event.action.as_deref() == Some("oom"))
+    }
+
     /// Ids and labels of all containers, running or not, that carry every one of `labels`
     /// (`name=value` or `name`).
     ///
@@ -183,7 +214,10 @@ impl Docker {
 fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
     let mut security_opt = vec!["no-new-privileges".to_owned()];
     security_opt.extend(spec.seccomp.map(|profile| format!("seccomp={profile}")));
+    let mut ulimits = vec![ulimit("core", 0)];
+    ulimits.extend(spec.user_processes.map(|count| ulimit("nproc", count.into())));
     let host_config = HostConfig {
+        runtime: spec.runtime,
         memory: Some(signed(spec.memory_bytes)),
         memory_swap: Some(signed(spec.memory_bytes)),
         nano_cpus: Some(nano_cpus(spec.cpu_millis)),
@@ -201,11 +235,7 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         ipc_mode: Some("private".into()),
         // The streams carry our frames; a log of them would be a second copy of all output.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
-        ulimits: Some(vec![ResourcesUlimits {
-            name: Some("core".into()),
-            soft: Some(0),
-            hard: Some(0),
-        }]),
+        ulimits: Some(ulimits),
         // With `stdin_once` below: when the worker dies, its attachment closes, the runner reads
         // end of file and exits, and the engine removes the container.
         auto_remove: Some(true),
@@ -214,7 +244,7 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(spec.image),
         entrypoint: Some(vec![spec.entrypoint]),
-        cmd: Some(Vec::new()),
+        cmd: Some(spec.arguments.iter().copied().map(String::from).collect()),
         user: Some("0:0".into()),
         working_dir: Some("/".into()),
         attach_stdin: Some(true),
@@ -231,6 +261,10 @@ fn container_body(spec: ContainerSpec) -> ContainerCreateBody {
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     }
+}
+
+fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
+    ResourcesUlimits { name: Some(name.to_owned()), soft: Some(value), hard: Some(value) }
 }
 
 fn own_strings(pairs: &[(&str, &str)]) -> HashMap<String, String> {

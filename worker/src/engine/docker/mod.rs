@@ -90,8 +90,12 @@ pub struct EngineInfo {
     pub cgroup_version: String,
     /// Whether the kernel and engine can apply seccomp profiles.
     pub has_seccomp: bool,
+    /// Whether memory and processes can be limited: a rootless engine may not be able to.
+    pub has_limits: bool,
     /// Names of the OCI runtimes that can be asked for.
     pub runtimes: Vec<String>,
+    /// Which of them is used unless one is asked for.
+    pub default_runtime: String,
     /// Version of the API that is spoken with it.
     pub api_version: String,
     /// How it stores images, such as `overlay2`.
@@ -151,7 +155,9 @@ impl Docker {
                 .map(|version| version.to_string())
                 .unwrap_or_default(),
             has_seccomp: security.iter().any(|option| option.contains("seccomp")),
+            has_limits: info.memory_limit.unwrap_or(false) && info.pids_limit.unwrap_or(false),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
+            default_runtime: info.default_runtime.unwrap_or_default(),
             api_version: self.client.client_version().to_string(),
             storage_driver: info.driver.unwrap_or_default(),
             root_directory: info.docker_root_dir.unwrap_or_default(),

@@ -12,6 +12,7 @@ use runner::protocol::{Exited, Failed, Kind, Start};
 use shared::audit::SecurityEvent;
 use shared::config::Seccomp;
 use shared::execution::{Network, PackageSet, Phase};
+use shared::isolation::Isolation;
 use shared::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -95,17 +96,25 @@ pub(super) struct Installer {
 pub(super) struct Wanted {
     pub(super) key: Key,
     pub(super) runtime: Runtime,
+    /// Of the job that it is installed for.
+    pub(super) isolation: Isolation,
     pub(super) image: String,
     pub(super) packages: PackageSet,
 }
 
 /// The sandbox of an installer: `room_bytes` for what it downloads and unpacks.
-pub(super) fn profile(runtime: Runtime, image: &str, room_bytes: u64) -> Profile {
+pub(super) fn profile(
+    runtime: Runtime,
+    isolation: Isolation,
+    image: &str,
+    room_bytes: u64,
+) -> Profile {
     Profile {
         image: image.to_owned(),
         packages: None,
         runtime,
         network: Network::Filtered,
+        isolation,
         seccomp: Seccomp::Strict,
         memory_bytes: room_bytes.saturating_add(MEMORY_BYTES),
         cpu_millis: CPU_MILLIS,
@@ -132,7 +141,7 @@ impl Installer {
         events: &mut Vec<SecurityEvent>,
     ) -> Result<Stored, Failure> {
         let deadline = Instant::now() + self.limit;
-        let profile = profile(wanted.runtime, &wanted.image, self.room_bytes());
+        let profile = profile(wanted.runtime, wanted.isolation, &wanted.image, self.room_bytes());
         let created = Sandbox::create(&self.docker, &self.origin, profile).await;
         let mut sandbox = created.map_err(Failure::of_engine)?;
         let id = sandbox.id.clone();

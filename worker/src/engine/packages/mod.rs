@@ -214,7 +214,8 @@ impl Packages {
             Found::Nothing(promise) => {
                 let waiting = promise.subscribe();
                 let (packages, image) = (job.packages.clone(), job.image.clone());
-                let wanted = Wanted { key: key.clone(), runtime: job.runtime, image, packages };
+                let (key, runtime) = (key.clone(), job.runtime);
+                let wanted = Wanted { key, runtime, isolation: job.isolation, image, packages };
                 let this = self.clone();
                 // On its own, as others may wait for it when this job has given up.
                 inner.tasks.spawn(async move {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use runner::protocol::Start;
 use sha2::{Digest as _, Sha256};
 use shared::execution::Phase;
+use shared::isolation::Isolation;
 use shared::net::Host;
 use shared::runtime::Runtime;
 use tokio::sync::OnceCell;
@@ -120,7 +121,12 @@ impl Registries {
 }
 
 async fn ask_npm(docker: &Docker, origin: &Origin) -> Result<Option<String>, Failure> {
-    let profile = super::install::profile(Runtime::Node, Runtime::Node.image(), 64 << 20);
+    let profile = super::install::profile(
+        Runtime::Node,
+        Isolation::Container,
+        Runtime::Node.image(),
+        64 << 20,
+    );
     let mut sandbox = Sandbox::create(docker, origin, profile).await.map_err(Failure::of_engine)?;
     let answer = ask(&mut sandbox, &["npm", "config", "get", "registry"]).await;
     let removed = docker.remove_container(&sandbox.id).await;
