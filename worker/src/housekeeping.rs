@@ -26,6 +26,7 @@ pub(crate) fn introduce(options: &Options) -> WorkerFacts {
 
 /// Does what is due and tells of this worker until `token` is cancelled.
 pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: CancellationToken) {
+    facts.secrets_keys = context.queue.secrets_keys();
     loop {
         if let Err(error) = tick(&context, &mut facts).await {
             tracing::warn!(%error, "cannot look for what is due in the queue; trying again");

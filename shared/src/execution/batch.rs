@@ -33,8 +33,8 @@ impl BaseJob {
     ///
     /// # Errors
     /// [`ErrorCode::Internal`] if that is not what it is.
-    pub fn from_text(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map(Self).map_err(|error| {
+    pub fn from_text(text: impl AsRef<[u8]>) -> Result<Self, Error> {
+        serde_json::from_slice(text.as_ref()).map(Self).map_err(|error| {
             let message = "The first job of a batch cannot be read.";
             Error::new(ErrorCode::Internal, message).with_source(error)
         })
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_job_is_its_base_and_the_difference() {
         let base = job(json!({"stdin": "first", "env": {"A": "1", "B": "2"}}));
-        let based = BaseJob::from_text(&BaseJob::new(&base).unwrap().to_text().unwrap()).unwrap();
+        let based = BaseJob::from_text(BaseJob::new(&base).unwrap().to_text().unwrap()).unwrap();
         for change in [
             json!({"stdin": "first", "env": {"A": "1", "B": "2"}}),
             json!({"stdin": "other", "env": {"A": "1"}}),

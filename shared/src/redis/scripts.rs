@@ -95,7 +95,8 @@ pub(super) struct NewJob<'a> {
     pub(super) shard: u16,
     pub(super) id: String,
     pub(super) tenant: &'a TenantId,
-    pub(super) payload: &'a str,
+    /// As it is stored, sealed or not.
+    pub(super) payload: &'a [u8],
     pub(super) reply_to: String,
     pub(super) quota: Quota,
     pub(super) interactive: bool,

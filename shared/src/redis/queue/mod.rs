@@ -18,6 +18,7 @@ mod record;
 mod replies;
 mod rhythm;
 mod schedule;
+mod seal;
 mod session;
 mod stats;
 mod submit;
@@ -86,6 +87,7 @@ pub struct Queue {
 struct Inner {
     client: Client,
     scripts: Arc<Scripts>,
+    sealing: seal::Sealing,
     config: config::Redis,
     ready: OnceCell<()>,
     fleet: rhythm::Fleet,
@@ -102,7 +104,7 @@ impl Queue {
     /// before its Redis is there. Must be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed.
+    /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed, or a key of secrets is.
     pub fn open(config: &config::Redis) -> Result<Self, Error> {
         let client = Client::open(config)?;
         let shards = config.shard_count();
@@ -134,6 +136,7 @@ impl Queue {
         let inner = Inner {
             client,
             scripts,
+            sealing: seal::Sealing::new(config)?,
             config: config::Redis { shards, ..config.clone() },
             ready: OnceCell::new(),
             fleet: rhythm::Fleet::default(),

@@ -3,14 +3,15 @@
 use redis::{cmd, pipe};
 use serde::{Deserialize, Serialize};
 
-use super::submit::{Listing, new_listing, refused};
+use super::submit::{Listing, refused};
 use super::{Queue, Quota, now_ms, serialize};
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Job, Overlap, Terms, Timetable};
 use crate::id::{JobId, ScheduleId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::{Account, NewListing, NewSchedule, NewSubmission, Run};
+use crate::redis::scripts::{Account, NewSchedule, NewSubmission, Run};
+use crate::sealing::{Owner, Place, Purpose};
 
 /// Largest payload of a schedule's jobs, in bytes: it is kept for good, and copied for each run.
 const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -147,6 +148,9 @@ impl Queue {
         }
         self.ready().await?;
         let (id, facts) = (order.id.to_string(), serialize(order.facts)?);
+        let (tenant, owner) = (order.tenant, Owner::Schedule(order.id));
+        let place = Place { tenant, owner, purpose: Purpose::Payload };
+        let payload = self.seal(place, payload, order.job.has_secrets())?;
         let new = NewSchedule {
             shard: self.shard_of(order.tenant),
             id: &id,
@@ -154,7 +158,7 @@ impl Queue {
             max: order.max,
             facts: &facts,
             payload: &payload,
-            listing: &listing(order.terms)?,
+            listing: &self.new_listing(of_runs(order.terms), tenant, owner)?,
             next_ms,
             is_enabled: order.is_enabled,
         };
@@ -344,7 +348,7 @@ impl Queue {
             next_ms: step.next_ms,
             is_to_run: step.is_to_run,
             overlap: due.facts.timetable.overlap.name(),
-            new: new_run(&due.tenant, quota, job, &due.terms)?,
+            new: self.new_run(&due.tenant, due.id, quota, job, &due.terms)?,
             max_queued: self.inner.config.max_queued,
         };
         let answer = self.inner.scripts.fire_schedule(&run).await.map_err(failure)?;
@@ -375,7 +379,7 @@ impl Queue {
             is_to_run: true,
             // Whoever asks for it now wants it now.
             overlap: Overlap::Allow.name(),
-            new: new_run(tenant, quota, job, &terms)?,
+            new: self.new_run(tenant, id, quota, job, &terms)?,
             max_queued: self.inner.config.max_queued,
         };
         let answer = self.inner.scripts.fire_schedule(&run).await.map_err(failure)?;
@@ -385,28 +389,30 @@ impl Queue {
             refusal => refused(refusal).map(|()| job),
         }
     }
+
+    /// The job of a run. Nobody waits for it, and nobody talks to it.
+    fn new_run(
+        &self,
+        tenant: &TenantId,
+        id: ScheduleId,
+        quota: Quota,
+        job: JobId,
+        terms: &Terms,
+    ) -> Result<NewSubmission, Error> {
+        Ok(NewSubmission {
+            account: Account { tenant: tenant.clone(), quota },
+            id: job.to_string(),
+            payload: Vec::new(),
+            reply_to: String::new(),
+            interactive: false,
+            listing: self.new_listing(of_runs(terms), tenant, Owner::Schedule(id))?,
+        })
+    }
 }
 
 /// What is the same for each job of a schedule.
-fn listing(terms: &Terms) -> Result<NewListing, Error> {
-    new_listing(Listing { terms, once: None })
-}
-
-/// The job of a run. Nobody waits for it, and nobody talks to it.
-fn new_run(
-    tenant: &TenantId,
-    quota: Quota,
-    job: JobId,
-    terms: &Terms,
-) -> Result<NewSubmission, Error> {
-    Ok(NewSubmission {
-        account: Account { tenant: tenant.clone(), quota },
-        id: job.to_string(),
-        payload: String::new(),
-        reply_to: String::new(),
-        interactive: false,
-        listing: listing(terms)?,
-    })
+const fn of_runs(terms: &Terms) -> Listing<'_> {
+    Listing { terms, once: None }
 }
 
 fn not_found(id: ScheduleId) -> Error {

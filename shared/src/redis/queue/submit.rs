@@ -17,6 +17,8 @@ use crate::labels::Labels;
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::scripts::{Account, NewCall, NewJob, NewListing, NewSubmission, Refusal};
+use crate::sealing::{Owner, Place, Purpose};
+use crate::webhook::Webhook;
 
 /// How long a call waits for the end of a former session of the same name, and how often it looks.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
@@ -106,8 +108,8 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueFull`] if `redis.maxQueued` jobs wait in the shard already,
     /// [`ErrorCode::RateLimited`] or [`ErrorCode::TooManyJobs`] beyond the quota, all three with a
-    /// time to come back; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may
-    /// be queued then.
+    /// time to come back; [`ErrorCode::NotSupported`] if it has secrets and there is no key to encrypt them
+    /// with; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may be queued then.
     pub async fn enqueue(&self, submission: Submission<'_>, job: &Job) -> Result<(), Error> {
         self.enqueue_placed(submission, Labels::none(), job).await
     }
@@ -123,7 +125,7 @@ impl Queue {
         labels: &Labels,
         job: &Job,
     ) -> Result<(), Error> {
-        let payload = write(job)?;
+        let payload = self.payload(submission, job, job.has_secrets())?;
         self.ready().await?;
         let job = self.new_job(submission, &payload, job.listens(), labels);
         let step = job.step();
@@ -144,10 +146,10 @@ impl Queue {
         let new = NewSubmission {
             account: Account { tenant: submission.tenant.clone(), quota: submission.quota },
             id: submission.id.to_string(),
-            payload: write(job)?,
+            payload: self.payload(submission, job, job.has_secrets())?,
             reply_to: submission.reply_to.map(|it| it.to_string()).unwrap_or_default(),
             interactive: job.listens(),
-            listing: new_listing(listing)?,
+            listing: self.new_listing(listing, submission.tenant, Owner::Job(submission.id))?,
         };
         self.ready().await?;
         let (shard, bytes) = (self.shard_of(submission.tenant), new.size());
@@ -194,14 +196,16 @@ impl Queue {
         listing: Option<Listing<'_>>,
         call: &Call,
     ) -> Result<Refusal, Error> {
-        let payload = write(call)?;
-        self.ready().await?;
         let job = call.job();
+        let payload = self.payload(submission, call, job.is_some_and(Job::has_secrets))?;
+        self.ready().await?;
         let runtime = job.map(|job| job.runtime.to_string()).unwrap_or_default();
         let interactive = job.is_some_and(Job::listens);
         let new = NewCall {
             job: self.new_job(submission, &payload, interactive, session.labels),
-            listing: listing.map(new_listing).transpose()?,
+            listing: listing
+                .map(|it| self.new_listing(it, submission.tenant, Owner::Job(submission.id)))
+                .transpose()?,
             session: session.id,
             runtime: &runtime,
             may_open: session.may_open && job.is_some(),
@@ -271,10 +275,57 @@ impl Queue {
         Ok(())
     }
 
+    /// What a job runs, as it is to be stored.
+    pub(super) fn payload(
+        &self,
+        submission: Submission<'_>,
+        what: &impl Serialize,
+        is_secret: bool,
+    ) -> Result<Vec<u8>, Error> {
+        let Submission { tenant, id, .. } = submission;
+        let place = Place { tenant, owner: Owner::Job(id), purpose: Purpose::Payload };
+        self.seal(place, write(what)?, is_secret)
+    }
+
+    /// What makes a job of this owner outlive its request, as it is to be stored.
+    pub(super) fn new_listing(
+        &self,
+        listing: Listing<'_>,
+        tenant: &TenantId,
+        owner: Owner,
+    ) -> Result<NewListing, Error> {
+        let Listing { terms, once } = listing;
+        let placement = terms.labels.placement();
+        Ok(NewListing {
+            keep_ms: terms.retention_ms,
+            terms: serialize(terms)?,
+            once: once.map(|once| once.key.clone()).unwrap_or_default(),
+            request: once.map(|once| once.request.clone()).unwrap_or_default(),
+            priority: keys::full_priority(terms.priority, placement.as_deref()).unwrap_or_default(),
+            delay_ms: terms.delay_ms.unwrap_or_default(),
+            run_at_ms: terms.run_at_ms.unwrap_or_default(),
+            expires_ms: terms.expires_ms.unwrap_or_default(),
+            webhook: self.webhook(terms.webhook.as_ref(), tenant, owner)?,
+        })
+    }
+
+    /// A webhook as it is to be stored; nothing if there is none.
+    pub(super) fn webhook(
+        &self,
+        webhook: Option<&Webhook>,
+        tenant: &TenantId,
+        owner: Owner,
+    ) -> Result<Vec<u8>, Error> {
+        let place = Place { tenant, owner, purpose: Purpose::Webhook };
+        // It always has a secret: what its deliveries are signed with.
+        let sealed = webhook.map(|webhook| self.seal(place, serialize(webhook)?, true));
+        Ok(sealed.transpose()?.unwrap_or_default())
+    }
+
     pub(super) fn new_job<'a>(
         &self,
         submission: Submission<'a>,
-        payload: &'a str,
+        payload: &'a [u8],
         interactive: bool,
         labels: &Labels,
     ) -> NewJob<'a> {
@@ -333,22 +384,6 @@ impl Queue {
             )),
         }
     }
-}
-
-pub(super) fn new_listing(listing: Listing<'_>) -> Result<NewListing, Error> {
-    let Listing { terms, once } = listing;
-    let placement = terms.labels.placement();
-    Ok(NewListing {
-        keep_ms: terms.retention_ms,
-        terms: serialize(terms)?,
-        once: once.map(|once| once.key.clone()).unwrap_or_default(),
-        request: once.map(|once| once.request.clone()).unwrap_or_default(),
-        priority: keys::full_priority(terms.priority, placement.as_deref()).unwrap_or_default(),
-        delay_ms: terms.delay_ms.unwrap_or_default(),
-        run_at_ms: terms.run_at_ms.unwrap_or_default(),
-        expires_ms: terms.expires_ms.unwrap_or_default(),
-        webhook: terms.webhook.as_ref().map(serialize).transpose()?.unwrap_or_default(),
-    })
 }
 
 /// What a script's answer means for a listed job.

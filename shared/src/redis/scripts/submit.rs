@@ -34,7 +34,8 @@ impl Account {
 pub(in crate::redis) struct NewSubmission {
     pub(in crate::redis) account: Account,
     pub(in crate::redis) id: String,
-    pub(in crate::redis) payload: String,
+    /// As it is stored, sealed or not.
+    pub(in crate::redis) payload: Vec<u8>,
     pub(in crate::redis) reply_to: String,
     pub(in crate::redis) interactive: bool,
     pub(in crate::redis) listing: NewListing,
@@ -55,8 +56,8 @@ pub(in crate::redis) struct NewListing {
     pub(in crate::redis) delay_ms: u64,
     pub(in crate::redis) run_at_ms: u64,
     pub(in crate::redis) expires_ms: u64,
-    /// Its webhook as JSON; '' if it has none.
-    pub(in crate::redis) webhook: String,
+    /// Its webhook as it is stored, sealed or not; '' if it has none.
+    pub(in crate::redis) webhook: Vec<u8>,
 }
 
 impl NewSubmission {
