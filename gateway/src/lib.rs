@@ -5,8 +5,13 @@ mod auth;
 mod body;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod metrics;
 mod observe;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod request_id;
 mod router;
 mod routes;

@@ -7,6 +7,7 @@ pub(crate) mod dockerd;
 pub(crate) mod os_image;
 pub(crate) mod packages;
 pub(crate) mod registries;
+pub(crate) mod seccomp;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -29,7 +29,7 @@ use worker::metrics::Metrics;
 use worker::name::Name;
 use worker::webhooks::Webhooks;
 
-use crate::host::registries;
+use crate::host::{registries, seccomp};
 use crate::{printer, settings};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use signals::interrupted;
@@ -219,7 +219,7 @@ fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
         max_containers: max_containers(config),
         idle: Duration::from_millis(config.worker.idle_ms),
         prewarm: prewarm?,
-        custom_seccomp: settings::custom_seccomp(config)?,
+        seccomp: seccomp::profiles(config)?,
         packages: package_settings(config)?,
         resolver: Resolver::of_servers(&config.worker.resolvers)?,
     })

@@ -69,7 +69,7 @@ impl Profile {
             packages: None,
             runtime: job.runtime,
             network: job.network,
-            seccomp: job.seccomp,
+            seccomp: job.seccomp.clone(),
             memory_bytes: limits.memory_bytes,
             cpu_millis: limits.cpu_millis,
             pids: limits.pids,
@@ -379,7 +379,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
         // With the host's network these would be the host's.
         sysctls: if profile.network == Network::Host { &[] } else { &LOOPBACK_SYSCTLS },
         capabilities: &CAPABILITIES,
-        seccomp: origin.seccomp.profile(profile.seccomp)?,
+        seccomp: origin.seccomp.profile(&profile.seccomp, profile.runtime)?,
         labels,
     })
 }

@@ -20,6 +20,7 @@ use worker::engine::{Console, Engine, EngineError, JobError, Live, Options};
 use worker::fetch::Fetcher;
 
 use super::output::{Finished, Output, to_exit_code, unwritable};
+use crate::host::seccomp;
 use crate::request::Session;
 use crate::{printer, roles, settings};
 
@@ -65,7 +66,7 @@ impl Local {
             max_containers: 1,
             idle: Duration::ZERO,
             prewarm: Vec::new(),
-            custom_seccomp: settings::custom_seccomp(config)?,
+            seccomp: seccomp::profiles(config)?,
             packages: roles::package_settings(config)?,
             resolver: Resolver::of_servers(&config.worker.resolvers)?,
         };

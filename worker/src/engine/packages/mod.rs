@@ -29,6 +29,8 @@ use super::images::{Catalog, Choice, RegistrySettings, RegistrySource, remove_un
 use super::pool::Pool;
 use super::sandbox::Origin;
 use crate::egress::Outside;
+#[cfg(any(test, fuzzing))]
+pub(super) use archive::sanitise;
 use install::{Failure, Installer, Wanted};
 use key::Key;
 pub(super) use layout::{Starts, lead_to, mount};
