@@ -10,7 +10,7 @@ use crate::execution::{Job, Overlap, Terms, Timetable};
 use crate::id::{JobId, ScheduleId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::{NewListing, NewSchedule, Run};
+use crate::redis::scripts::{Account, NewListing, NewSchedule, NewSubmission, Run};
 
 /// Largest payload of a schedule's jobs, in bytes: it is kept for good, and copied for each run.
 const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -340,14 +340,11 @@ impl Queue {
         let run = Run {
             shard: self.shard_of(&due.tenant),
             schedule: &due.id.to_string(),
-            tenant: &due.tenant,
             due_ms: Some(due.due_ms),
             next_ms: step.next_ms,
             is_to_run: step.is_to_run,
             overlap: due.facts.timetable.overlap.name(),
-            job: &job.to_string(),
-            listing: &listing(&due.terms)?,
-            quota,
+            new: new_run(&due.tenant, quota, job, &due.terms)?,
             max_queued: self.inner.config.max_queued,
         };
         let answer = self.inner.scripts.fire_schedule(&run).await.map_err(failure)?;
@@ -373,15 +370,12 @@ impl Queue {
         let run = Run {
             shard: self.shard_of(tenant),
             schedule: &id.to_string(),
-            tenant,
             due_ms: None,
             next_ms: None,
             is_to_run: true,
             // Whoever asks for it now wants it now.
             overlap: Overlap::Allow.name(),
-            job: &job.to_string(),
-            listing: &listing(&terms)?,
-            quota,
+            new: new_run(tenant, quota, job, &terms)?,
             max_queued: self.inner.config.max_queued,
         };
         let answer = self.inner.scripts.fire_schedule(&run).await.map_err(failure)?;
@@ -394,8 +388,25 @@ impl Queue {
 }
 
 /// What is the same for each job of a schedule.
-fn listing(terms: &Terms) -> Result<NewListing<'_>, Error> {
+fn listing(terms: &Terms) -> Result<NewListing, Error> {
     new_listing(Listing { terms, once: None })
+}
+
+/// The job of a run. Nobody waits for it, and nobody talks to it.
+fn new_run(
+    tenant: &TenantId,
+    quota: Quota,
+    job: JobId,
+    terms: &Terms,
+) -> Result<NewSubmission, Error> {
+    Ok(NewSubmission {
+        account: Account { tenant: tenant.clone(), quota },
+        id: job.to_string(),
+        payload: String::new(),
+        reply_to: String::new(),
+        interactive: false,
+        listing: listing(terms)?,
+    })
 }
 
 fn not_found(id: ScheduleId) -> Error {
