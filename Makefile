@@ -40,8 +40,8 @@ check:
 ## Licences, origins and bans of all dependencies; where the network allows it, `cargo deny check advisories` too.
 deny:
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	cargo deny --locked --offline check licenses bans sources
-	cargo deny --locked --offline --manifest-path fuzz/Cargo.toml check --config deny.toml licenses bans sources
+	cargo deny --locked check licenses bans sources
+	cargo deny --locked --config deny.toml --manifest-path fuzz/Cargo.toml check --allow unused-wrapper licenses bans sources
 
 ## Fuzz each target for FUZZ_SECONDS. Stable Rust will do: it is told to let sanitizers be used.
 fuzz:

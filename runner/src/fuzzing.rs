@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::protocol::{
-    Directory, Exited, Failed, Fatal, FileBegin, FileError, HEADER_BYTES, Hello, Kind, Listen,
-    ListDirectory, Listening, Prepare, ReadFile, Ready, RemoveFile, ResetDone, Signal, Start,
-    Started, StdinAck, first_frame, parse_credit, parse_message, put_frame, put_message,
+    Directory, Exited, Failed, Fatal, FileBegin, FileError, HEADER_BYTES, Hello, Kind,
+    ListDirectory, Listen, Listening, Prepare, ReadFile, Ready, RemoveFile, ResetDone, Signal,
+    Start, Started, StdinAck, first_frame, parse_credit, parse_message, put_frame, put_message,
     put_tunnel_frame, split_tunnel_payload,
 };
 

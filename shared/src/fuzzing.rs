@@ -101,10 +101,8 @@ pub fn network(bytes: &[u8]) {
         blacklist: denied.into_iter().map(|line| line[1..].to_owned()).collect(),
     };
     let Ok(compiled) = HostFilter::compile("filter", &filter) else { return };
-    let denies_all = HostFilter::compile(
-        "filter",
-        &NetworkFilter { blacklist: vec![".".into()], ..filter },
-    );
+    let denies_all =
+        HostFilter::compile("filter", &NetworkFilter { blacklist: vec![".".into()], ..filter });
     assert!(!denies_all.is_ok_and(|it| it.allows(&host)), "a deny list wins");
     let _ = compiled.allows(&host);
 }

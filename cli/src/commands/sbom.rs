@@ -132,11 +132,7 @@ async fn versions(docker: &Docker, image: &str) -> anyhow::Result<Vec<(&'static 
         return Ok(Vec::new());
     }
     let interpreters = Versions::embedded().interpreters;
-    Ok(vec![
-        ("node", interpreters.node),
-        ("bun", interpreters.bun),
-        ("deno", interpreters.deno),
-    ])
+    Ok(vec![("node", interpreters.node), ("bun", interpreters.bun), ("deno", interpreters.deno)])
 }
 
 #[cfg(test)]

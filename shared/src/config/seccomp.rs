@@ -154,7 +154,8 @@ mod tests {
             assert_eq!(matches!(seccomp, Seccomp::Named(_)), text.len() < 6);
         }
         let long = "a".repeat(64);
-        for text in ["", "../x", "/etc/x.json", "a/b", "a.json", ".", "A", "-a", "é", "a b", &long] {
+        for text in ["", "../x", "/etc/x.json", "a/b", "a.json", ".", "A", "-a", "é", "a b", &long]
+        {
             let error = text.parse::<Seccomp>().unwrap_err();
             assert!(error.contains("`strict`") && !error.contains(&long), "{error}");
         }

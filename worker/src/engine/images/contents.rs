@@ -275,7 +275,11 @@ mod tests {
             ("var/lib/dpkg/status", status, 0),
             (&format!("{module}/package.json"), r#"{"name":"@a/b","version":"1.0.0"}"#, 0),
             (&format!("{module}/test/package.json"), r#"{"name":"no","version":"1"}"#, 0),
-            ("usr/lib/python3/dist-packages/x-1.dist-info/METADATA", "Name: x\nVersion: 1\n\nName: y", 0),
+            (
+                "usr/lib/python3/dist-packages/x-1.dist-info/METADATA",
+                "Name: x\nVersion: 1\n\nName: y",
+                0,
+            ),
             ("usr/local/bin/node", "ELF", 0),
         ]);
         let found: Vec<_> =

@@ -48,8 +48,7 @@ fn manifest_pins_exact_versions() {
 
 #[test]
 fn manifest_with_an_unknown_name_is_refused() {
-    let text =
-        "[debian]\nsuite='a'\nimage='a'\n[interpreters]\nnode='1'\nnpm='1'\nbun='1'\ndenno='1'\n[integrity]\n[agent]\npi='1'";
+    let text = "[debian]\nsuite='a'\nimage='a'\n[interpreters]\nnode='1'\nnpm='1'\nbun='1'\ndenno='1'\n[integrity]\n[agent]\npi='1'";
     assert!(toml::from_str::<Versions>(text).is_err());
 }
 

@@ -108,7 +108,8 @@ fn what_docker_is_told_is_the_base_with_the_additions() {
     for runtime in Runtime::ALL {
         let profile: Value = serde_json::from_str(&strict_profile(runtime)).unwrap();
         let rules = profile["syscalls"].as_array().unwrap();
-        let is = |rule: &Value, name: &str| rule["names"].as_array().unwrap().contains(&name.into());
+        let is =
+            |rule: &Value, name: &str| rule["names"].as_array().unwrap().contains(&name.into());
         let actions = |name: &str| {
             let rules = rules.iter().filter(|rule| is(rule, name));
             rules.map(|rule| rule["action"].as_str().unwrap()).collect::<Vec<_>>()
