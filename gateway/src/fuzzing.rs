@@ -34,9 +34,11 @@ static ADMISSION: LazyLock<Admission> = LazyLock::new(|| {
 pub fn envelope(bytes: &[u8]) {
     let tenant = TenantId::new("fuzz");
     // Each has fields of its own; whatever fits is as good as another.
-    let _ = body::parse::<JobEnvelope>(bytes);
     let _ = body::parse::<NewSchedule>(bytes);
     let _ = body::parse::<NewKey>(bytes);
+    if let Ok(submission) = body::parse::<JobEnvelope>(bytes) {
+        let _ = submission.queue.map(|queue| queue.into_terms(ADMISSION.policy(&tenant), 1000));
+    }
     if let Ok(change) = body::parse::<NetworkChange>(bytes) {
         let _ = ADMISSION.admit_network(&tenant, &change);
     }
@@ -49,7 +51,7 @@ pub fn envelope(bytes: &[u8]) {
         let read: Job = serde_json::from_slice(&written).expect("what was written can be read");
         assert_eq!(read, job);
     }
-    let _ = queue.map(|queue| queue.into_terms(ADMISSION.policy(&tenant), 1000));
+    let _ = queue.map(|wish| wish.labels(ADMISSION.policy(&tenant)));
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(crate) async fn run(args: &SbomArgs) -> anyhow::Result<ExitCode> {
     let docker = dockerd::connect().await.map_err(dockerd::not_running)?;
     for name in &args.images {
         let runtime = Runtime::from_name(name).ok();
-        let image = runtime.map_or(name.as_str(), Runtime::image);
+        let image = runtime.map_or(name.as_str(), |runtime| runtime.image());
         let contents = Contents::of_image(&docker, image).await?;
         if args.hash {
             // As sha256sum writes it.

@@ -41,7 +41,8 @@ struct Profile {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Rule {
-    /// Why. For people: Docker is not told.
+    /// Why.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is for people"))]
     #[serde(skip_serializing)]
     comment: String,
     names: Vec<String>,

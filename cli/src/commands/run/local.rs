@@ -22,7 +22,7 @@ use worker::fetch::Fetcher;
 use super::output::{Finished, Output, to_exit_code, unwritable};
 use crate::host::seccomp;
 use crate::request::Session;
-use crate::{printer, roles, settings};
+use crate::{printer, roles};
 
 /// How long taking an installation away that was broken off may take.
 const END_LIMIT: Duration = Duration::from_secs(20);

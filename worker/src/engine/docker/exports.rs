@@ -45,8 +45,11 @@ impl Docker {
         let mut outcome = Ok(());
         while let Some(piece) = export.next().await {
             match piece {
-                Ok(piece) if pieces.send(piece).await.is_ok() => {}
-                Ok(_) => break,
+                Ok(piece) => {
+                    if pieces.send(piece).await.is_err() {
+                        break;
+                    }
+                }
                 Err(source) => {
                     outcome = Err(call(format!("export {image}"), source));
                     break;

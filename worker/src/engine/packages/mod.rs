@@ -4,6 +4,8 @@
 
 mod archive;
 mod cause;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod install;
 mod key;
 mod layout;
@@ -29,8 +31,6 @@ use super::images::{Catalog, Choice, RegistrySettings, RegistrySource, remove_un
 use super::pool::Pool;
 use super::sandbox::Origin;
 use crate::egress::Outside;
-#[cfg(any(test, fuzzing))]
-pub(super) use archive::sanitise;
 use install::{Failure, Installer, Wanted};
 use key::Key;
 pub(super) use layout::{Starts, lead_to, mount};
