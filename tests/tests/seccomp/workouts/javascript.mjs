@@ -19,11 +19,14 @@ const parts = {
     const folder = fs.mkdtempSync("/sandbox/work-");
     fs.writeFileSync(`${folder}/a`, "hello"); fs.appendFileSync(`${folder}/a`, "!"); fs.copyFileSync(`${folder}/a`, `${folder}/b`);
     fs.chmodSync(`${folder}/b`, 0o600); fs.utimesSync(`${folder}/b`, 1, 2); fs.renameSync(`${folder}/b`, `${folder}/c`);
-    fs.symlinkSync("a", `${folder}/l`); assert.equal(fs.readlinkSync(`${folder}/l`), "a"); fs.linkSync(`${folder}/a`, `${folder}/h`);
-    fs.truncateSync(`${folder}/c`, 2); fs.mkdirSync(`${folder}/d/e`, { recursive: true }); assert.equal(fs.readdirSync(folder).length, 5);
+    fs.linkSync(`${folder}/a`, `${folder}/h`);
+    fs.truncateSync(`${folder}/c`, 2); fs.mkdirSync(`${folder}/d/e`, { recursive: true }); assert.equal(fs.readdirSync(folder).length, 4);
     const file = fs.openSync(`${folder}/a`, "r+"); fs.fsyncSync(file); fs.fdatasyncSync(file); fs.futimesSync(file, 1, 2); fs.closeSync(file);
-    assert.equal(fs.realpathSync(`${folder}/l`), `${folder}/a`); fs.statSync(folder); fs.lstatSync(`${folder}/l`); fs.accessSync(`${folder}/a`);
+    assert.equal(fs.realpathSync(`${folder}/a`), `${folder}/a`); fs.statSync(folder); fs.lstatSync(`${folder}/a`);
     fs.cpSync(`${folder}/d`, `${folder}/f`, { recursive: true }); fs.rmSync(folder, { recursive: true });
+  },
+  "links and rights"() {
+    fs.symlinkSync("nowhere", "/sandbox/link"); assert.equal(fs.readlinkSync("/sandbox/link"), "nowhere"); fs.lstatSync("/sandbox/link"); fs.unlinkSync("/sandbox/link"); fs.accessSync("/sandbox");
   },
   async "files, later"() {
     await fs.promises.writeFile("/sandbox/x", "hello"); const handle = await fs.promises.open("/sandbox/x"); const { buffer } = await handle.read(Buffer.alloc(5), 0, 5, 0);
@@ -106,12 +109,12 @@ if (globalThis.Bun) {
   };
 }
 if (globalThis.Deno) {
+  // It is started without the right to any of these.
+  for (const name of ["links and rights", "processes", "the machine"]) delete parts[name];
   parts["Deno's own"] = async () => {
     await Deno.writeTextFile("/sandbox/b", "x"); await Deno.copyFile("/sandbox/b", "/sandbox/c"); assert.equal(Deno.readTextFileSync("/sandbox/c"), "x");
-    const child = new Deno.Command("cat", { stdin: "piped", stdout: "piped" }).spawn(); const writer = child.stdin.getWriter(); await writer.write(new TextEncoder().encode("hi")); await writer.close();
-    assert.equal(new TextDecoder().decode((await child.output()).stdout), "hi"); assert.equal((await new Deno.Command("false").output()).code, 1);
     const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, () => new Response("x")); assert.equal(await (await fetch(`http://127.0.0.1:${server.addr.port}`)).text(), "x"); await server.shutdown();
-    Deno.systemMemoryInfo(); const watcher = Deno.watchFs("/sandbox"); setTimeout(() => Deno.writeTextFileSync("/sandbox/w", "x"), 10); for await (const _ of watcher) break;
+    const watcher = Deno.watchFs("/sandbox"); setTimeout(() => Deno.writeTextFileSync("/sandbox/w", "x"), 10); for await (const _ of watcher) break;
     const file = await Deno.open("/sandbox/b", { read: true, write: true }); await file.lock(true); await file.unlock(); await file.syncData(); file.close();
   };
 }
