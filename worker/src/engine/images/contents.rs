@@ -242,6 +242,8 @@ mod tests {
             header.set_size(text.len() as u64);
             header.set_mode(0o644);
             header.set_mtime(*mtime);
+            header.set_uid(0);
+            header.set_gid(0);
             builder.append_data(&mut header, path, text.as_bytes()).unwrap();
         }
         builder.into_inner().unwrap()
