@@ -3,7 +3,11 @@
 
 ISOL8 := ./target/release/isol8
 
-.PHONY: demo test test-valkey build setup check bench chaos
+# How long `make fuzz` runs each target, and which.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+
+.PHONY: demo test test-valkey build setup check deny bench chaos fuzz
 
 ## Set everything up and run one program of each runtime through HTTP.
 demo: setup
@@ -33,6 +37,21 @@ setup: build
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+## Licences, origins and bans of all dependencies; where the network allows it, `cargo deny check advisories` too.
+deny:
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check licenses bans sources
+	cargo deny --locked --config deny.toml --manifest-path fuzz/Cargo.toml check --allow unused-wrapper licenses bans sources
+
+## Fuzz each target for FUZZ_SECONDS. Stable Rust will do: it is told to let sanitizers be used.
+fuzz:
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target || exit 1; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
+	done
 
 ## Measure: rewrites docs/performance/.
 bench: setup

@@ -16,7 +16,7 @@ pub(crate) use batch::{BatchCommand, BatchResultsArgs, BatchSubmitArgs};
 pub(crate) use fleet::{
     DlqCommand, JobsCommand, PageArgs, RedriveArgs, SubmitArgs, TopArgs, WorkersCommand,
 };
-pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs};
+pub(crate) use machine::{BuildArgs, CleanupArgs, DoctorArgs, JsonArgs, ManArgs, SbomArgs};
 pub(crate) use remote::{ExecArgs, KeysCommand, ListArgs, LoginArgs, NetworkArgs, SessionCommand};
 pub(crate) use run::{OutputArgs, ProgramArgs, RemoteArgs, RequestArgs, RunArgs};
 pub(crate) use schedules::{CreateScheduleArgs, SchedulesCommand};
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// List the images made with `isol8 build`.
     ListCustom(JsonArgs),
+    /// Tell what an image, or isol8 itself, is made of, as a CycloneDX document.
+    Sbom(SbomArgs),
     /// Show the configuration.
     Config(ConfigArgs),
     /// Remove containers, and with --images images, that isol8 made on this machine.
@@ -103,6 +105,9 @@ pub(crate) struct ConfigArgs {
     /// The JSON Schema of the configuration file.
     #[arg(long, conflicts_with_all = ["json", "sources"])]
     pub(crate) schema: bool,
+    /// The strict system-call filter of a runtime: where one of your own may begin.
+    #[arg(long, value_name = "RUNTIME", conflicts_with_all = ["json", "sources", "schema"])]
+    pub(crate) seccomp: Option<String>,
 }
 
 #[cfg(test)]

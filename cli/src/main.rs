@@ -58,6 +58,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(args) => commands::config::run(&args),
         Command::Build(args) => commands::build::run(&args).await,
         Command::ListCustom(args) => commands::list_custom::run(&args).await,
+        Command::Sbom(args) => commands::sbom::run(&args).await,
         Command::Cleanup(args) => commands::cleanup::run(&args).await,
         Command::Doctor(args) => commands::doctor::run(args).await,
         Command::Login(args) => commands::login::login(args).await,

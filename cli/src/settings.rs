@@ -38,18 +38,6 @@ fn surroundings() -> anyhow::Result<Surroundings> {
     })
 }
 
-/// The operator's own system-call filter, if there is one.
-pub(crate) fn custom_seccomp(config: &Config) -> anyhow::Result<Option<String>> {
-    let Some(path) = &config.security.custom_profile_path else {
-        return Ok(None);
-    };
-    let profile = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read security.customProfilePath {path}"))?;
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&profile)
-        .with_context(|| format!("security.customProfilePath {path} is not a seccomp profile"))?;
-    Ok(Some(profile))
-}
-
 /// An environment variable that is set and not empty.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

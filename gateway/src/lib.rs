@@ -6,8 +6,13 @@ mod body;
 mod connection;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod metrics;
 mod observe;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod request_id;
 mod router;
 mod routes;

@@ -1,6 +1,7 @@
 
 # Packages of the Debian release.
 FROM runtime
+USER root
 # Whoever builds it finds its steps again by this.
 ARG BUILDER
 LABEL org.isol8.unfinished=${BUILDER}
@@ -22,4 +23,5 @@ RUN export DEBIAN_FRONTEND=noninteractive \
  && xargs -d '\n' -a /tmp/packages.txt apt-get install -qq -y --no-install-recommends -- \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/* /tmp/packages.txt
+USER sandbox
 CMD ["bash"]

@@ -1,6 +1,7 @@
 
 # Packages are cached in a stage of their own: what it sees of registries stays behind.
 FROM runtime AS packages
+USER root
 LABEL org.isol8.intermediate=true
 COPY registry/npm/ /root/
 COPY packages.txt /tmp/

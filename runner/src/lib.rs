@@ -3,4 +3,6 @@
 //! Both ends compile this crate, so the two halves of the protocol cannot drift apart. The
 //! binary beside it (`isol8-runner`) is the init process itself.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod protocol;

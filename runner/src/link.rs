@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 use serde::Serialize;
 
-use runner::protocol::{HEADER_BYTES, Header, Kind, ProtocolError, put_frame, put_message};
+use runner::protocol::{HEADER_BYTES, Kind, ProtocolError, first_frame, put_frame, put_message};
 
 /// Most bytes of frames out kept before program output is no longer read.
 const OUT_HIGH_WATER_BYTES: usize = 768 << 10;
@@ -113,15 +113,11 @@ impl Link {
     /// The next whole frame, if it has arrived.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, LinkError> {
         let rest = &self.inbox[self.taken..];
-        let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
+        let Some((kind, payload)) = first_frame(rest).map_err(LinkError::Malformed)? else {
             return Ok(None);
         };
-        let header = Header::parse(*header).map_err(LinkError::Malformed)?;
-        let Some(payload) = rest.get(HEADER_BYTES..HEADER_BYTES + header.length) else {
-            return Ok(None);
-        };
-        let frame = Frame { kind: header.kind, payload: payload.to_vec() };
-        self.taken += HEADER_BYTES + header.length;
+        let frame = Frame { kind, payload: payload.to_vec() };
+        self.taken += HEADER_BYTES + frame.payload.len();
         if self.taken == self.inbox.len() {
             self.inbox.clear();
             self.inbox.shrink_to(READ_BYTES);

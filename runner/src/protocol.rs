@@ -547,6 +547,17 @@ impl Header {
     }
 }
 
+/// The first frame of `bytes`, `None` while it is not whole. It takes up [`HEADER_BYTES`] and its payload.
+///
+/// # Errors
+/// As [`Header::parse`].
+pub fn first_frame(bytes: &[u8]) -> Result<Option<(Kind, &[u8])>, ProtocolError> {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    let Header { kind, length } = Header::parse(*header)?;
+    let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + length);
+    Ok(payload.map(|payload| (kind, payload)))
+}
+
 /// Appends a frame to `out`.
 ///
 /// # Panics

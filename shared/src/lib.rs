@@ -6,6 +6,8 @@ pub mod batch_view;
 pub mod config;
 pub mod error;
 pub mod execution;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod id;
 pub mod isolation;
 pub mod job_view;

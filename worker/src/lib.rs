@@ -12,6 +12,8 @@ mod egress;
 pub mod engine;
 mod executor;
 pub mod fetch;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod housekeeping;
 mod input;
 mod job;
@@ -23,6 +25,9 @@ mod orders;
 mod pass_on;
 mod placement;
 mod publish;
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 mod schedules;
 mod session;
 pub mod webhooks;

@@ -34,6 +34,16 @@ pub(crate) struct JsonArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SbomArgs {
+    /// Runtime or image; without one, isol8 itself.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    /// Only the hash of what is in each.
+    #[arg(long)]
+    pub(crate) hash: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CleanupArgs {
     /// Do not ask.
     #[arg(long)]

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 use shared::config::{Loaded, json_schema};
+use shared::runtime::Runtime;
+use worker::engine::strict_profile;
 
 use crate::args::ConfigArgs;
 use crate::printer;
@@ -31,7 +33,11 @@ const SECTIONS: [Section; 16] = [
     ("Network Filter", &[("Whitelist", "network.whitelist"), ("Blacklist", "network.blacklist")]),
     (
         "Security",
-        &[("Seccomp", "security.seccomp"), ("Custom profile", "security.customProfilePath")],
+        &[
+            ("Seccomp", "security.seccomp"),
+            ("Custom profile", "security.customProfilePath"),
+            ("More profiles", "security.profileDirectory"),
+        ],
     ),
     (
         "Remote Code",
@@ -208,6 +214,10 @@ const ADDRESSES: [&str; 2] = ["redis.url", "auth.connectionString"];
 pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     if args.schema {
         printer::line(serde_json::to_string_pretty(&json_schema())?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(runtime) = &args.seccomp {
+        printer::line(strict_profile(Runtime::from_name(runtime)?));
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = settings::load()?;

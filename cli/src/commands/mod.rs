@@ -15,6 +15,7 @@ pub(crate) mod list_custom;
 pub(crate) mod login;
 pub(crate) mod man;
 pub(crate) mod run;
+pub(crate) mod sbom;
 pub(crate) mod schedules;
 pub(crate) mod serve;
 pub(crate) mod session;

@@ -8,6 +8,7 @@ pub(crate) mod gvisor;
 pub(crate) mod os_image;
 pub(crate) mod packages;
 pub(crate) mod registries;
+pub(crate) mod seccomp;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

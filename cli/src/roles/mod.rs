@@ -30,7 +30,7 @@ use worker::metrics::Metrics;
 use worker::name::Name;
 use worker::webhooks::Webhooks;
 
-use crate::host::registries;
+use crate::host::{registries, seccomp};
 use crate::{printer, settings};
 pub(crate) use redis_server::RedisServer;
 pub(crate) use secrets_key::own_secrets_key;
@@ -228,8 +228,8 @@ fn engine_options(config: &Config, owner: String) -> anyhow::Result<Options> {
         max_containers: max_containers(config),
         idle: Duration::from_millis(config.worker.idle_ms),
         prewarm: prewarm?,
-        custom_seccomp: settings::custom_seccomp(config)?,
         runtimes: config.worker.runtimes.clone(),
+        seccomp: seccomp::profiles(config)?,
         packages: package_settings(config)?,
         resolver: Resolver::of_servers(&config.worker.resolvers)?,
     })

@@ -36,7 +36,7 @@ pub(crate) struct JobEnvelope {
     #[serde(default)]
     session_id: Option<String>,
     #[serde(default)]
-    queue: Option<QueueOptions>,
+    pub(crate) queue: Option<QueueOptions>,
 }
 
 /// Admits a job and puts it into the queue. One whose safety cannot be confirmed stays there: the

@@ -175,22 +175,39 @@ fn policy(section: &str, policy: &Policy, config: &Config) -> Checked {
             allowed.join(", ")
         )
     })?;
-    let has_profile = config.security.custom_profile_path.is_some();
-    let is_known = has_profile || !policy.seccomp.contains(&Seccomp::Custom);
-    require(is_known, &[&key("seccomp"), "security.customProfilePath"], || {
-        format!("{} allows custom, but security.customProfilePath is not set", key("seccomp"))
+    policy.seccomp.iter().try_for_each(|seccomp| {
+        has_place(config, seccomp, &format!("{} allows", key("seccomp")), &key("seccomp"))
     })
 }
 
 fn security(config: &Config) -> Checked {
     let security = &config.security;
-    let path = security.custom_profile_path.as_deref();
-    let is_known = security.seccomp != Seccomp::Custom || path.is_some();
-    require(is_known, &["security.seccomp"], || {
-        "security.seccomp is custom, but security.customProfilePath is not set".into()
-    })?;
-    require(path != Some(""), &["security.customProfilePath"], || {
-        "security.customProfilePath is empty; leave it out or name a file".into()
+    has_place(config, &security.seccomp, "security.seccomp is", "security.seccomp")?;
+    for (key, path, what) in [
+        ("security.customProfilePath", &security.custom_profile_path, "file"),
+        ("security.profileDirectory", &security.profile_directory, "directory"),
+    ] {
+        require(path.as_deref() != Some(""), &[key], || {
+            format!("{key} is empty; leave it out or name a {what}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Refuses a filter that no worker could have; `saying` is what the configuration says of it.
+fn has_place(config: &Config, seccomp: &Seccomp, saying: &str, key: &str) -> Checked {
+    let (place, setting) = match seccomp {
+        Seccomp::Strict | Seccomp::Unconfined => return Ok(()),
+        Seccomp::Custom => (&config.security.custom_profile_path, "security.customProfilePath"),
+        Seccomp::Named(_) => (&config.security.profile_directory, "security.profileDirectory"),
+    };
+    require(place.is_some(), &[key, setting], || {
+        let name = seccomp.name();
+        let known = match seccomp {
+            Seccomp::Named(_) => " (known without it: strict, unconfined, custom)",
+            _ => "",
+        };
+        format!("{saying} {name}, but {setting} is not set{known}")
     })
 }
 

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Seccomp;
 use crate::execution::Network;
 use crate::isolation::Isolation;
 use crate::runtime::Runtime;
@@ -71,31 +72,6 @@ impl Default for Cleanup {
     }
 }
 
-/// Which system calls a sandbox may make.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Seccomp {
-    /// isol8's own profile.
-    #[default]
-    Strict,
-    /// All that the kernel and the capabilities let it.
-    Unconfined,
-    /// The profile at `security.customProfilePath`, read by the worker when it starts.
-    Custom,
-}
-
-impl Seccomp {
-    /// Its word in files and requests.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::Unconfined => "unconfined",
-            Self::Custom => "custom",
-        }
-    }
-}
-
 /// System-call filter.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -105,6 +81,9 @@ pub struct Security {
     /// Profile for `custom`, on the worker's machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_profile_path: Option<String>,
+    /// Where the worker's machine keeps more of them: `NAME.json` is what requests may name, if the policy lets them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile_directory: Option<String>,
 }
 
 /// Code by URL.

@@ -9,6 +9,7 @@ mod load;
 mod policy;
 mod pool_size;
 mod schema;
+mod seccomp;
 mod webhooks;
 
 use schemars::JsonSchema;
@@ -16,13 +17,14 @@ use serde::{Deserialize, Serialize};
 
 pub use contract::{
     Audit, AuditDestination, Auth, Cleanup, Defaults, NetworkFilter, PrebuiltImage, RemoteCode,
-    Seccomp, Security,
+    Security,
 };
 pub use fleet::{Gateway, Redis, Runtimes, Worker};
 pub use load::{Loaded, Source, Surroundings};
 pub use policy::{Policy, TenantPolicy};
 pub use pool_size::PoolSize;
 pub use schema::json_schema;
+pub use seccomp::{ProfileName, Seccomp};
 pub use webhooks::Webhooks;
 
 use crate::execution::PoolStrategy;

@@ -232,6 +232,11 @@ fn contradictions_are_refused_by_name() {
         ),
         (r#"{"security":{"seccomp":"custom"}}"#, &["security.customProfilePath"]),
         (r#"{"policy":{"seccomp":["custom"]}}"#, &["policy.seccomp", "security.customProfilePath"]),
+        (
+            r#"{"policy":{"seccomp":["web"]}}"#,
+            &["policy.seccomp", "web", "security.profileDirectory"],
+        ),
+        (r#"{"security":{"profileDirectory":""}}"#, &["security.profileDirectory", "empty"]),
         (r#"{"audit":{"postLogScript":"run.sh"}}"#, &["audit.postLogScript", "absolute"]),
         (
             r#"{"audit":{"postLogScript":"/bin/true","destination":"stdout"}}"#,

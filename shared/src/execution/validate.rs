@@ -70,7 +70,7 @@ impl Admission {
         });
         Ok(Self {
             defaults: config.defaults.clone(),
-            seccomp: config.security.seccomp,
+            seccomp: config.security.seccomp.clone(),
             hosts: config.network.clone(),
             remote_code: RemoteCodeRules::new(&config.remote_code)?,
             general: Rules::general(config.policy.clone())?,
@@ -134,7 +134,7 @@ impl Admission {
             network,
             egress,
             isolation: asked.isolation()?,
-            seccomp: asked.seccomp(self.seccomp)?,
+            seccomp: asked.seccomp(&self.seccomp)?,
             limits: asked.limits()?,
             workdir: paths::workdir(request.workdir.as_deref())?,
             files: input_files(request.files)?,
@@ -374,14 +374,14 @@ impl Asked<'_> {
     }
 
     /// `own` is the server's, which needs no leave.
-    fn seccomp(&self, own: Seccomp) -> Result<Seccomp, Error> {
-        let asked = self.options.security.as_ref().and_then(|security| security.seccomp);
+    fn seccomp(&self, own: &Seccomp) -> Result<Seccomp, Error> {
+        let asked = self.options.security.as_ref().and_then(|security| security.seccomp.as_ref());
         match asked {
-            Some(asked) if asked != own && !self.rules.policy.seccomp.contains(&asked) => {
+            Some(asked) if asked != own && !self.rules.policy.seccomp.contains(asked) => {
                 let what = format!("security.seccomp \"{}\"", asked.name());
                 Err(self.rules.forbids(&what, "seccomp"))
             }
-            asked => Ok(asked.unwrap_or(own)),
+            asked => Ok(asked.unwrap_or(own).clone()),
         }
     }
 

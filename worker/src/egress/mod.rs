@@ -3,6 +3,8 @@
 
 mod dial;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod journal;
 mod meter;

@@ -36,11 +36,17 @@ pub enum EngineError {
         /// The runner's words.
         detail: String,
     },
-    /// A job wants the operator's own filter, and there is none here.
+    /// A job wants a filter of the operator's, and there is none here.
     #[error(
-        "this worker has no custom system-call filter; set security.customProfilePath where it runs"
+        "this worker has no system-call filter called {name}; set {setting} where it runs, or start it anew if the \
+         filter came later"
     )]
-    NoCustomProfile,
+    NoProfile {
+        /// What it is called.
+        name: String,
+        /// Where filters of this kind are configured.
+        setting: &'static str,
+    },
     /// A job wants a kind of isolation that this engine does not have.
     #[error(
         "isolation \"{isolation}\" is not to be had here: this Docker engine has no such runtime, or \
@@ -96,7 +102,7 @@ impl From<EngineError> for Error {
     fn from(error: EngineError) -> Self {
         let code = match &error {
             EngineError::Docker(DockerError::NoSuchImage { .. }) => ErrorCode::ImageNotFound,
-            EngineError::NoCustomProfile => ErrorCode::StartFailed,
+            EngineError::NoProfile { .. } => ErrorCode::StartFailed,
             EngineError::NoIsolation { .. } => ErrorCode::NoWorker,
             EngineError::Job(job) => match job {
                 JobError::SetupFailed { .. } | JobError::SetupTimedOut { .. } => {

@@ -9,12 +9,15 @@ mod environment;
 mod error;
 mod fault;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod images;
 mod isolation;
 mod link;
 mod mask;
 mod output;
 mod packages;
+mod pieces;
 mod pool;
 mod program;
 mod run;
@@ -59,8 +62,9 @@ pub use packages::{Settings as PackageSettings, is_package_volume};
 use pool::Pool;
 use sandbox::{LABEL_MANAGED, LABEL_OWNER, LABEL_WORKER, Origin, Profile, Sandbox};
 use seccomp::Filters;
+pub use seccomp::{SeccompProfiles, strict_profile};
 pub use session::{Aftermath, Session};
-pub use volume::{is_runner_volume, runner_volume};
+pub use volume::{is_runner_volume, runner_hash, runner_volume};
 
 /// Watches a job's output as it comes; secrets are masked already, and what is over the output limit
 /// is cut off with a marker.
@@ -99,10 +103,10 @@ pub struct Options {
     pub idle: Duration,
     /// Jobs whose kind of sandbox is kept ready from the start.
     pub prewarm: Vec<Job>,
-    /// The profile that the filter `custom` stands for, as JSON.
-    pub custom_seccomp: Option<String>,
     /// Which runtimes of the Docker engine to use.
     pub runtimes: Runtimes,
+    /// Filters of the operator's own.
+    pub seccomp: SeccompProfiles,
     /// How packages are installed and kept.
     pub packages: PackageSettings,
     /// Who is asked for hosts of the filtered network.
@@ -146,7 +150,7 @@ impl Engine {
         );
         leftovers?;
         let info = info?;
-        let seccomp = Filters::new(info.has_seccomp, options.custom_seccomp);
+        let seccomp = Filters::new(info.has_seccomp, options.seccomp);
         if !info.has_limits {
             tracing::warn!(
                 "this Docker cannot limit memory or processes: sandboxes run WITHOUT these limits"

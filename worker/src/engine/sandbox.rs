@@ -73,7 +73,7 @@ impl Profile {
             runtime: job.runtime,
             network: job.network,
             isolation: job.isolation,
-            seccomp: job.seccomp,
+            seccomp: job.seccomp.clone(),
             memory_bytes: limits.memory_bytes,
             cpu_millis: limits.cpu_millis,
             pids: limits.pids,
@@ -401,7 +401,7 @@ fn container_spec(origin: &Origin, profile: &Profile) -> Result<ContainerSpec, E
         // With the host's network these would be the host's.
         sysctls: if profile.network == Network::Host { &[] } else { &LOOPBACK_SYSCTLS },
         capabilities: &CAPABILITIES,
-        seccomp: origin.seccomp.profile(profile.seccomp, making.is)?,
+        seccomp: origin.seccomp.profile(&profile.seccomp, profile.runtime, making.is)?,
         labels,
     })
 }

@@ -20,12 +20,16 @@ static ARCHIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runner.tar"));
 /// How the volumes of all versions are called.
 const PREFIX: &str = "isol8-runner-";
 
+/// SHA-256 of what the volume of this version is filled with, in hex.
+#[must_use]
+pub fn runner_hash() -> String {
+    Sha256::digest(ARCHIVE).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The volume of this version.
 #[must_use]
 pub fn runner_volume() -> String {
-    let digest = Sha256::digest(ARCHIVE);
-    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{PREFIX}{hash}")
+    format!("{PREFIX}{}", &runner_hash()[..16])
 }
 
 /// Whether a volume is that of any version.

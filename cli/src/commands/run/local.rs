@@ -20,8 +20,9 @@ use worker::engine::{Console, Engine, EngineError, JobError, Live, Options};
 use worker::fetch::Fetcher;
 
 use super::output::{Finished, Output, to_exit_code, unwritable};
+use crate::host::seccomp;
 use crate::request::Session;
-use crate::{printer, roles, settings};
+use crate::{printer, roles};
 
 /// How long taking an installation away that was broken off may take.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -65,8 +66,8 @@ impl Local {
             max_containers: 1,
             idle: Duration::ZERO,
             prewarm: Vec::new(),
-            custom_seccomp: settings::custom_seccomp(config)?,
             runtimes: config.worker.runtimes.clone(),
+            seccomp: seccomp::profiles(config)?,
             packages: roles::package_settings(config)?,
             resolver: Resolver::of_servers(&config.worker.resolvers)?,
         };

@@ -1,5 +1,7 @@
 //! Batches: taking one in as it comes, looking at it, waiting for its end and stopping it.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod merge;
 pub(crate) mod results;
 mod split;

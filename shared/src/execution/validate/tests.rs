@@ -228,7 +228,7 @@ fn the_filter_is_the_servers_own_unless_the_policy_has_the_one_asked_for() {
     let silent = || json!({"request": {"runtime": "python", "code": "1"}});
     let mut config = Config::default();
     assert_eq!(admit_by(&config, "a", silent()).unwrap().seccomp, Seccomp::Strict);
-    for filter in ["unconfined", "custom"] {
+    for filter in ["unconfined", "custom", "web"] {
         let error = admit_by(&config, "a", asking(filter)).unwrap_err();
         assert_eq!(error.code(), ErrorCode::PolicyViolation);
         assert!(error.message().contains(filter) && error.message().contains("(policy.seccomp)"));
@@ -236,6 +236,11 @@ fn the_filter_is_the_servers_own_unless_the_policy_has_the_one_asked_for() {
     config.policy.seccomp.push(Seccomp::Unconfined);
     assert_eq!(admit_by(&config, "a", asking("unconfined")).unwrap().seccomp, Seccomp::Unconfined);
     assert_eq!(admit_by(&config, "a", silent()).unwrap().seccomp, Seccomp::Strict);
+
+    config.policy.seccomp.push("web".parse().unwrap());
+    assert_eq!(admit_by(&config, "a", asking("web")).unwrap().seccomp.name(), "web");
+    admit_by(&config, "a", asking("other")).unwrap_err();
+    serde_json::from_value::<ExecuteEnvelope>(asking("../web")).unwrap_err();
 
     // The server's own needs no leave, whatever it is.
     config.security.seccomp = Seccomp::Custom;

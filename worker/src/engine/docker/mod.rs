@@ -2,6 +2,7 @@
 //! an upgrade of it, or another container engine, is a change to this folder only.
 
 mod containers;
+mod exports;
 mod images;
 mod volumes;
 

@@ -13,7 +13,7 @@ use futures_util::Stream;
 use super::{Docker, DockerError, call, is_not_found};
 
 /// Carried by every container and volume of ours.
-const MANAGED: (&str, &str) = ("isol8.managed", "true");
+pub(super) const MANAGED: (&str, &str) = ("isol8.managed", "true");
 
 /// A volume of ours.
 #[derive(Clone, Debug)]

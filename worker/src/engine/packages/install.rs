@@ -2,11 +2,11 @@
 //! the packages as the sandbox user with no way out but to the registries; what it leaves is taken
 //! apart, cleaned, and put into a volume.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures_util::stream;
 use runner::protocol::{Exited, Failed, Kind, Start};
 use shared::audit::SecurityEvent;
@@ -28,6 +28,7 @@ use crate::egress::{Outside, Report};
 use crate::engine::docker::Docker;
 use crate::engine::link::LinkError;
 use crate::engine::mask::Masker;
+use crate::engine::pieces::Pieces;
 use crate::engine::program::{Order, Program, drive};
 use crate::engine::sandbox::{Origin, Profile, Sandbox, parse};
 use crate::engine::{Console, EngineError, run};
@@ -333,7 +334,7 @@ fn clean_up(
     clean: mpsc::Sender<io::Result<Bytes>>,
     max_bytes: u64,
 ) -> Result<Contents, ArchiveError> {
-    let from = Taken { pieces: taken, piece: Bytes::new() };
+    let from = Pieces::new(taken);
     let clean = Arc::new(clean);
     let to = BufWriter::with_capacity(PIECE_BYTES, Cleaned(Arc::clone(&clean)));
     let outcome = sanitise(from, to, max_bytes);
@@ -342,26 +343,6 @@ fn clean_up(
         drop(clean.blocking_send(Err(io::ErrorKind::InvalidData.into())));
     }
     outcome
-}
-
-/// Pieces of an archive, as they come.
-struct Taken {
-    pieces: mpsc::Receiver<Bytes>,
-    piece: Bytes,
-}
-
-impl Read for Taken {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.piece = piece,
-                None => return Ok(0),
-            }
-        }
-        let count = self.piece.len().min(buffer.len());
-        self.piece.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
-    }
 }
 
 /// Where pieces of a cleaned archive go.

@@ -4,6 +4,8 @@
 
 mod archive;
 mod cause;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod install;
 mod key;
 mod layout;
