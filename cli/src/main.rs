@@ -6,6 +6,7 @@ mod credentials;
 mod host;
 mod log;
 mod printer;
+mod process;
 mod request;
 mod roles;
 mod screen;
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
     let is_server =
         matches!(cli.command, Command::Serve(_) | Command::Gateway(_) | Command::Worker(_));
     log::start(is_server, is_debug);
+    if is_server {
+        process::harden();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

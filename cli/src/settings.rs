@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use shared::config::{Config, Loaded, Policy, Surroundings};
+use shared::sealing::SecretsKeys;
 
 use crate::args::{ListenArgs, QueueArgs, SlotArgs};
 use crate::printer;
@@ -54,11 +55,16 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Applies the server flags to `config`.
-pub(crate) fn apply_queue(config: &mut Config, args: QueueArgs) {
+/// Applies the server flags to `config`, and the keys that the environment holds.
+pub(crate) fn apply_queue(config: &mut Config, args: QueueArgs) -> anyhow::Result<()> {
     if args.redis_url.is_some() {
         config.redis.url = args.redis_url;
     }
+    if let Some(keys) = variable("ISOL8_SECRETS_KEY") {
+        let keys = SecretsKeys::parse(&keys).context("ISOL8_SECRETS_KEY")?;
+        config.redis.secrets_keys = Some(keys);
+    }
+    Ok(())
 }
 
 /// Applies the worker flags to `config`.
@@ -91,14 +97,16 @@ pub(crate) fn apply_listen(config: &mut Config, args: ListenArgs) -> anyhow::Res
 /// From the flag, the variable, or the file that a variable names: a file is in no process list and
 /// no `docker inspect`.
 fn master_key(flag: Option<String>) -> anyhow::Result<String> {
+    const REQUIRED: &str = "API key required. Use --key or ISOL8_API_KEY env var.";
     if let Some(key) = flag.or_else(|| variable("ISOL8_API_KEY")) {
+        // Before anything listens: a blank one is no lock.
+        anyhow::ensure!(!key.trim().is_empty(), REQUIRED);
         return Ok(key);
     }
-    let path = variable("ISOL8_API_KEY_FILE")
-        .context("API key required. Use --key or ISOL8_API_KEY env var.")?;
+    let path = variable("ISOL8_API_KEY_FILE").context(REQUIRED)?;
     let key = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read ISOL8_API_KEY_FILE {path}"))?;
     let key = key.trim_end_matches(['\r', '\n']);
-    anyhow::ensure!(!key.is_empty(), "ISOL8_API_KEY_FILE {path} is empty");
+    anyhow::ensure!(!key.trim().is_empty(), "ISOL8_API_KEY_FILE {path} is empty");
     Ok(key.to_owned())
 }

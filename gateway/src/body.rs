@@ -9,21 +9,22 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 use serde::de::DeserializeOwned;
 use shared::id::TenantId;
 use shared::{Error, ErrorCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub(crate) use self::json::{of_value, parse};
+use crate::connection::{Account, Pace};
 use crate::service::slots::{Slot, Slots};
 
 /// How long a body may take to arrive; room for others is held meanwhile.
 const ARRIVAL_TIME: Duration = Duration::from_secs(300);
-/// How long a client may send nothing.
-const IDLE: Duration = Duration::from_secs(30);
 /// How long a large body waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 const NO_ROOM: &str = "As many large bodies are on their way as fit into this gateway's memory, \
@@ -50,6 +51,8 @@ pub(crate) struct Intake {
     setting: &'static str,
     /// In permits.
     room: Slots,
+    /// How slowly they may come.
+    pace: Pace,
 }
 
 /// Room that a large body takes up, until dropped.
@@ -57,21 +60,26 @@ pub(crate) type Room = Option<Slot>;
 
 impl Intake {
     /// For bodies of at most `max_bytes`.
-    pub(crate) fn new(max_bytes: usize) -> Self {
-        Self::with(max_bytes, "gateway.maxBodyBytes", LARGEST_AT_ONCE)
+    pub(crate) fn new(max_bytes: usize, pace: Pace) -> Self {
+        Self::with(max_bytes, pace, "gateway.maxBodyBytes", LARGEST_AT_ONCE)
     }
 
     /// For files of at most `max_file_bytes`, in base64 and JSON.
-    pub(crate) fn of_files(max_file_bytes: u64) -> Self {
+    pub(crate) fn of_files(max_file_bytes: u64, pace: Pace) -> Self {
         let max_file_bytes = usize::try_from(max_file_bytes).unwrap_or(usize::MAX);
         let max_bytes = (max_file_bytes / 3).saturating_mul(4).saturating_add(SMALL_BYTES);
         let setting = "policy.maxFileBytes; PUT /v1/sessions/{id}/files takes the largest";
-        Self::with(max_bytes.min(LARGEST_FILE_BODY), setting, LARGEST_FILES_AT_ONCE)
+        Self::with(max_bytes.min(LARGEST_FILE_BODY), pace, setting, LARGEST_FILES_AT_ONCE)
     }
 
-    fn with(max_bytes: usize, setting: &'static str, at_once: usize) -> Self {
+    fn with(max_bytes: usize, pace: Pace, setting: &'static str, at_once: usize) -> Self {
         let room = Slots::new(permits(max_bytes) as usize * at_once, ROOM_PATIENCE, NO_ROOM);
-        Self { max_bytes, setting, room }
+        Self { max_bytes, setting, room, pace }
+    }
+
+    /// How slowly a body may come.
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Largest body.
@@ -118,7 +126,8 @@ impl Intake {
 
     async fn collect(&self, body: &mut Body, announced: usize) -> Result<Bytes, Error> {
         let mut whole = BytesMut::with_capacity(announced);
-        while let Some(piece) = next_piece(body).await? {
+        let mut account = self.pace.begin();
+        while let Some(piece) = next_piece(body, &mut account).await? {
             if whole.len() + piece.len() > self.max_bytes {
                 return Err(self.too_large());
             }
@@ -184,26 +193,46 @@ fn permits(bytes: usize) -> u32 {
 /// The next bytes of a body, `None` at its end.
 ///
 /// # Errors
-/// An invalid request if the client went away, or sends nothing for a while.
-pub(crate) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Error> {
+/// An invalid request if the client went away, or sends too slowly.
+pub(crate) async fn next_piece(
+    body: &mut Body,
+    account: &mut Account,
+) -> Result<Option<Bytes>, Error> {
     loop {
-        match timeout(IDLE, body.frame()).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(Ok(frame))) => match frame.into_data() {
+        match next_frame(body, account).await? {
+            None => return Ok(None),
+            Some(Ok(frame)) => match frame.into_data() {
                 Ok(piece) if piece.is_empty() => {}
-                Ok(piece) => return Ok(Some(piece)),
+                Ok(piece) => {
+                    account.moved(piece.len());
+                    return Ok(Some(piece));
+                }
                 // Trailers say nothing that is of use here.
                 Err(_) => {}
             },
-            Ok(Some(Err(error))) => {
+            Some(Err(error)) => {
                 return Err(Error::invalid("The request body ended early").with_source(error));
-            }
-            Err(_) => {
-                let seconds = IDLE.as_secs();
-                return Err(Error::invalid(format!("Nothing was sent for {seconds} s")));
             }
         }
     }
+}
+
+type NextFrame = Option<Result<Frame<Bytes>, axum::Error>>;
+
+async fn next_frame(body: &mut Body, account: &mut Account) -> Result<NextFrame, Error> {
+    // Mostly it is there with the head, and needs no timer.
+    if let Some(frame) = body.frame().now_or_never() {
+        return Ok(frame);
+    }
+    let since = Instant::now();
+    let frame = timeout(account.left(), body.frame()).await;
+    account.waited(since.elapsed());
+    frame.map_err(|_| {
+        Error::invalid(
+            "The request body comes too slowly: nothing for too long, or less than \
+             gateway.minBytesPerSecond",
+        )
+    })
 }
 
 /// Length that the client announces.
@@ -231,11 +260,15 @@ pub(crate) async fn discard(mut body: Body, max_bytes: usize) {
 mod tests {
     use super::*;
 
+    fn pace() -> Pace {
+        Pace::new(Duration::from_secs(60), 0)
+    }
+
     #[tokio::test]
     async fn large_bodies_take_turns_and_no_tenant_takes_all_room() {
         let patience = Duration::from_millis(20);
         let room = Slots::new(LARGEST_AT_ONCE << 10, patience, NO_ROOM);
-        let intake = Intake { room, ..Intake::new(1 << 20) };
+        let intake = Intake { room, ..Intake::new(1 << 20, pace()) };
         let read = |tenant, length: usize| {
             let headers = HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);
             let (intake, tenant) = (&intake, TenantId::new(tenant));
@@ -255,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_longer_than_its_limit_is_refused_without_a_length_too() {
-        let intake = Intake::new(1000);
+        let intake = Intake::new(1000, pace());
         let body = Body::from(vec![b' '; 1001]);
         let read = intake.read(&TenantId::new("a"), &HeaderMap::new(), body).await;
         assert_eq!(read.err().unwrap().code(), ErrorCode::PayloadTooLarge);

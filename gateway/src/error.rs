@@ -100,6 +100,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::SandboxFailed
         | ErrorCode::WorkerLost
         | ErrorCode::JobUnknown
+        | ErrorCode::SecretsUnreadable
         | ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

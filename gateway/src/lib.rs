@@ -3,6 +3,7 @@
 
 mod auth;
 mod body;
+mod connection;
 mod error;
 mod extract;
 mod metrics;

@@ -31,6 +31,8 @@ const STREAM_EVENTS: &str = "isol8_stream_events_sent_total";
 const STREAM_CATCH_UPS: &str = "isol8_stream_catch_ups_total";
 /// Counter: gaps in the output that clients were told of.
 const STREAM_GAPS: &str = "isol8_stream_gaps_total";
+/// Counter, label `answer`: requests with a key that is none.
+const AUTH_FAILURES: &str = "isol8_auth_failures_total";
 /// Gauge, label `state`: jobs of the whole fleet.
 const QUEUE_JOBS: &str = "isol8_queue_jobs";
 /// Gauge: whether the queue answered this scrape.
@@ -94,6 +96,14 @@ impl Metrics {
         let (route, status) = (route.to_owned(), status.as_str().to_owned());
         with_local_recorder(&self.recorder, || {
             counter!(REQUESTS, "route" => route, "status" => status).increment(1);
+        });
+    }
+
+    /// A key came that is none; one of too many of its address, or not.
+    pub(crate) fn auth_failed(&self, is_one_too_many: bool) {
+        let answer = if is_one_too_many { "limited" } else { "refused" };
+        with_local_recorder(&self.recorder, || {
+            counter!(AUTH_FAILURES, "answer" => answer).increment(1);
         });
     }
 
@@ -162,6 +172,7 @@ fn describe() {
     describe_counter!(STREAM_EVENTS, "Events told to clients of streams");
     describe_counter!(STREAM_CATCH_UPS, "Looks at stored output: messages lost, or clients slow");
     describe_counter!(STREAM_GAPS, "Gaps in the output that clients were told of");
+    describe_counter!(AUTH_FAILURES, "Requests with an API key that is not valid");
     describe_gauge!(QUEUE_JOBS, "Jobs of the whole fleet by state");
     describe_gauge!(QUEUE_UP, "Whether the queue answered this scrape");
 }

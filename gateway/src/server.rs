@@ -10,41 +10,43 @@
 //! | upkeep | ends at once | cannot fail |
 //! | keys | writes down their last use, then ends | logged, tried again |
 
+use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use shared::Error;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::Options;
+use crate::connection::{HeadClock, HeadTimer, Pace, Peer, Places, Proxies, Watched, WithPeer};
 use crate::metrics::UPKEEP_EVERY;
 use crate::router::router;
 use crate::service::replies;
-use crate::state::{Gateway, State};
+use crate::state::{Gateway, State, pace};
 
-/// Connections open at once; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 16_384;
-/// How long a connection may sit without a complete request head: an idle one that is kept alive,
-/// or one that sends its headers drop by drop. Longer than the 90 s after which common clients
-/// give up idle connections, so that it is they who close. A request in progress has no limit.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Headers that are parsed; more are answered 431 by the parser itself, without a word. Well over what
 /// [`observe`](crate::observe) lets in.
 const MAX_PARSED_HEADERS: usize = 256;
-/// How long a peer may neither take nor acknowledge what was sent to it: one that is gone without a
-/// word, or that does not read.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the kernel waits for a peer that is gone without a word. One that is there and does not read is
+/// found out sooner, by `gateway.stallTimeoutMs`.
+const GONE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a client is told that has as many connections as it may; whoever speaks HTTP understands it.
+const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\n\
+    retry-after: 5\r\nconnection: close\r\ncontent-length: 140\r\n\r\n\
+    {\"error\":\"This address has as many connections open as it may (gateway.maxConnectionsPerAddress). \
+    Close some\",\"code\":\"TOO_MANY_CONNECTIONS\"}";
 /// After a failed accept (out of descriptors, mostly), how long to leave it be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// What is left at the end of the grace period gets its 503 within this time, or is cut.
@@ -59,6 +61,14 @@ pub async fn run(options: Options, token: CancellationToken) -> Result<(), Error
     let Options { config, listener, queue, master_key, audit, more_metrics } = options;
     let grace = Duration::from_millis(config.gateway.shutdown_grace_ms);
     let state = Gateway::new(&config, queue, master_key, audit, more_metrics, token.clone())?;
+    if state.queue.secrets_keys().is_empty() {
+        if config.redis.allow_plain_secrets {
+            warn!("secrets of requests are kept in Redis as they are (redis.allowPlainSecrets)");
+        } else {
+            warn!("requests with secrets are refused: there is no key (redis.secretsKeyFile)");
+        }
+    }
+    let limits = Limits::new(&config.gateway);
     drop(config);
 
     let background = CancellationToken::new();
@@ -73,6 +83,8 @@ pub async fn run(options: Options, token: CancellationToken) -> Result<(), Error
 
     let server = Server {
         router: router(Arc::clone(&state)),
+        limits,
+        proxies: state.proxies.clone(),
         connections: state.connections.clone(),
         stopping: token,
         cut: state.cut.clone(),
@@ -96,8 +108,31 @@ async fn upkeep(state: State, token: CancellationToken) {
     }
 }
 
+/// What a connection may do.
+struct Limits {
+    places: Places,
+    /// From the first byte of a head to its last one.
+    head: Duration,
+    /// Between two requests.
+    idle: Duration,
+    pace: Pace,
+}
+
+impl Limits {
+    fn new(config: &shared::config::Gateway) -> Self {
+        Self {
+            places: Places::new(config.max_connections, config.most_connections_of_address()),
+            head: Duration::from_millis(config.head_timeout_ms),
+            idle: Duration::from_millis(config.idle_timeout_ms),
+            pace: pace(config),
+        }
+    }
+}
+
 struct Server {
     router: Router,
+    limits: Limits,
+    proxies: Proxies,
     connections: TaskTracker,
     /// Stop accepting; each connection closes after the request it is at.
     stopping: CancellationToken,
@@ -108,29 +143,48 @@ struct Server {
 impl Server {
     /// Accepts until told to stop; the listener is closed then.
     async fn accept(&self, listener: TcpListener) {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        while let Some(slot) =
-            self.stopping.run_until_cancelled(Arc::clone(&slots).acquire_owned()).await
+        while let Some(Some(permit)) =
+            self.stopping.run_until_cancelled(self.limits.places.next()).await
         {
-            let slot = slot.expect("the semaphore is never closed");
             let Some(accepted) = self.stopping.run_until_cancelled(listener.accept()).await else {
                 break;
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let connection =
-                        serve(stream, self.router.clone(), self.stopping.clone(), self.cut.clone());
-                    self.connections.spawn(async move {
-                        let _slot = slot;
-                        connection.await;
-                    });
-                }
+                Ok((stream, address)) => self.admit(stream, address.ip(), permit),
                 Err(error) => {
                     warn!(%error, "cannot accept a connection; trying again");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+    }
+
+    /// Serves a connection, unless its address has enough of them.
+    fn admit(&self, stream: TcpStream, peer: IpAddr, permit: OwnedSemaphorePermit) {
+        let client = (!self.proxies.include(peer)).then_some(peer);
+        let Some(place) = self.limits.places.give(permit, client) else {
+            debug!(%peer, "refused a connection: its address has as many as it may");
+            // Nobody waits for it: what does not fit into an empty buffer is not said.
+            let _ = stream.try_write(TOO_MANY);
+            return;
+        };
+        let heads = Arc::new(HeadClock::new());
+        let mut http = http1::Builder::new();
+        http.timer(HeadTimer::new(Arc::clone(&heads), self.limits.head))
+            .header_read_timeout(self.limits.idle)
+            .max_headers(MAX_PARSED_HEADERS);
+        if let Err(error) = set_up(&stream) {
+            debug!(%error, "cannot set up a connection");
+        }
+        let service = TowerToHyperService::new(self.router.clone());
+        let service = WithPeer { service, peer: Peer(peer) };
+        let stream = Watched::new(stream, self.limits.pace, heads);
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let (stopping, cut) = (self.stopping.clone(), self.cut.clone());
+        self.connections.spawn(async move {
+            let _place = place;
+            serve(connection, stopping, cut).await;
+        });
     }
 
     /// Waits for the open connections, first patiently, then less so.
@@ -152,26 +206,17 @@ impl Server {
     }
 }
 
-/// Serves one connection to its end.
-async fn serve(
-    stream: TcpStream,
-    router: Router,
-    stopping: CancellationToken,
-    cut: CancellationToken,
-) {
+fn set_up(stream: &TcpStream) -> io::Result<()> {
     // Answers are single small writes: waiting to fill a packet would only delay them.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "cannot set TCP_NODELAY");
-    }
-    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(STALL_TIMEOUT)) {
-        debug!(%error, "cannot set TCP_USER_TIMEOUT");
-    }
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_PARSED_HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .with_upgrades();
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(GONE_TIMEOUT))
+}
+
+type Connection =
+    http1::UpgradeableConnection<TokioIo<Watched>, WithPeer<TowerToHyperService<Router>>>;
+
+/// Serves one connection to its end.
+async fn serve(connection: Connection, stopping: CancellationToken, cut: CancellationToken) {
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::MoreMetrics;
-use crate::auth::{Keyring, MasterKey};
+use crate::auth::{Guesses, Keyring, MasterKey};
 use crate::body::Intake;
+use crate::connection::{Pace, Proxies};
 use crate::metrics::Metrics;
 use crate::service::cleanup::Cleanups;
 use crate::service::fleet::Fleet;
@@ -46,6 +47,10 @@ pub(crate) struct Gateway {
     pub(crate) job_retention_ms: u64,
     pub(crate) master_key: MasterKey,
     pub(crate) keyring: Keyring,
+    /// Addresses that wrong keys came from.
+    pub(crate) guesses: Guesses,
+    /// Whose word is taken for whom a request comes from.
+    pub(crate) proxies: Proxies,
     pub(crate) intake: Intake,
     pub(crate) files: FileMoves,
     /// Turns for uploads of batches.
@@ -83,7 +88,7 @@ impl FileMoves {
         let of_tenants = policy.tenants.values().filter_map(|own| own.max_file_bytes);
         let largest = of_tenants.max().unwrap_or_default().max(policy.max_file_bytes);
         let slots = Slots::new(config.gateway.max_transfers, TURN_PATIENCE, NO_TURN);
-        Self { intake: Intake::of_files(largest), slots }
+        Self { intake: Intake::of_files(largest, pace(&config.gateway)), slots }
     }
 }
 
@@ -110,6 +115,11 @@ impl Streaming {
     }
 }
 
+/// How slowly clients may send and take.
+pub(crate) fn pace(config: &shared::config::Gateway) -> Pace {
+    Pace::new(Duration::from_millis(config.stall_timeout_ms), config.min_bytes_per_second)
+}
+
 impl Gateway {
     /// Builds the parts.
     ///
@@ -127,11 +137,13 @@ impl Gateway {
             id: GatewayId::generate(),
             keyring: Keyring::new(queue.api_keys(), config.auth.clone()),
             queue,
+            guesses: Guesses::new(config.gateway.max_auth_failures),
+            proxies: Proxies::new(config.gateway.trusted_proxies.clone()),
             admission: Admission::new(config)?,
             webhooks: WebhookRules::new(config)?,
             job_retention_ms: config.redis.job_retention_ms,
             master_key: MasterKey::new(master_key)?,
-            intake: Intake::new(config.gateway.max_body_bytes),
+            intake: Intake::new(config.gateway.max_body_bytes, pace(&config.gateway)),
             files: FileMoves::new(config),
             uploads: Slots::new(config.gateway.max_transfers, TURN_PATIENCE, NO_UPLOAD),
             cleanups: Cleanups::default(),

@@ -56,6 +56,8 @@ pub enum ErrorCode {
     WorkerLost,
     /// No worker that lives may run the job, or can.
     NoWorker,
+    /// What is encrypted of a job cannot be opened: its key is missing, or it was tampered with.
+    SecretsUnreadable,
     /// The job was cancelled.
     Cancelled,
     /// The job did not begin in the time it was given.
@@ -107,6 +109,7 @@ impl ErrorCode {
             Self::InstallFailed => "INSTALL_FAILED",
             Self::WorkerLost => "WORKER_LOST",
             Self::NoWorker => "NO_WORKER",
+            Self::SecretsUnreadable => "SECRETS_UNREADABLE",
             Self::Cancelled => "CANCELLED",
             Self::Expired => "EXPIRED",
             Self::JobUnknown => "JOB_UNKNOWN",

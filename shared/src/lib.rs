@@ -13,6 +13,7 @@ pub mod net;
 pub mod redis;
 pub mod remote_code;
 pub mod runtime;
+pub mod sealing;
 pub mod size;
 pub mod timestamp;
 pub mod webhook;

@@ -85,6 +85,32 @@ impl Queue {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.connection()?)
     }
 
+    /// All that it holds, key by key, one after the other.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        let mut found = Vec::new();
+        for key in self.run::<Vec<String>>(&["KEYS", "*"]).expect("redis answers") {
+            found.extend(key.as_bytes());
+            let kind: String = self.run(&["TYPE", &key]).expect("redis answers");
+            let words: &[&str] = match kind.as_str() {
+                "string" => &["GET", &key],
+                "hash" => &["HGETALL", &key],
+                "list" => &["LRANGE", &key, "0", "-1"],
+                "set" => &["SMEMBERS", &key],
+                "zset" => &["ZRANGE", &key, "0", "-1", "WITHSCORES"],
+                "stream" => &["XRANGE", &key, "-", "+"],
+                // Gone meanwhile.
+                "none" => continue,
+                kind => panic!("{key} is a {kind}"),
+            };
+            gather(&self.run(words).expect("redis answers"), &mut found);
+        }
+        found
+    }
+
     /// The socket it is reached through.
     #[must_use]
     pub fn socket(&self) -> &Path {
@@ -241,6 +267,16 @@ impl Queue {
             self.run(&["XINFO", "CONSUMERS", JOBS, "workers"]);
         listed.map_or(0, |consumers| consumers.len())
     }
+}
+
+fn gather(value: &redis::Value, found: &mut Vec<u8>) {
+    match value {
+        redis::Value::Array(parts) => parts.iter().for_each(|part| gather(part, found)),
+        redis::Value::BulkString(bytes) => found.extend(bytes),
+        redis::Value::SimpleString(text) => found.extend(text.as_bytes()),
+        _ => {}
+    }
+    found.push(b'\n');
 }
 
 /// Where the users of the fleet's Redis are made.

@@ -14,6 +14,9 @@ use crate::isolation::Isolation;
 use crate::node::{Node, START_TIMEOUT};
 use crate::queue::{Queue, RedisServer};
 
+/// What its members encrypt secrets with: 32 bytes in base64.
+pub const SECRETS_KEY: &str = "aXNvbDggdGVzdHM6IDMyIGJ5dGVzIG9mIGEga2V5ISE=";
+
 /// A running system.
 pub struct Stack {
     // Dropped in this order: processes first, the directory they work in last.
@@ -107,9 +110,18 @@ impl Stack {
     pub fn fleet(config: &Value) -> Self {
         let mut stack = Self::prepare(config);
         let redis = RedisServer::start(stack.directory.path());
+        let key = stack.join("secrets.key");
+        std::fs::write(&key, SECRETS_KEY).expect("the directory is writable");
+        let key = key.display().to_string();
+        stack.environment.push(("ISOL8_REDIS__SECRETS_KEY_FILE".to_owned(), key));
         stack.queue = redis.queue();
         stack.redis = Some(redis);
         stack
+    }
+
+    /// Has further members do without a variable.
+    pub fn unset(&mut self, name: &str) {
+        self.environment.retain(|(known, _)| known != name);
     }
 
     /// Adds a gateway and waits until it listens.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tests::api::KEY;
 use tests::compose::Compose;
 use tests::docker::{docker, leftovers};
+use tests::stack::SECRETS_KEY;
 use tests::{Api, binary};
 use tokio::time::sleep;
 
@@ -42,6 +43,7 @@ fn make_secrets(directory: &Path) {
     let made = Command::new("sh").arg(script).arg(directory).status();
     assert!(made.is_ok_and(|status| status.success()), "the users could not be made");
     fs::write(directory.join("api.key"), format!("{KEY}\n")).expect("it is writable");
+    fs::write(directory.join("secrets.key"), SECRETS_KEY).expect("it is writable");
     chown(directory, Some(USER), Some(USER)).expect("the tests run as root");
     for file in fs::read_dir(directory).expect("it is there") {
         let file = file.expect("it can be read").path();

@@ -26,6 +26,7 @@ pub(crate) fn introduce(options: &Options) -> WorkerFacts {
 
 /// Does what is due and tells of this worker until `token` is cancelled.
 pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: CancellationToken) {
+    facts.secrets_keys = context.queue.secrets_keys();
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -1,5 +1,5 @@
-//! A job that this worker cannot read, as it was written by another version: others may, so it is handed on
-//! without being counted against it, and said so.
+//! A job that this worker cannot read, as it was written by another version or sealed with a key that is not
+//! here: others may, so it is handed on without being counted against it, and said so.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,14 +22,11 @@ pub(crate) async fn run(
     slot: Option<OwnedSemaphorePermit>,
 ) {
     let started = Instant::now();
-    let Unreadable { lease, reason } = unreadable;
-    tracing::warn!(
-        job = %lease.job,
-        reason,
-        "cannot read a job of another version; handing it to other workers"
-    );
+    let lease = &unreadable.lease;
+    let reason = &unreadable.reason;
+    tracing::warn!(job = %lease.job, reason, "cannot read a job; handing it to other workers");
     context.unread.fetch_add(1, Ordering::Relaxed);
-    let held = context.leases.hold(&lease, &context.abort);
+    let held = context.leases.hold(lease, &context.abort);
     let waiting = async {
         let slot = context.slot(slot).await;
         tokio::time::sleep(PAUSE).await;
@@ -40,7 +37,7 @@ pub(crate) async fn run(
     let told = if held.is_lost() {
         Told::Fenced
     } else {
-        insist(&context, lease.job, || context.queue.pass_on(context.worker, &lease)).await
+        insist(&context, lease.job, || context.queue.pass_on(context.worker, &unreadable)).await
     };
     let ending = if told == Told::Done { "unread" } else { "fenced" };
     context.metrics.job_ended(ending, started.elapsed());

@@ -13,7 +13,7 @@ use crate::{roles, settings};
 pub(crate) async fn run(args: GatewayArgs) -> anyhow::Result<ExitCode> {
     let mut config = settings::load()?.config;
     let master_key = settings::apply_listen(&mut config, args.listen)?;
-    settings::apply_queue(&mut config, args.queue);
+    settings::apply_queue(&mut config, args.queue)?;
     ensure!(config.redis.url.is_some(), "a gateway needs the fleet's queue: give --redis URL");
 
     let stop = CancellationToken::new();

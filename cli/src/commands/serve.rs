@@ -18,7 +18,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     let mut config = settings::load()?.config;
     let master_key = settings::apply_listen(&mut config, args.listen)?;
-    settings::apply_queue(&mut config, args.queue);
+    settings::apply_queue(&mut config, args.queue)?;
     settings::apply_slots(&mut config, &args.slots)?;
 
     let mut redis = match (&config.redis.url, args.data_dir) {
@@ -28,6 +28,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
     if let Some(redis) = &redis {
         config.redis.url = Some(redis.url());
+        if config.redis.secrets_keys.is_none() && config.redis.secrets_key_file.is_none() {
+            config.redis.secrets_key_file = Some(roles::own_secrets_key(redis.directory())?);
+        }
     }
     let stop = CancellationToken::new();
     let serving = Box::pin(roles::run_until_signalled(serve(config, master_key, &stop), &stop));

@@ -12,7 +12,7 @@ use crate::{printer, roles, settings};
 
 pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut config = settings::load()?.config;
-    settings::apply_queue(&mut config, args.queue);
+    settings::apply_queue(&mut config, args.queue)?;
     settings::apply_slots(&mut config, &args.slots)?;
     if args.listen.is_some() {
         config.worker.listen = args.listen;

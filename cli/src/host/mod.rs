@@ -35,10 +35,7 @@ pub(crate) enum Privilege {
 impl Privilege {
     /// Finds out.
     pub(crate) fn detect() -> Self {
-        // The owner of this process's own folder there is the user it runs as.
-        let is_root = std::fs::metadata("/proc/self")
-            .is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
-        if is_root {
+        if nix::unistd::Uid::effective().is_root() {
             Self::Root
         } else if find_program("sudo").is_some() {
             Self::Sudo

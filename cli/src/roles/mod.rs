@@ -2,6 +2,7 @@
 //! `gateway` and `worker` run one each.
 
 mod redis_server;
+mod secrets_key;
 mod signals;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use worker::webhooks::Webhooks;
 use crate::host::registries;
 use crate::{printer, settings};
 pub(crate) use redis_server::RedisServer;
+pub(crate) use secrets_key::own_secrets_key;
 pub(crate) use signals::interrupted;
 
 /// How often a queue that cannot be reached is tried again.

@@ -61,6 +61,11 @@ impl RedisServer {
         }
     }
 
+    /// Where its data is, which is this process's alone.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// How to reach it.
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", self.socket.display())

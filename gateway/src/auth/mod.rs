@@ -1,6 +1,7 @@
 //! Who is calling: the master, or the holder of a key. What a handler sees is a [`Caller`]; on
 //! whose account, and what it may do, is settled before a byte of the body is read.
 
+mod guesses;
 mod key;
 mod keyring;
 
@@ -10,16 +11,21 @@ use axum::extract::{Request, State as FromState};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::MethodRouter;
-use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONNECTION, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName};
-use shared::id::TenantId;
+use shared::audit::Record;
+use shared::id::{JobId, TenantId};
 use shared::redis::Scope;
 use shared::{Error, ErrorCode};
+use tracing::warn;
 
+pub(crate) use guesses::Guesses;
 pub(crate) use key::MasterKey;
 pub(crate) use keyring::Keyring;
 
+use self::guesses::TooMany;
 use self::keyring::Holder;
+use crate::connection::Peer;
 use crate::error::ApiError;
 use crate::state::{Gateway, State};
 
@@ -98,12 +104,43 @@ pub(crate) async fn require_key(
     next: Next,
 ) -> Response {
     match authenticate(&state, request.headers()).await {
-        Ok(caller) => {
+        Ok(Some(caller)) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
+        Ok(None) => refuse_guess(&state, &request).await,
         Err(error) => refuse(error),
     }
+}
+
+/// Answers a key that opens nothing.
+async fn refuse_guess(gateway: &Gateway, request: &Request) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    let client = peer.map(|Peer(address)| gateway.proxies.client(*address, request.headers()));
+    let too_many = client.and_then(|client| Some((client, gateway.guesses.count(client)?)));
+    gateway.metrics.auth_failed(too_many.is_some());
+    let Some((client, too_many)) = too_many else {
+        return refuse(invalid_key().into());
+    };
+    let TooMany { wrong, is_first, retry_after } = too_many;
+    let error = Error::new(
+        ErrorCode::RateLimited,
+        "Invalid API key, one of many that came from this address. Use a valid one, which is always \
+         served, or wait",
+    )
+    .with_retry_after(retry_after);
+    if is_first {
+        // Once a minute: a line for each would be a way to fill the disk.
+        warn!(%client, wrong, "many wrong API keys come from one address");
+        let (nobody, nothing) = (TenantId::new(""), Default::default());
+        let record =
+            Record::of_guesses(JobId::generate(), &nobody, client, wrong, &error, &nothing);
+        gateway.audit.record(&record);
+    }
+    gateway.guesses.delay().await;
+    let mut response = refuse(error.into());
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Narrows a route to callers with a scope.
@@ -127,7 +164,8 @@ async fn require_scope(
     Err(Error::new(ErrorCode::Forbidden, message).into())
 }
 
-async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Caller, ApiError> {
+/// Who calls; `None` if the key is none.
+async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
     let token =
         headers.get(AUTHORIZATION).map(|header| key::token(header.as_bytes())).unwrap_or_default();
     if token.is_empty() {
@@ -136,13 +174,13 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Caller, 
     let caller = if gateway.master_key.matches(token) {
         Caller { tenant: TenantId::master(), rights: Rights::Master, is_named: false }
     } else {
-        let holder = gateway.keyring.holder(token).await?.ok_or_else(invalid_key)?;
+        let Some(holder) = gateway.keyring.holder(token).await? else { return Ok(None) };
         let tenant = holder.key.facts.tenant.clone();
         Caller { tenant, rights: Rights::Key(holder), is_named: false }
     };
     match headers.get(TENANT) {
-        None => Ok(caller),
-        Some(tenant) => Ok(caller.acting_for(tenant.to_str().unwrap_or_default().parse()?)?),
+        None => Ok(Some(caller)),
+        Some(tenant) => Ok(Some(caller.acting_for(tenant.to_str().unwrap_or_default().parse()?)?)),
     }
 }
 

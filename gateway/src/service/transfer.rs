@@ -19,6 +19,7 @@ use super::files::{INLINE_WRITE_BYTES, Place, too_large, unexpected};
 use super::pieces::Pieces;
 use super::slots::Slot;
 use crate::body::{Room, announced, discard, next_piece};
+use crate::connection::Pace;
 
 /// How long a client may take nothing.
 const IDLE: Duration = Duration::from_secs(30);
@@ -98,7 +99,7 @@ async fn send(place: &Place, path: String, mode: u32, body: &mut Body) -> Result
     let fed = tokio::select! {
         // The call ended before the file did: only an error can be the reason.
         reply = &mut reply => return written(reply?),
-        fed = feed(body, sender, place.max_bytes()) => fed,
+        fed = feed(body, place.state.files.intake.pace(), sender, place.max_bytes()) => fed,
     };
     match fed {
         Ok(()) => written(reply.await?),
@@ -121,10 +122,16 @@ enum Broken {
 }
 
 /// Sends a body to its end.
-async fn feed(body: &mut Body, mut sender: TransferSender, max_bytes: u64) -> Result<(), Broken> {
+async fn feed(
+    body: &mut Body,
+    pace: Pace,
+    mut sender: TransferSender,
+    max_bytes: u64,
+) -> Result<(), Broken> {
     let mut total = 0_u64;
+    let mut account = pace.begin();
     loop {
-        let refused = match next_piece(body).await {
+        let refused = match next_piece(body, &mut account).await {
             Ok(None) => return sender.finish().await.map_err(Broken::Transfer),
             Ok(Some(piece)) => {
                 total += piece.len() as u64;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use shared::audit::Audit;
 use shared::config::Config;
 use shared::redis::Queue;
+use shared::sealing::SecretsKeys;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -51,6 +52,8 @@ impl Harness {
         let redis = Redis::start();
         let mut config = Config::default();
         config.redis.url = Some(redis.url());
+        let key = SecretsKeys::generate().unwrap();
+        config.redis.secrets_keys = Some(SecretsKeys::parse(&key).unwrap());
         change(&mut config);
         let token = CancellationToken::new();
         let mut gateway = JoinSet::new();

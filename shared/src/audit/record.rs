@@ -1,6 +1,7 @@
 //! What is recorded of one execution, and its form as a line.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
@@ -220,6 +221,36 @@ impl<'a> Record<'a> {
                 &request.metadata,
                 started,
             )
+        }
+    }
+
+    /// Keys that are none, many of them from one address. Nobody's, and no execution; `metadata` is empty.
+    #[must_use]
+    pub fn of_guesses(
+        id: JobId,
+        nobody: &'a TenantId,
+        address: IpAddr,
+        wrong: u32,
+        error: &'a Error,
+        metadata: &'a BTreeMap<String, String>,
+    ) -> Self {
+        let timestamp = Utc::now();
+        let event = SecurityEvent {
+            kind: "auth_failures".into(),
+            message: format!("{wrong} API keys from {address} that are not valid, within a minute"),
+            details: [
+                ("address".to_owned(), address.to_string().into()),
+                ("failures".to_owned(), wrong.into()),
+            ]
+            .into(),
+            timestamp,
+        };
+        Self {
+            outcome: Outcome::Refused,
+            error_code: Some(error.code()),
+            error_message: Some(error.message()),
+            security_events: vec![event],
+            ..Self::of_attempt(id, nobody, None, "", "", metadata, timestamp)
         }
     }
 

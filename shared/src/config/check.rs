@@ -283,7 +283,11 @@ fn gateway(config: &Config) -> Checked {
     at_least("gateway.maxBodyBytes", gateway.max_body_bytes, 1)?;
     at_least("gateway.heartbeatMs", gateway.heartbeat_ms, 1)?;
     at_least("gateway.maxStreams", gateway.max_streams, 1)?;
-    at_least("gateway.maxTransfers", gateway.max_transfers, 1)
+    at_least("gateway.maxTransfers", gateway.max_transfers, 1)?;
+    at_least("gateway.maxConnections", gateway.max_connections, 1)?;
+    at_least("gateway.headTimeoutMs", gateway.head_timeout_ms, 1)?;
+    at_least("gateway.idleTimeoutMs", gateway.idle_timeout_ms, 1)?;
+    at_least("gateway.stallTimeoutMs", gateway.stall_timeout_ms, 1)
 }
 
 fn webhooks(config: &Config) -> Checked {

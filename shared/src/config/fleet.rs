@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::labels::Labels;
-use crate::net::NameServer;
+use crate::net::{AddressRange, NameServer};
 use crate::runtime::Runtime;
+use crate::sealing::SecretsKeys;
 
 /// Hash tags on a Redis Cluster: of three to six masters, each gets some.
 const CLUSTER_SHARDS: u16 = 16;
@@ -34,6 +35,15 @@ pub struct Redis {
     /// Its key, as PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// File with the keys that secrets of requests are encrypted with, one a line, 32 bytes in base64: the first
+    /// encrypts, all decrypt. The same for the whole fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets_key_file: Option<PathBuf>,
+    /// The same keys as text, from the environment; in no file and in nothing that is shown.
+    #[serde(skip)]
+    pub secrets_keys: Option<SecretsKeys>,
+    /// Whether, without a key, secrets are kept in Redis as they are. Else requests that have some are refused.
+    pub allow_plain_secrets: bool,
     /// Number of hash tags the tenants are spread over. The same for the whole fleet, for good. 0 means
     /// 1, or 16 on a Redis Cluster, whose nodes share them.
     pub shards: u16,
@@ -64,6 +74,9 @@ impl Default for Redis {
             ca_file: None,
             certificate_file: None,
             key_file: None,
+            secrets_key_file: None,
+            secrets_keys: None,
+            allow_plain_secrets: false,
             shards: 0,
             lease_ms: 15_000,
             renew_ms: 4_000,
@@ -109,6 +122,26 @@ pub struct Gateway {
     pub max_streams: usize,
     /// File transfers at once.
     pub max_transfers: usize,
+    /// Connections at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Those of one address (of IPv6: of one network of 64 bits); 0 means half of all. Trusted proxies are not
+    /// counted.
+    pub max_connections_per_address: usize,
+    /// How long the head of a request may take from its first byte, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// How long a connection may be open without a request, in milliseconds. Longer than the 90 s after which
+    /// common clients give up idle ones, so that it is they who close.
+    pub idle_timeout_ms: u64,
+    /// How long a client may keep the gateway waiting, for a body or with an answer that it does not take, beyond
+    /// what its bytes may take, in milliseconds.
+    pub stall_timeout_ms: u64,
+    /// Least rate of bodies and answers while the gateway has to wait for the client; 0: any.
+    pub min_bytes_per_second: u32,
+    /// Proxies that are believed for whom they ask: ranges of their addresses. The `X-Forwarded-For` of anybody else
+    /// counts for nothing.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// Wrong keys of one address within a minute, beyond which further ones are answered 429; 0: any number.
+    pub max_auth_failures: u32,
 }
 
 impl Default for Gateway {
@@ -122,6 +155,25 @@ impl Default for Gateway {
             heartbeat_ms: 5000,
             max_streams: 4096,
             max_transfers: 16,
+            max_connections: 16_384,
+            max_connections_per_address: 0,
+            head_timeout_ms: 15_000,
+            idle_timeout_ms: 120_000,
+            stall_timeout_ms: 60_000,
+            min_bytes_per_second: 64,
+            trusted_proxies: Vec::new(),
+            max_auth_failures: 20,
+        }
+    }
+}
+
+impl Gateway {
+    /// The number of connections of one address that is used.
+    #[must_use]
+    pub const fn most_connections_of_address(&self) -> usize {
+        match self.max_connections_per_address {
+            0 => self.max_connections.div_ceil(2),
+            most => most,
         }
     }
 }

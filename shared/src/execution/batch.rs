@@ -33,8 +33,8 @@ impl BaseJob {
     ///
     /// # Errors
     /// [`ErrorCode::Internal`] if that is not what it is.
-    pub fn from_text(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map(Self).map_err(|error| {
+    pub fn from_text(text: impl AsRef<[u8]>) -> Result<Self, Error> {
+        serde_json::from_slice(text.as_ref()).map(Self).map_err(|error| {
             let message = "The first job of a batch cannot be read.";
             Error::new(ErrorCode::Internal, message).with_source(error)
         })

@@ -85,6 +85,13 @@ impl Job {
     pub const fn listens(&self) -> bool {
         self.interactive || self.signals
     }
+
+    /// Whether it has secrets, in its environment or for certain hosts.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        !self.secrets.is_empty()
+            || self.egress.as_ref().is_some_and(|egress| !egress.secrets.is_empty())
+    }
 }
 
 /// The program of a job.

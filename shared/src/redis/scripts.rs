@@ -93,7 +93,8 @@ pub(super) struct NewJob<'a> {
     pub(super) shard: u16,
     pub(super) id: String,
     pub(super) tenant: &'a TenantId,
-    pub(super) payload: &'a str,
+    /// As it is stored, sealed or not.
+    pub(super) payload: &'a [u8],
     pub(super) reply_to: String,
     pub(super) quota: Quota,
     pub(super) interactive: bool,
@@ -123,8 +124,8 @@ pub(super) struct NewListing<'a> {
     pub(super) terms: &'a Terms,
     /// The same as JSON.
     pub(super) terms_text: String,
-    /// Its webhook as JSON; '' if it has none.
-    pub(super) webhook: String,
+    /// Its webhook as it is stored, sealed or not; '' if it has none.
+    pub(super) webhook: Vec<u8>,
     /// Its idempotency key and what tells its request from others; '' if there is none.
     pub(super) once: &'a str,
     pub(super) request: &'a str,

@@ -87,6 +87,7 @@ impl Deployment {
             url: Some(format!("redis+sentinel://{role}@{hosts}/queue")),
             password_file: Some(password_file(self.users.path(), role)),
             sentinel_password_file: Some(self.users.path().join("sentinels")),
+            allow_plain_secrets: true,
             ..config::Redis::default()
         }
     }
@@ -99,6 +100,7 @@ impl Deployment {
         let direct = config::Redis {
             url: Some(url),
             password_file: Some(password_file(users.path(), "gateway")),
+            allow_plain_secrets: true,
             ..config::Redis::default()
         };
         let queue = Queue::connect(&direct).await.unwrap();

@@ -96,6 +96,33 @@ impl Redis {
         keys
     }
 
+    /// All that it holds, key by key, one after the other.
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        let mut found = Vec::new();
+        for key in self.keys() {
+            found.extend(key.as_bytes());
+            let kind: String = self.run(&["TYPE", &key]);
+            let held: redis::Value = match kind.as_str() {
+                "string" => self.run(&["GET", &key]),
+                "hash" => self.run(&["HGETALL", &key]),
+                "list" => self.run(&["LRANGE", &key, "0", "-1"]),
+                "set" => self.run(&["SMEMBERS", &key]),
+                "zset" => self.run(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]),
+                "stream" => self.run(&["XRANGE", &key, "-", "+"]),
+                "none" => redis::Value::Nil,
+                kind => panic!("{key} is a {kind}"),
+            };
+            gather(&held, &mut found);
+        }
+        found
+    }
+
+    /// What its append-only file holds.
+    pub(crate) fn append_only_file(&self) -> Vec<u8> {
+        let files = std::fs::read_dir(self.directory.path().join("appendonlydir")).unwrap();
+        files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+    }
+
     /// Asserts that nothing is left but what is permanent and empty, and what expires by itself.
     pub(crate) fn assert_nothing_left(&self) {
         for key in self.keys() {
@@ -117,6 +144,8 @@ impl Redis {
     pub(crate) fn config(&self) -> config::Redis {
         config::Redis {
             url: Some(format!("redis+unix://{}", self.socket().display())),
+            // So that tests can look at what jobs run, and change it; how it is sealed is `sealed`'s concern.
+            allow_plain_secrets: true,
             ..config::Redis::default()
         }
     }
@@ -133,6 +162,23 @@ impl Drop for Redis {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn gather(value: &redis::Value, found: &mut Vec<u8>) {
+    match value {
+        redis::Value::Array(parts) => parts.iter().for_each(|part| gather(part, found)),
+        redis::Value::BulkString(bytes) => found.extend(bytes),
+        redis::Value::SimpleString(text) => found.extend(text.as_bytes()),
+        redis::Value::Int(number) => found.extend(number.to_string().into_bytes()),
+        redis::Value::Nil | redis::Value::Okay => {}
+        other => panic!("{other:?}"),
+    }
+    found.push(b'\n');
+}
+
+/// Whether bytes contain a text.
+pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 fn launch(directory: &TempDir, arguments: &[String]) -> Child {
@@ -238,7 +284,7 @@ impl Fleet {
         assert!(self.queue.claim(&mut self.consumer, 1, SOON).await.unwrap().is_empty());
         let unreadable = self.consumer.take_unreadable();
         assert_eq!(unreadable.len(), 1);
-        let done = self.queue.pass_on(self.worker, &unreadable[0].lease).await.unwrap();
+        let done = self.queue.pass_on(self.worker, &unreadable[0]).await.unwrap();
         assert_eq!(done, Commit::Done);
     }
 

@@ -29,6 +29,7 @@ mod quotas;
 mod reconciling;
 mod roles;
 mod schedules;
+mod sealed;
 mod secured;
 mod sessions;
 mod transfers;

@@ -77,7 +77,7 @@ impl Nodes {
     pub(crate) fn config_of(&self, user: &str) -> config::Redis {
         let [one, two, ..] = self.ports.as_slice() else { panic!("there are too few") };
         let url = format!("redis+cluster://{user}127.0.0.1:{one},127.0.0.1:{two}");
-        config::Redis { url: Some(url), ..config::Redis::default() }
+        config::Redis { url: Some(url), allow_plain_secrets: true, ..config::Redis::default() }
     }
 
     /// The node that serves a key.

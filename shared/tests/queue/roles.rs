@@ -29,6 +29,7 @@ pub(crate) fn config(redis: &Redis, users: &Path, role: &str) -> config::Redis {
     config::Redis {
         url: Some(format!("redis+unix://{}?user={role}", redis.socket().display())),
         password_file: Some(users.join(format!("{role}.password"))),
+        allow_plain_secrets: true,
         ..config::Redis::default()
     }
 }

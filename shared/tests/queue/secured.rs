@@ -50,6 +50,7 @@ impl Secured {
             ca_file: file("ca.pem"),
             certificate_file: file("client.pem"),
             key_file: file("client.key"),
+            allow_plain_secrets: true,
             ..config::Redis::default()
         }
     }

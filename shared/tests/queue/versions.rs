@@ -70,9 +70,9 @@ async fn a_job_that_no_live_worker_can_read_ends_as_a_dead_letter() {
     assert!(fleet.queue.claim(&mut consumer, 1, SOON).await.unwrap().is_empty());
     let unreadable = consumer.take_unreadable().remove(0);
     assert!(unreadable.reason.contains("gpus"), "{unreadable:?}");
-    let fenced = fleet.queue.pass_on(fleet.worker, &unreadable.lease).await.unwrap();
+    let fenced = fleet.queue.pass_on(fleet.worker, &unreadable).await.unwrap();
     assert_eq!(fenced, Commit::Fenced, "only whoever holds it");
-    assert_eq!(fleet.queue.pass_on(other, &unreadable.lease).await.unwrap(), Commit::Done);
+    assert_eq!(fleet.queue.pass_on(other, &unreadable).await.unwrap(), Commit::Done);
 
     let failure = fleet.failure(id).await;
     assert_eq!(failure.code, ErrorCode::NoWorker);
@@ -99,7 +99,7 @@ async fn a_cancelled_job_that_cannot_be_read_is_cancelled() {
     assert!(fleet.queue.claim(&mut fleet.consumer, 1, SOON).await.unwrap().is_empty());
     let unreadable = fleet.consumer.take_unreadable().remove(0);
     fleet.queue.cancel(&fleet.tenant, id).await.unwrap();
-    let done = fleet.queue.pass_on(fleet.worker, &unreadable.lease).await.unwrap();
+    let done = fleet.queue.pass_on(fleet.worker, &unreadable).await.unwrap();
     assert_eq!(done, Commit::Done);
     assert_eq!(fleet.failure(id).await.code, ErrorCode::Cancelled);
 }

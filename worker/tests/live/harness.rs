@@ -87,6 +87,7 @@ impl Fleet {
             url: Some(format!("redis+unix://{}", socket.display())),
             lease_ms: 5000,
             renew_ms: 300,
+            allow_plain_secrets: true,
             ..config::Redis::default()
         };
         let deadline = Instant::now() + SOON;

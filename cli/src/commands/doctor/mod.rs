@@ -68,9 +68,13 @@ pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
             Config::default()
         }
     };
-    settings::apply_queue(&mut config, args.queue);
+    if let Err(error) = settings::apply_queue(&mut config, args.queue) {
+        let mend = "give 32 bytes in base64, or a file with redis.secretsKeyFile";
+        checks.push(Check::fail("secrets", format!("{error:#}"), mend));
+    }
     checks.extend(docker::checks().await);
     checks.extend(redis::checks(&config.redis, args.data_dir).await);
+    checks.push(redis::secrets(&config.redis));
     checks.extend(host::checks());
     show(&checks, args.json)?;
     let is_fit = checks.iter().all(|check| check.state != State::Fail);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use shared::config;
 use shared::redis::{Finding, Verdict, examine};
+use shared::sealing::SecretsKeys;
 
 use super::Check;
 use crate::host::find_program;
@@ -31,6 +32,32 @@ pub(super) async fn checks(config: &config::Redis, data_directory: Option<PathBu
             "run `isol8 setup`, or give a Redis with --redis or redis.url",
         ),
     }]
+}
+
+/// Whether secrets of requests can be kept, and how.
+pub(super) fn secrets(config: &config::Redis) -> Check {
+    const NAME: &str = "secrets";
+    const MAKE: &str = "make a key with `head -c 32 /dev/urandom | base64`, put it into a file on every member, \
+                        and name that in redis.secretsKeyFile";
+    let given = match (&config.secrets_keys, &config.secrets_key_file) {
+        (Some(keys), _) => Some(Ok(keys.clone())),
+        (None, Some(path)) => Some(SecretsKeys::read("redis.secretsKeyFile", path)),
+        (None, None) => None,
+    };
+    match given {
+        Some(Ok(keys)) => {
+            let names: Vec<_> = keys.names().collect();
+            Check::ok(NAME, format!("encrypted in Redis with key {}", names.join(", also known: ")))
+        }
+        Some(Err(error)) => Check::fail(NAME, error.to_string(), MAKE),
+        None if config.url.is_none() => {
+            Check::ok(NAME, "`isol8 serve` encrypts them in Redis with a key of its own")
+        }
+        None if config.allow_plain_secrets => {
+            Check::warn(NAME, "kept in Redis as they are (redis.allowPlainSecrets)", MAKE)
+        }
+        None => Check::warn(NAME, "requests with secrets are refused: there is no key", MAKE),
+    }
 }
 
 async fn ask(config: &config::Redis) -> Vec<Check> {

@@ -93,7 +93,8 @@ async fn read(
     let mut incoming = None;
     let mut digest = Sha256::new();
     let mut room: Room = None;
-    while let Some(mut piece) = body::next_piece(body).await? {
+    let mut account = state.intake.pace().begin();
+    while let Some(mut piece) = body::next_piece(body, &mut account).await? {
         if key.is_some() {
             digest.update(&piece);
         }

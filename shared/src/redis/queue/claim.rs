@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep};
 use super::consumer::{Consumer, Delivered, entry_of};
 use super::{Claimed, Lease, OwnedSession, Placements, Queue, RunningBatch, Unreadable, now_ms};
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Call, Job, Priority, Terms};
+use crate::execution::{Call, Failure, Job, Priority, Terms};
 use crate::id::{JobId, SessionId, TenantId, WorkerId};
 use crate::redis::client::{failure, is_group_missing, is_key_missing};
 use crate::redis::keys;
 use crate::redis::scripts::{Entry, Take, Taken};
+use crate::sealing::{Owner, Place, Purpose};
 
 /// First and longest pause between attempts to get a connection back.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -303,7 +304,7 @@ impl Queue {
                     let taken_ms = now_ms();
                     let (attempt, batch) = (answer.1, None);
                     let lease = Lease { job, shard, stream, entry, attempt, taken_ms, batch };
-                    started.push(unpack(lease, answer));
+                    started.push(self.unpack(lease, answer));
                 }
                 "missing" => tracing::warn!(job, "a queued job had no record; dropped its entry"),
                 "ended" => {
@@ -359,33 +360,61 @@ impl Consumer {
     }
 }
 
-/// Reads a started job.
-fn unpack(mut lease: Lease, taken: Taken) -> Started {
-    let (_, attempt, waited_us, age_us, tenant, payload, session, terms, tries, first_event) =
-        taken;
-    let tenant = TenantId::new(tenant);
-    let terms: Option<Terms> = serde_json::from_str(&terms).ok();
-    let batch = terms.as_ref().and_then(|terms| terms.batch);
-    lease.batch = batch.map(|id| RunningBatch { shard: lease.shard, id });
-    match parse(&payload, &lease, &tenant, &session) {
-        Ok((job, opens)) => Ok(Claimed {
-            lease,
-            tenant,
-            job,
+impl Queue {
+    /// Reads a started job.
+    fn unpack(&self, mut lease: Lease, taken: Taken) -> Started {
+        let (
+            _,
             attempt,
-            queued_ms: Duration::from_micros(waited_us).as_secs_f64() * 1000.0,
-            age: Duration::from_micros(age_us),
+            waited_us,
+            age_us,
+            tenant,
+            mut payload,
+            session,
             terms,
             tries,
             first_event,
-            opens,
-        }),
-        Err(error) => Err(Unreadable { lease, reason: what_is_unread(&error) }),
+        ) = taken;
+        let tenant = TenantId::new(tenant);
+        let terms: Option<Terms> = serde_json::from_str(&terms).ok();
+        let batch = terms.as_ref().and_then(|terms| terms.batch);
+        lease.batch = batch.map(|id| RunningBatch { shard: lease.shard, id });
+        let owner = Owner::Job(lease.job);
+        let place = Place { tenant: &tenant, owner, purpose: Purpose::Payload };
+        let payload = match self.open(place, &mut payload) {
+            Ok(payload) => payload,
+            Err(error) => {
+                let failure = Failure::new(error.code(), error.message());
+                return Err(Unreadable { lease, reason: error.to_string(), failure });
+            }
+        };
+        match parse(payload, &lease, &tenant, &session) {
+            Ok((job, opens)) => Ok(Claimed {
+                lease,
+                tenant,
+                job,
+                attempt,
+                queued_ms: Duration::from_micros(waited_us).as_secs_f64() * 1000.0,
+                age: Duration::from_micros(age_us),
+                terms,
+                tries,
+                first_event,
+                opens,
+            }),
+            Err(error) => {
+                let failure = Failure::new(
+                    ErrorCode::NoWorker,
+                    "No live worker can read the job: it was written by another version of isol8. Upgrade \
+                     workers before gateways, and have it run after all, or submit it again.",
+                );
+                Err(Unreadable { lease, reason: what_is_unread(&error), failure })
+            }
+        }
     }
 }
 
 /// What of a payload could not be read, without anything of its values: they may be secret.
-fn what_is_unread(error: &Error) -> String {
+pub(super) fn what_is_unread(error: &Error) -> String {
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let field = cause.split(", expected").next().unwrap_or_default();
     match field.starts_with("unknown field") || field.starts_with("missing field") {

@@ -10,6 +10,7 @@ use crate::execution::{Job, Terms};
 use crate::id::{JobId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
+use crate::sealing::{Owner, Place, Purpose};
 
 impl Queue {
     /// A page of this tenant's dead letters, newest first.
@@ -29,15 +30,17 @@ impl Queue {
     /// What a dead letter of this tenant would run, and by which terms.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`] if it is none, [`ErrorCode::QueueUnavailable`].
+    /// [`ErrorCode::NotFound`] if it is none, [`ErrorCode::SecretsUnreadable`],
+    /// [`ErrorCode::QueueUnavailable`].
     pub async fn dead_job(&self, tenant: &TenantId, id: JobId) -> Result<(Job, Terms), Error> {
         let mut read = cmd("HMGET");
         read.arg(keys::record(self.shard_of(tenant), id));
         read.arg("tenant").arg("dead").arg("payload").arg("terms");
-        let fields: [Option<String>; 4] = self.inner.client.run(&read).await.map_err(failure)?;
-        let [owner, dead, payload, terms] = fields;
+        type Fields = (Option<String>, Option<String>, Option<Vec<u8>>, Option<String>);
+        let fields: Fields = self.inner.client.run(&read).await.map_err(failure)?;
+        let (owner, dead, payload, terms) = fields;
         let is_ours = owner.as_deref() == Some(tenant.as_str()) && dead.is_some();
-        let (Some(payload), Some(terms), true) = (payload, terms, is_ours) else {
+        let (Some(mut payload), Some(terms), true) = (payload, terms, is_ours) else {
             return Err(not_dead(id));
         };
         let unreadable = |error| {
@@ -47,7 +50,9 @@ impl Queue {
             );
             Error::new(ErrorCode::Internal, message).with_source(error)
         };
-        let job = serde_json::from_str(&payload).map_err(unreadable)?;
+        let place = Place { tenant, owner: Owner::Job(id), purpose: Purpose::Payload };
+        let payload = self.open(place, &mut payload)?;
+        let job = serde_json::from_slice(payload).map_err(unreadable)?;
         Ok((job, serde_json::from_str(&terms).map_err(unreadable)?))
     }
 
@@ -62,7 +67,7 @@ impl Queue {
         job: &Job,
         terms: &Terms,
     ) -> Result<(), Error> {
-        let payload = super::serialize(job)?;
+        let payload = self.payload(submission, job, job.has_secrets())?;
         let new = self.new_job(submission, &payload, false, &terms.labels);
         let max_queued = self.inner.config.max_queued;
         let answer = self.inner.scripts.redrive(&new, terms.retention_ms, max_queued).await;

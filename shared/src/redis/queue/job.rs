@@ -35,14 +35,16 @@ pub struct Claimed {
     pub opens: Option<OwnedSession>,
 }
 
-/// A job that this worker holds and cannot read: it is of another version. To be
-/// [passed on](super::Queue::pass_on).
+/// A job that this worker holds and cannot read: it is of another version, or the key of its secrets is not
+/// here. To be [passed on](super::Queue::pass_on).
 #[derive(Debug)]
 pub struct Unreadable {
     /// The right to pass it on.
     pub lease: Lease,
     /// What could not be read.
     pub reason: String,
+    /// How it ends if nobody can read it.
+    pub(super) failure: Failure,
 }
 
 /// A session of which this worker is the owner, as long as it renews it.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Commit, GiveBack, Lease, LeaseNews, Queue, now_ms, serialize};
-use crate::error::{Error, ErrorCode};
-use crate::execution::{Attempt, Ending, Failure, ItemEnding};
+use super::{Commit, GiveBack, Lease, LeaseNews, Queue, Unreadable, now_ms, serialize};
+use crate::error::Error;
+use crate::execution::{Attempt, Ending, ItemEnding};
 use crate::id::WorkerId;
 use crate::redis::client::failure;
 use crate::redis::scripts::Held;
@@ -128,18 +128,20 @@ impl Queue {
         done.map(commit).map_err(failure)
     }
 
-    /// Passes a job that `worker` cannot read on to workers that have not tried, if it still holds this
+    /// Passes a job that `worker` cannot read on to workers that have not tried, if it still holds its
     /// lease; that counts against none. If nobody is left that might, it ends as
-    /// [`crate::ErrorCode::NoWorker`]: a listed one becomes a dead letter.
+    /// [`crate::ErrorCode::NoWorker`] or, if a key is missing, [`crate::ErrorCode::SecretsUnreadable`]: a
+    /// listed one becomes a dead letter.
     ///
     /// # Errors
     /// As [`give_back`](Self::give_back).
-    pub async fn pass_on(&self, worker: WorkerId, lease: &Lease) -> Result<Commit, Error> {
-        let ending = Ending::Error(Failure::new(
-            ErrorCode::NoWorker,
-            "No live worker can read the job: it was written by another version of isol8. Upgrade workers \
-             before gateways, and have it run after all, or submit it again.",
-        ));
+    pub async fn pass_on(
+        &self,
+        worker: WorkerId,
+        unreadable: &Unreadable,
+    ) -> Result<Commit, Error> {
+        let lease = &unreadable.lease;
+        let ending = Ending::Error(unreadable.failure.clone());
         let worker = worker.to_string();
         let attempt = serialize(&lease.attempt(&worker, &ending))?;
         let (held, ending) = (lease.held(&worker), serialize(&ending)?);

@@ -16,6 +16,7 @@ mod placement;
 mod record;
 mod replies;
 mod schedule;
+mod seal;
 mod session;
 mod stats;
 mod submit;
@@ -82,6 +83,7 @@ pub struct Queue {
 struct Inner {
     client: Client,
     scripts: Scripts,
+    sealing: seal::Sealing,
     config: config::Redis,
     ready: OnceCell<()>,
     confirmations: durability::Confirmations,
@@ -94,7 +96,7 @@ impl Queue {
     /// before its Redis is there. Must be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed.
+    /// [`ErrorCode::InvalidRequest`] if the address is missing or malformed, or a key of secrets is.
     pub fn open(config: &config::Redis) -> Result<Self, Error> {
         let client = Client::open(config)?;
         let shards = config.shard_count();
@@ -122,6 +124,7 @@ impl Queue {
         let inner = Inner {
             client,
             scripts,
+            sealing: seal::Sealing::new(config)?,
             config: config::Redis { shards, ..config.clone() },
             ready: OnceCell::new(),
             confirmations: durability::Confirmations::new(servers),

@@ -3,14 +3,15 @@
 use redis::{cmd, pipe};
 use serde::{Deserialize, Serialize};
 
-use super::submit::{Listing, new_listing, refused};
+use super::submit::{Listing, refused};
 use super::{Queue, Quota, now_ms, serialize};
 use crate::error::{Error, ErrorCode};
 use crate::execution::{Job, Overlap, Terms, Timetable};
 use crate::id::{JobId, ScheduleId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::{NewListing, NewSchedule, Run};
+use crate::redis::scripts::{NewSchedule, Run};
+use crate::sealing::{Owner, Place, Purpose};
 
 /// Largest payload of a schedule's jobs, in bytes: it is kept for good, and copied for each run.
 const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -147,6 +148,9 @@ impl Queue {
         }
         self.ready().await?;
         let (id, facts) = (order.id.to_string(), serialize(order.facts)?);
+        let (tenant, owner) = (order.tenant, Owner::Schedule(order.id));
+        let place = Place { tenant, owner, purpose: Purpose::Payload };
+        let payload = self.seal(place, payload, order.job.has_secrets())?;
         let new = NewSchedule {
             shard: self.shard_of(order.tenant),
             id: &id,
@@ -154,7 +158,7 @@ impl Queue {
             max: order.max,
             facts: &facts,
             payload: &payload,
-            listing: &listing(order.terms)?,
+            listing: &self.new_listing(of_runs(order.terms), tenant, owner)?,
             next_ms,
             is_enabled: order.is_enabled,
         };
@@ -346,7 +350,11 @@ impl Queue {
             is_to_run: step.is_to_run,
             overlap: due.facts.timetable.overlap.name(),
             job: &job.to_string(),
-            listing: &listing(&due.terms)?,
+            listing: &self.new_listing(
+                of_runs(&due.terms),
+                &due.tenant,
+                Owner::Schedule(due.id),
+            )?,
             quota,
             max_queued: self.inner.config.max_queued,
         };
@@ -380,7 +388,7 @@ impl Queue {
             // Whoever asks for it now wants it now.
             overlap: Overlap::Allow.name(),
             job: &job.to_string(),
-            listing: &listing(&terms)?,
+            listing: &self.new_listing(of_runs(&terms), tenant, Owner::Schedule(id))?,
             quota,
             max_queued: self.inner.config.max_queued,
         };
@@ -394,8 +402,8 @@ impl Queue {
 }
 
 /// What is the same for each job of a schedule.
-fn listing(terms: &Terms) -> Result<NewListing<'_>, Error> {
-    new_listing(Listing { terms, once: None })
+const fn of_runs(terms: &Terms) -> Listing<'_> {
+    Listing { terms, once: None }
 }
 
 fn not_found(id: ScheduleId) -> Error {

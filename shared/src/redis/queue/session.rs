@@ -6,15 +6,17 @@ use std::time::Duration;
 use redis::{FromRedisValue, cmd, from_redis_value_ref, pipe};
 use tokio::time::{Instant, sleep};
 
+use super::claim::what_is_unread;
 use super::{
     ClaimedCall, Commit, NextCall, OwnedSession, Queue, SessionInfo, SessionNews, serialize,
 };
 use crate::error::{Error, ErrorCode};
-use crate::execution::{Ending, Failure};
+use crate::execution::{Call, Ending, Failure};
 use crate::id::{JobId, SessionId, TenantId, WorkerId};
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::scripts::SessionKeys;
+use crate::sealing::{Owner, Place, Purpose};
 
 /// Most sessions that one script call renews.
 const RENEW_BATCH: usize = 64;
@@ -64,21 +66,40 @@ impl Queue {
                     .with_source(error)
             })?;
             let queued_ms = Duration::from_micros(read(waited_us)?).as_secs_f64() * 1000.0;
-            match serde_json::from_slice(&read::<Vec<u8>>(payload)?) {
+            match self.read_call(&session.tenant, id, read(payload)?) {
                 Ok(call) => return Ok(NextCall::Run(ClaimedCall { id, call, queued_ms })),
-                Err(error) => {
-                    tracing::warn!(%id, %error, "a call is not readable by this version");
-                    let ending = Ending::Error(Failure::new(
-                        ErrorCode::NoWorker,
-                        "The call cannot be read by the session's worker: it was written by another \
-                         version of isol8. Upgrade workers before gateways, and open the session anew.",
-                    ));
+                Err(failure) => {
+                    let ending = Ending::Error(failure);
                     if self.finish_call(worker, session, id, &ending).await? == Commit::Fenced {
                         return Ok(NextCall::Lost);
                     }
                 }
             }
         }
+    }
+
+    /// A call as it was stored, or how it ends if it cannot be read.
+    fn read_call(
+        &self,
+        tenant: &TenantId,
+        id: JobId,
+        mut payload: Vec<u8>,
+    ) -> Result<Call, Failure> {
+        let place = Place { tenant, owner: Owner::Job(id), purpose: Purpose::Payload };
+        let payload = self.open(place, &mut payload).map_err(|error| {
+            tracing::warn!(%id, %error, "a call cannot be decrypted");
+            Failure::new(error.code(), error.message())
+        })?;
+        serde_json::from_slice(payload).map_err(|error| {
+            let unreadable = Error::new(ErrorCode::Internal, "unreadable call").with_source(error);
+            let reason = what_is_unread(&unreadable);
+            tracing::warn!(%id, reason, "a call is not readable by this version");
+            Failure::new(
+                ErrorCode::NoWorker,
+                "The call cannot be read by the session's worker: it was written by another version of \
+                 isol8. Upgrade workers before gateways, and open the session anew.",
+            )
+        })
     }
 
     /// Commits the ending of a session's call, if the session is still this worker's. The call that

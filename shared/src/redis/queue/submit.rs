@@ -17,6 +17,8 @@ use crate::labels::Labels;
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::scripts::{NewCall, NewJob, NewListing, Refusal};
+use crate::sealing::{Owner, Place, Purpose};
+use crate::webhook::Webhook;
 
 /// How long a call waits for the end of a former session of the same name, and how often it looks.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
@@ -106,8 +108,8 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueFull`] if `redis.maxQueued` jobs wait in the shard already,
     /// [`ErrorCode::RateLimited`] or [`ErrorCode::TooManyJobs`] beyond the quota, all three with a
-    /// time to come back; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may
-    /// be queued then.
+    /// time to come back; [`ErrorCode::NotSupported`] if it has secrets and there is no key to encrypt them
+    /// with; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached; the job may be queued then.
     pub async fn enqueue(&self, submission: Submission<'_>, job: &Job) -> Result<(), Error> {
         self.enqueue_placed(submission, Labels::none(), job).await
     }
@@ -123,7 +125,7 @@ impl Queue {
         labels: &Labels,
         job: &Job,
     ) -> Result<(), Error> {
-        let payload = write(job)?;
+        let payload = self.payload(submission, job, job.has_secrets())?;
         self.ready().await?;
         let limit = self.inner.config.max_queued;
         let job = self.new_job(submission, &payload, job.listens(), labels);
@@ -140,11 +142,11 @@ impl Queue {
         listing: Listing<'_>,
         job: &Job,
     ) -> Result<Accepted, Error> {
-        let payload = write(job)?;
+        let payload = self.payload(submission, job, job.has_secrets())?;
         self.ready().await?;
         let labels = &listing.terms.labels;
         let new = self.new_job(submission, &payload, job.listens(), labels);
-        let listing = new_listing(listing)?;
+        let listing = self.new_listing(listing, submission.tenant, Owner::Job(submission.id))?;
         let limit = self.inner.config.max_queued;
         let answer = self.inner.scripts.submit(&new, &listing, limit).await.map_err(failure)?;
         accepted(submission.id, answer)
@@ -189,14 +191,16 @@ impl Queue {
         listing: Option<Listing<'_>>,
         call: &Call,
     ) -> Result<Refusal, Error> {
-        let payload = write(call)?;
-        self.ready().await?;
         let job = call.job();
+        let payload = self.payload(submission, call, job.is_some_and(Job::has_secrets))?;
+        self.ready().await?;
         let runtime = job.map(|job| job.runtime.to_string()).unwrap_or_default();
         let interactive = job.is_some_and(Job::listens);
         let new = NewCall {
             job: self.new_job(submission, &payload, interactive, session.labels),
-            listing: listing.map(new_listing).transpose()?,
+            listing: listing
+                .map(|it| self.new_listing(it, submission.tenant, Owner::Job(submission.id)))
+                .transpose()?,
             session: session.id,
             runtime: &runtime,
             may_open: session.may_open && job.is_some(),
@@ -266,10 +270,52 @@ impl Queue {
         Ok(())
     }
 
+    /// What a job runs, as it is to be stored.
+    pub(super) fn payload(
+        &self,
+        submission: Submission<'_>,
+        what: &impl Serialize,
+        is_secret: bool,
+    ) -> Result<Vec<u8>, Error> {
+        let Submission { tenant, id, .. } = submission;
+        let place = Place { tenant, owner: Owner::Job(id), purpose: Purpose::Payload };
+        self.seal(place, write(what)?, is_secret)
+    }
+
+    /// What makes a job of this owner outlive its request, as it is to be stored.
+    pub(super) fn new_listing<'a>(
+        &self,
+        listing: Listing<'a>,
+        tenant: &TenantId,
+        owner: Owner,
+    ) -> Result<NewListing<'a>, Error> {
+        let webhook = listing.terms.webhook.as_ref();
+        Ok(NewListing {
+            terms: listing.terms,
+            terms_text: serialize(listing.terms)?,
+            webhook: self.webhook(webhook, tenant, owner)?,
+            once: listing.once.map(|once| once.key.as_str()).unwrap_or_default(),
+            request: listing.once.map(|once| once.request.as_str()).unwrap_or_default(),
+        })
+    }
+
+    /// A webhook as it is to be stored; nothing if there is none.
+    pub(super) fn webhook(
+        &self,
+        webhook: Option<&Webhook>,
+        tenant: &TenantId,
+        owner: Owner,
+    ) -> Result<Vec<u8>, Error> {
+        let place = Place { tenant, owner, purpose: Purpose::Webhook };
+        // It always has a secret: what its deliveries are signed with.
+        let sealed = webhook.map(|webhook| self.seal(place, serialize(webhook)?, true));
+        Ok(sealed.transpose()?.unwrap_or_default())
+    }
+
     pub(super) fn new_job<'a>(
         &self,
         submission: Submission<'a>,
-        payload: &'a str,
+        payload: &'a [u8],
         interactive: bool,
         labels: &Labels,
     ) -> NewJob<'a> {
@@ -328,16 +374,6 @@ impl Queue {
             )),
         }
     }
-}
-
-pub(super) fn new_listing(listing: Listing<'_>) -> Result<NewListing<'_>, Error> {
-    Ok(NewListing {
-        terms: listing.terms,
-        terms_text: serialize(listing.terms)?,
-        webhook: listing.terms.webhook.as_ref().map(serialize).transpose()?.unwrap_or_default(),
-        once: listing.once.map(|once| once.key.as_str()).unwrap_or_default(),
-        request: listing.once.map(|once| once.request.as_str()).unwrap_or_default(),
-    })
 }
 
 /// What a script's answer means for a listed job.

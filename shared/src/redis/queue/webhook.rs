@@ -13,6 +13,7 @@ use crate::id::TenantId;
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::scripts::{ClaimWebhooks, SettledWebhook};
+use crate::sealing::{Owner, Place, Purpose};
 use crate::webhook::{Subject, Webhook, WebhookEvent};
 
 /// Attempts that are kept of a delivery.
@@ -177,17 +178,19 @@ impl Queue {
             };
             has_more |= is_cut;
             for (name, tenant, webhook, number, log, terms) in found {
-                let (Some(subject), Ok(webhook)) = (named(&name), serde_json::from_str(&webhook))
-                else {
-                    // Of a later version; it is due again for those who know it.
-                    tracing::warn!(name, "a webhook cannot be read by this version of isol8");
+                let (tenant, subject) = (TenantId::new(tenant), named(&name));
+                let webhook = subject.map(|subject| self.read_webhook(&tenant, subject, webhook));
+                let (Some(subject), Some(Ok(webhook))) = (subject, &webhook) else {
+                    // Of a later version, or with another key; it is due again for those who know it.
+                    let error = webhook.and_then(Result::err).map(|error| error.to_string());
+                    tracing::warn!(name, error, "a webhook cannot be read by this worker");
                     continue;
                 };
                 let terms: Terms = serde_json::from_str(&terms).unwrap_or_default();
                 claimed.push(ClaimedWebhook {
-                    tenant: TenantId::new(tenant),
+                    tenant,
                     subject,
-                    webhook,
+                    webhook: webhook.clone(),
                     number,
                     log: serde_json::from_str(&log).unwrap_or_default(),
                     retention_ms: terms.retention_ms,
@@ -232,11 +235,30 @@ impl Queue {
         self.inner.scripts.settle_webhook(&settled).await.map_err(failure)
     }
 
+    /// A webhook as it was stored.
+    fn read_webhook(
+        &self,
+        tenant: &TenantId,
+        subject: Subject,
+        mut stored: Vec<u8>,
+    ) -> Result<Webhook, Error> {
+        let owner = match subject {
+            Subject::Job(id) => Owner::Job(id),
+            Subject::Batch(id) => Owner::Batch(id),
+        };
+        let place = Place { tenant, owner, purpose: Purpose::Webhook };
+        serde_json::from_slice(self.open(place, &mut stored)?).map_err(|error| {
+            let message =
+                format!("The webhook of {subject} cannot be read by this version of isol8");
+            Error::new(ErrorCode::Internal, message).with_source(error)
+        })
+    }
+
     /// The deliveries to the webhook of a job or a batch of this tenant, oldest first; `None` if there is no
     /// such one.
     ///
     /// # Errors
-    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    /// [`ErrorCode::SecretsUnreadable`]; [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn deliveries(
         &self,
         tenant: &TenantId,
@@ -247,15 +269,17 @@ impl Queue {
         let fields = ["tenant", "webhook", "delivery", "delivering"];
         read.cmd("HMGET").arg(keys::notifier(shard, &name_of(subject))).arg(&fields);
         read.cmd("HGETALL").arg(keys::deliveries(shard, subject.id()));
-        let (record, mut logs): ([Option<String>; 4], BTreeMap<u64, String>) =
+        type Record = (Option<String>, Option<Vec<u8>>, Option<String>, Option<String>);
+        let (record, mut logs): (Record, BTreeMap<u64, String>) =
             self.inner.client.run_all(&read).await.map_err(failure)?;
-        let [owner, webhook, last, delivering] = record;
+        let (owner, webhook, last, delivering) = record;
         if owner.as_deref() != Some(tenant.as_str()) {
             return Ok(None);
         }
-        let Some(webhook) = webhook.and_then(|it| serde_json::from_str::<Webhook>(&it).ok()) else {
+        let Some(webhook) = webhook else {
             return Ok(Some(Vec::new()));
         };
+        let webhook = self.read_webhook(tenant, subject, webhook)?;
         let last = last.and_then(|it| it.parse().ok()).unwrap_or_default();
         if last > 0 {
             // Nothing is noted before the first attempt.

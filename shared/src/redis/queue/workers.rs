@@ -56,6 +56,9 @@ pub struct WorkerFacts {
     /// Whether it takes only jobs that require labels.
     #[serde(default)]
     pub only_labelled: bool,
+    /// The names of the keys of secrets that it has.
+    #[serde(default)]
+    pub secrets_keys: Vec<String>,
 }
 
 /// That of workers that did not tell.
@@ -83,6 +86,7 @@ impl WorkerFacts {
             is_draining: false,
             labels: Labels::default(),
             only_labelled: false,
+            secrets_keys: Vec::new(),
         }
     }
 

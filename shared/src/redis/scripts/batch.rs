@@ -41,7 +41,7 @@ pub(in crate::redis) struct NewItems<'a> {
     pub(in crate::redis) count: u64,
     pub(in crate::redis) chunk: &'a [u8],
     /// What they are told from; '' if it is there already.
-    pub(in crate::redis) base: &'a str,
+    pub(in crate::redis) base: &'a [u8],
     /// Bytes that the tenant's items may take.
     pub(in crate::redis) max_bytes: u64,
 }
@@ -60,14 +60,15 @@ pub(in crate::redis) struct Seal<'a> {
     pub(in crate::redis) max_active: u32,
     pub(in crate::redis) weight: f64,
     pub(in crate::redis) max_result_bytes: u64,
-    /// As JSON; '' if there is none.
-    pub(in crate::redis) webhook: &'a str,
+    /// As it is stored, sealed or not; '' if there is none.
+    pub(in crate::redis) webhook: &'a [u8],
 }
 
 /// An item that becomes a job.
 pub(in crate::redis) struct NewItem {
     pub(in crate::redis) job: String,
-    pub(in crate::redis) payload: String,
+    /// As it is stored, sealed or not.
+    pub(in crate::redis) payload: Vec<u8>,
     /// '' if it has none.
     pub(in crate::redis) name: String,
 }

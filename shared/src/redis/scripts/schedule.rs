@@ -14,7 +14,7 @@ pub(in crate::redis) struct NewSchedule<'a> {
     pub(in crate::redis) tenant: &'a TenantId,
     pub(in crate::redis) max: u64,
     pub(in crate::redis) facts: &'a str,
-    pub(in crate::redis) payload: &'a str,
+    pub(in crate::redis) payload: &'a [u8],
     pub(in crate::redis) listing: &'a NewListing<'a>,
     pub(in crate::redis) next_ms: Option<u64>,
     pub(in crate::redis) is_enabled: bool,

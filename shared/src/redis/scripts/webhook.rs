@@ -19,7 +19,7 @@ pub(in crate::redis) struct ClaimWebhooks<'a> {
 }
 
 /// A webhook handed out: the record's name, tenant, webhook, number of the delivery, its log, terms.
-pub(in crate::redis) type ClaimedWebhook = (String, String, String, u64, String, String);
+pub(in crate::redis) type ClaimedWebhook = (String, String, Vec<u8>, u64, String, String);
 
 /// How an attempt ended.
 pub(in crate::redis) struct SettledWebhook<'a> {

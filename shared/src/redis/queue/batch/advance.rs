@@ -2,18 +2,21 @@
 //! no harm if several do.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use redis::cmd;
+use sha2::{Digest as _, Sha256};
 
 use super::{RunningBatch, chunk};
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::execution::BaseJob;
-use crate::id::{BatchId, JobId};
+use crate::id::{BatchId, JobId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::queue::Queue;
 use crate::redis::scripts::{BatchKey, NewItem, Place};
+use crate::sealing::{self, Owner, Purpose};
 
 /// Most batches of a shard that are looked at in one go.
 const TEND_BATCH: usize = 100;
@@ -33,11 +36,21 @@ const MAX_CACHED: usize = 8;
 pub struct BatchCache(HashMap<BatchId, Loaded>);
 
 struct Loaded {
-    base: BaseJob,
+    base: Arc<Base>,
+    /// Whether its items, or what they are told from, have secrets.
+    has_secrets: bool,
     /// Number of the chunk's first item.
     first: u64,
     lines: Vec<String>,
     used: Instant,
+}
+
+/// What the items of a batch are told from.
+struct Base {
+    tenant: TenantId,
+    job: BaseJob,
+    digest: [u8; 32],
+    has_secrets: bool,
 }
 
 impl BatchCache {
@@ -55,7 +68,7 @@ impl Queue {
     /// [advance](Self::advance_batch) and to [check](Self::check_batch).
     ///
     /// # Errors
-    /// [`ErrorCode::QueueUnavailable`](crate::ErrorCode::QueueUnavailable) if Redis cannot be reached.
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn tend_batches(&self) -> Result<Vec<RunningBatch>, Error> {
         self.ready().await?;
         let step = |shard| async move {
@@ -77,8 +90,8 @@ impl Queue {
     /// stopped.
     ///
     /// # Errors
-    /// [`ErrorCode::QueueUnavailable`](crate::ErrorCode::QueueUnavailable) if Redis cannot be reached; what
-    /// has become a job stays one.
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached, [`ErrorCode::SecretsUnreadable`] if the key
+    /// of its secrets is not here; what has become a job stays one.
     pub async fn advance_batch(
         &self,
         batch: RunningBatch,
@@ -97,7 +110,13 @@ impl Queue {
             let (next, first, room) = (*next, *first, usize::try_from(*room).unwrap_or(usize::MAX));
             let loaded = match self.load(batch, first, cache).await {
                 Ok(Some(loaded)) => loaded,
-                Err(error) if error.code() == crate::ErrorCode::QueueUnavailable => {
+                // Those that have the key go on with it.
+                Err(error)
+                    if matches!(
+                        error.code(),
+                        ErrorCode::QueueUnavailable | ErrorCode::SecretsUnreadable
+                    ) =>
+                {
                     return Err(error);
                 }
                 lost => {
@@ -113,7 +132,7 @@ impl Queue {
                 }
             };
             let end = first + loaded.lines.len() as u64;
-            let items = match loaded.items(next, room.min(STEP_ITEMS)) {
+            let items = match self.items_of(loaded, next, room.min(STEP_ITEMS)) {
                 Ok(items) if !items.is_empty() => items,
                 unreadable => {
                     let error = unreadable.err().map(|error| error.to_string());
@@ -147,11 +166,25 @@ impl Queue {
             let lines: Option<Vec<u8>> = self.inner.client.run(&read).await.map_err(failure)?;
             let base = match cache.0.remove(&batch.id) {
                 Some(known) => Some(known.base),
-                None => self.base(batch).await?,
+                None => self.base(batch).await?.map(Arc::new),
             };
-            let (Some(lines), Some(base)) = (lines, base) else { return Ok(None) };
-            let lines = chunk::read(&lines)?;
-            cache.insert(batch.id, Loaded { base, first, lines, used: Instant::now() });
+            let (Some(mut lines), Some(base)) = (lines, base) else { return Ok(None) };
+            let is_sealed = sealing::is_sealed(&lines);
+            if base.has_secrets && !is_sealed {
+                // Whoever had it so could have the secrets given to a program of theirs.
+                tracing::error!(batch = %batch.id, "items are in the clear whose secrets are not");
+                return Ok(None);
+            }
+            let purpose = Purpose::Items { first, base: &base.digest };
+            let place =
+                sealing::Place { tenant: &base.tenant, owner: Owner::Batch(batch.id), purpose };
+            let lines = match self.open(place, &mut lines) {
+                Ok(lines) => chunk::read(lines)?,
+                Err(error) => return self.unopened(batch, &lines, error).await.map(|()| None),
+            };
+            let has_secrets = is_sealed;
+            let used = Instant::now();
+            cache.insert(batch.id, Loaded { base, has_secrets, first, lines, used });
         }
         let loaded = cache.0.get_mut(&batch.id).map(|loaded| {
             loaded.used = Instant::now();
@@ -160,11 +193,59 @@ impl Queue {
         Ok(loaded)
     }
 
-    async fn base(&self, batch: RunningBatch) -> Result<Option<BaseJob>, Error> {
-        let mut read = cmd("HGET");
-        read.arg(keys::batch(batch.shard, batch.id)).arg("base");
-        let text: Option<String> = self.inner.client.run(&read).await.map_err(failure)?;
-        text.map(|text| BaseJob::from_text(&text)).transpose()
+    async fn base(&self, batch: RunningBatch) -> Result<Option<Base>, Error> {
+        let mut read = cmd("HMGET");
+        read.arg(keys::batch(batch.shard, batch.id)).arg("tenant").arg("base");
+        let (tenant, text): (Option<String>, Option<Vec<u8>>) =
+            self.inner.client.run(&read).await.map_err(failure)?;
+        let (Some(tenant), Some(mut text)) = (tenant.map(TenantId::new), text) else {
+            return Ok(None);
+        };
+        let has_secrets = sealing::is_sealed(&text);
+        let (owner, purpose) = (Owner::Batch(batch.id), Purpose::Base);
+        let place = sealing::Place { tenant: &tenant, owner, purpose };
+        let text = match self.open(place, &mut text) {
+            Ok(text) => text,
+            Err(error) => return self.unopened(batch, &text, error).await.map(|()| None),
+        };
+        let (job, digest) = (BaseJob::from_text(text)?, Sha256::digest(text).into());
+        Ok(Some(Base { tenant, job, digest, has_secrets }))
+    }
+
+    /// What could not be opened here is an error if a worker that lives has the key; else it is lost.
+    async fn unopened(
+        &self,
+        batch: RunningBatch,
+        sealed: &[u8],
+        error: Error,
+    ) -> Result<(), Error> {
+        let key = sealing::key_of(sealed);
+        let is_ours = self.secrets_keys().contains(&key);
+        if !is_ours && self.workers().await?.iter().any(|it| it.secrets_keys.contains(&key)) {
+            return Err(error);
+        }
+        tracing::error!(batch = %batch.id, %error, "no worker can decrypt the items of a batch");
+        Ok(())
+    }
+
+    /// Items from a number on, at most `max`, as they are to be stored.
+    fn items_of(&self, loaded: &Loaded, next: u64, max: usize) -> Result<Vec<NewItem>, Error> {
+        let skip = usize::try_from(next.saturating_sub(loaded.first)).unwrap_or(usize::MAX);
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        for line in loaded.lines.iter().skip(skip).take(max) {
+            let line = chunk::parse(line)?;
+            let job = JobId::generate();
+            let (tenant, owner) = (&loaded.base.tenant, Owner::Job(job));
+            let place = sealing::Place { tenant, owner, purpose: Purpose::Payload };
+            let payload = loaded.base.job.apply(line.delta)?;
+            let payload = self.seal(place, payload, loaded.has_secrets)?;
+            bytes += payload.len();
+            items.push(NewItem { job: job.to_string(), payload, name: line.name });
+            if bytes >= STEP_BYTES {
+                break;
+            }
+        }
+        Ok(items)
     }
 
     async fn give_up_batch(&self, batch: RunningBatch) -> Result<(), Error> {
@@ -176,26 +257,8 @@ impl Queue {
     /// is to stop, stops them. Returns what was put right and whose it was.
     ///
     /// # Errors
-    /// [`ErrorCode::QueueUnavailable`](crate::ErrorCode::QueueUnavailable) if Redis cannot be reached.
+    /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn check_batch(&self, batch: RunningBatch) -> Result<Vec<(String, String)>, Error> {
         self.inner.scripts.check_batch(batch.key(), CHECKED_JOBS).await.map_err(failure)
-    }
-}
-
-impl Loaded {
-    /// Items from a number on, at most `max`.
-    fn items(&self, next: u64, max: usize) -> Result<Vec<NewItem>, Error> {
-        let skip = usize::try_from(next.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        for line in self.lines.iter().skip(skip).take(max) {
-            let line = chunk::parse(line)?;
-            let payload = self.base.apply(line.delta)?;
-            bytes += payload.len();
-            items.push(NewItem { job: JobId::generate().to_string(), payload, name: line.name });
-            if bytes >= STEP_BYTES {
-                break;
-            }
-        }
-        Ok(items)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
 use super::chunk::{ChunkWriter, Line};
@@ -14,6 +15,7 @@ use crate::redis::client::failure;
 use crate::redis::keys;
 use crate::redis::queue::{Once, Queue, Quota, serialize};
 use crate::redis::scripts::{BatchKey, NewItems, Seal};
+use crate::sealing::{Owner, Place, Purpose};
 
 /// How long an upload is kept whose gateway gives no sign of life, in milliseconds, and how often it gives one.
 const SILENCE_MS: u64 = 60_000;
@@ -24,9 +26,12 @@ const SIGN_EVERY: Duration = Duration::from_secs(10);
 pub struct BatchUpload {
     queue: Queue,
     key: BatchKey,
+    tenant: TenantId,
     quota: Quota,
     limits: BatchLimits,
     base: Option<BaseJob>,
+    /// Whether an item had secrets: from then on chunks are sealed.
+    has_secrets: bool,
     /// Items that Redis has.
     stored: u64,
     chunk: ChunkWriter,
@@ -61,9 +66,11 @@ impl Queue {
         let upload = BatchUpload {
             queue: self.clone(),
             key,
+            tenant: tenant.clone(),
             quota,
             limits,
             base: None,
+            has_secrets: false,
             stored: 0,
             chunk: ChunkWriter::new(),
             signed: Instant::now(),
@@ -121,6 +128,7 @@ impl BatchUpload {
             None => self.base.insert(BaseJob::new(job)?),
         };
         let delta = base.delta(job)?;
+        self.has_secrets |= job.has_secrets();
         if self.chunk.push(&Line { name, delta })? {
             self.store().await?;
         }
@@ -135,22 +143,36 @@ impl BatchUpload {
         if self.signed.elapsed() < SIGN_EVERY {
             return Ok(());
         }
-        self.send(&[], "", 0).await
+        self.send(&[], &[], 0).await
     }
 
     async fn store(&mut self) -> Result<(), Error> {
         let count = self.chunk.items();
-        let chunk = self.chunk.take()?;
-        let base = match (&self.base, self.stored) {
-            (Some(base), 0) => base.to_text()?,
-            _ => String::new(),
-        };
+        let (chunk, base) = self.sealed()?;
         self.send(&chunk, &base, count).await?;
         self.stored += count;
         Ok(())
     }
 
-    async fn send(&mut self, chunk: &[u8], base: &str, count: u64) -> Result<(), Error> {
+    /// The chunk and, with the first one, the base, as they are to be stored.
+    fn sealed(&mut self) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let chunk = self.chunk.take()?;
+        let is_first = self.stored == 0;
+        let base = match &self.base {
+            Some(base) if is_first || self.has_secrets => base.to_text()?,
+            _ => String::new(),
+        };
+        let place =
+            |purpose| Place { tenant: &self.tenant, owner: Owner::Batch(self.key.id), purpose };
+        let digest = self.has_secrets.then(|| Sha256::digest(&base)).unwrap_or_default();
+        let items = Purpose::Items { first: self.stored, base: &digest };
+        let chunk = self.queue.seal(place(items), chunk, self.has_secrets)?;
+        let base = if is_first { base } else { String::new() };
+        let base = self.queue.seal(place(Purpose::Base), base, is_first && self.has_secrets)?;
+        Ok((chunk, base))
+    }
+
+    async fn send(&mut self, chunk: &[u8], base: &[u8], count: u64) -> Result<(), Error> {
         let (first, max_bytes) = (self.stored, self.limits.max_bytes);
         let items = NewItems { first, count, chunk, base, max_bytes };
         let added = self.queue.inner.scripts.add_items(self.key, &items, SILENCE_MS).await;
@@ -185,6 +207,8 @@ impl BatchUpload {
         let placement = terms.items.labels.placement();
         let priority = keys::full_priority(terms.items.priority, placement.as_deref());
         terms.items.batch = Some(self.key.id);
+        let owner = Owner::Batch(self.key.id);
+        let webhook = self.queue.webhook(terms.webhook.as_ref(), &self.tenant, owner)?;
         let seal = Seal {
             keep_ms: terms.items.retention_ms,
             terms: &serialize(&terms.items)?,
@@ -195,7 +219,7 @@ impl BatchUpload {
             max_active: self.quota.max_active,
             weight: self.quota.weight,
             max_result_bytes: self.limits.max_result_bytes,
-            webhook: &terms.webhook.as_ref().map(serialize).transpose()?.unwrap_or_default(),
+            webhook: &webhook,
         };
         let sealed = self.queue.inner.scripts.seal_batch(self.key, &seal).await;
         let (word, other) = sealed.map_err(failure)?;
