@@ -298,15 +298,9 @@ fn gateway_of_nobody(directory: &Path) -> Node {
     let program = directory.join("isol8");
     fs::copy(binary::isol8(), &program).expect("it can be copied");
     let mut command = Command::new(program);
-    command.args([
-        "gateway",
-        "--port",
-        "0",
-        "--listen",
-        "127.0.0.1",
-        "--redis",
-        "redis://127.0.0.1:1",
-    ]);
+    let config = json!({"gateway": {"host": "127.0.0.1", "port": 0}}).to_string();
+    fs::write(directory.join("isol8.config.json"), config).expect("the directory is writable");
+    command.args(["gateway", "--redis", "redis://127.0.0.1:1"]);
     command.current_dir(directory).env("ISOL8_API_KEY", KEY).env("HOME", directory);
     command.uid(NOBODY).gid(NOBODY);
     Node::start("gateway", command)
@@ -337,11 +331,12 @@ async fn nothing_is_left_of_the_memory_of_a_member_that_crashes() {
     }
     gateway.signal(Signal::SIGABRT);
     gateway.wait(STOP_TIMEOUT).expect("it crashes");
-    let names: Vec<_> = fs::read_dir(directory.path())
+    let mut names: Vec<_> = fs::read_dir(directory.path())
         .expect("it is there")
         .map(|file| file.expect("it can be read").file_name())
         .collect();
-    assert_eq!(names, ["isol8"]);
+    names.sort();
+    assert_eq!(names, ["isol8", "isol8.config.json"]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod guesses;
 mod key;
 mod keyring;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State as FromState};
@@ -108,15 +109,17 @@ pub(crate) async fn require_key(
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Ok(None) => refuse_guess(&state, &request).await,
+        Ok(None) => {
+            let peer = request.extensions().get::<Peer>();
+            let client = peer.map(|Peer(it)| state.proxies.client(*it, request.headers()));
+            refuse_guess(&state, client).await
+        }
         Err(error) => refuse(error),
     }
 }
 
 /// Answers a key that opens nothing.
-async fn refuse_guess(gateway: &Gateway, request: &Request) -> Response {
-    let peer = request.extensions().get::<Peer>();
-    let client = peer.map(|Peer(address)| gateway.proxies.client(*address, request.headers()));
+async fn refuse_guess(gateway: &Gateway, client: Option<IpAddr>) -> Response {
     let too_many = client.and_then(|client| Some((client, gateway.guesses.count(client)?)));
     gateway.metrics.auth_failed(too_many.is_some());
     let Some((client, too_many)) = too_many else {

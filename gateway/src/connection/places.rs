@@ -8,20 +8,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::peer::group;
 
+/// How many each address has.
+type Taken = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
 /// The places there are.
 #[derive(Debug)]
 pub(crate) struct Places {
     free: Arc<Semaphore>,
     most_of_address: usize,
     /// No more entries than there are connections.
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    taken: Taken,
 }
 
 /// A place, free again when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
-    taken: Option<(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr)>,
+    taken: Option<(Taken, IpAddr)>,
 }
 
 impl Places {

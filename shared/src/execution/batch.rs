@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_job_is_its_base_and_the_difference() {
         let base = job(json!({"stdin": "first", "env": {"A": "1", "B": "2"}}));
-        let based = BaseJob::from_text(&BaseJob::new(&base).unwrap().to_text().unwrap()).unwrap();
+        let based = BaseJob::from_text(BaseJob::new(&base).unwrap().to_text().unwrap()).unwrap();
         for change in [
             json!({"stdin": "first", "env": {"A": "1", "B": "2"}}),
             json!({"stdin": "other", "env": {"A": "1"}}),

@@ -262,6 +262,7 @@ async fn every_kind_of_call_finds_its_node() {
         only_labelled: false,
         protocol: PROTOCOL,
         unread: 0,
+        secrets_keys: Vec::new(),
     };
     assert!(!fleet.queue.announce(&facts).await.unwrap());
     assert_eq!(fleet.queue.workers().await.unwrap(), [facts]);

@@ -362,6 +362,7 @@ impl Consumer {
 
 impl Queue {
     /// Reads a started job.
+    #[expect(clippy::result_large_err, reason = "one per job, moved once")]
     fn unpack(&self, mut lease: Lease, taken: Taken) -> Started {
         let (
             _,
@@ -381,10 +382,10 @@ impl Queue {
         lease.batch = batch.map(|id| RunningBatch { shard: lease.shard, id });
         let owner = Owner::Job(lease.job);
         let place = Place { tenant: &tenant, owner, purpose: Purpose::Payload };
-        let payload = match self.open(place, &mut payload) {
+        let payload = match self.unseal(place, &mut payload) {
             Ok(payload) => payload,
             Err(error) => {
-                let failure = Failure::new(error.code(), error.message());
+                let failure = Box::new(Failure::new(error.code(), error.message()));
                 return Err(Unreadable { lease, reason: error.to_string(), failure });
             }
         };
@@ -402,11 +403,11 @@ impl Queue {
                 opens,
             }),
             Err(error) => {
-                let failure = Failure::new(
+                let failure = Box::new(Failure::new(
                     ErrorCode::NoWorker,
                     "No live worker can read the job: it was written by another version of isol8. Upgrade \
                      workers before gateways, and have it run after all, or submit it again.",
-                );
+                ));
                 Err(Unreadable { lease, reason: what_is_unread(&error), failure })
             }
         }

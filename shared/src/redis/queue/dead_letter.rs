@@ -51,7 +51,7 @@ impl Queue {
             Error::new(ErrorCode::Internal, message).with_source(error)
         };
         let place = Place { tenant, owner: Owner::Job(id), purpose: Purpose::Payload };
-        let payload = self.open(place, &mut payload)?;
+        let payload = self.unseal(place, &mut payload)?;
         let job = serde_json::from_slice(payload).map_err(unreadable)?;
         Ok((job, serde_json::from_str(&terms).map_err(unreadable)?))
     }

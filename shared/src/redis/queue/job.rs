@@ -44,7 +44,7 @@ pub struct Unreadable {
     /// What could not be read.
     pub reason: String,
     /// How it ends if nobody can read it.
-    pub(super) failure: Failure,
+    pub(super) failure: Box<Failure>,
 }
 
 /// A session of which this worker is the owner, as long as it renews it.

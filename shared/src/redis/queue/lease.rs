@@ -141,7 +141,7 @@ impl Queue {
         unreadable: &Unreadable,
     ) -> Result<Commit, Error> {
         let lease = &unreadable.lease;
-        let ending = Ending::Error(unreadable.failure.clone());
+        let ending = Ending::Error((*unreadable.failure).clone());
         let worker = worker.to_string();
         let attempt = serialize(&lease.attempt(&worker, &ending))?;
         let (held, ending) = (lease.held(&worker), serialize(&ending)?);

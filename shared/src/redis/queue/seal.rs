@@ -69,7 +69,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`ErrorCode::SecretsUnreadable`].
-    pub(super) fn open<'a>(
+    pub(super) fn unseal<'a>(
         &self,
         place: Place<'_>,
         stored: &'a mut [u8],

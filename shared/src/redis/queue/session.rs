@@ -86,7 +86,7 @@ impl Queue {
         mut payload: Vec<u8>,
     ) -> Result<Call, Failure> {
         let place = Place { tenant, owner: Owner::Job(id), purpose: Purpose::Payload };
-        let payload = self.open(place, &mut payload).map_err(|error| {
+        let payload = self.unseal(place, &mut payload).map_err(|error| {
             tracing::warn!(%id, %error, "a call cannot be decrypted");
             Failure::new(error.code(), error.message())
         })?;

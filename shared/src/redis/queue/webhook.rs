@@ -247,7 +247,7 @@ impl Queue {
             Subject::Batch(id) => Owner::Batch(id),
         };
         let place = Place { tenant, owner, purpose: Purpose::Webhook };
-        serde_json::from_slice(self.open(place, &mut stored)?).map_err(|error| {
+        serde_json::from_slice(self.unseal(place, &mut stored)?).map_err(|error| {
             let message =
                 format!("The webhook of {subject} cannot be read by this version of isol8");
             Error::new(ErrorCode::Internal, message).with_source(error)

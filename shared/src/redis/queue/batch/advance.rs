@@ -178,7 +178,7 @@ impl Queue {
             let purpose = Purpose::Items { first, base: &base.digest };
             let place =
                 sealing::Place { tenant: &base.tenant, owner: Owner::Batch(batch.id), purpose };
-            let lines = match self.open(place, &mut lines) {
+            let lines = match self.unseal(place, &mut lines) {
                 Ok(lines) => chunk::read(lines)?,
                 Err(error) => return self.unopened(batch, &lines, error).await.map(|()| None),
             };
@@ -204,7 +204,7 @@ impl Queue {
         let has_secrets = sealing::is_sealed(&text);
         let (owner, purpose) = (Owner::Batch(batch.id), Purpose::Base);
         let place = sealing::Place { tenant: &tenant, owner, purpose };
-        let text = match self.open(place, &mut text) {
+        let text = match self.unseal(place, &mut text) {
             Ok(text) => text,
             Err(error) => return self.unopened(batch, &text, error).await.map(|()| None),
         };

@@ -164,7 +164,10 @@ impl BatchUpload {
         };
         let place =
             |purpose| Place { tenant: &self.tenant, owner: Owner::Batch(self.key.id), purpose };
-        let digest = self.has_secrets.then(|| Sha256::digest(&base)).unwrap_or_default();
+        let digest: [u8; 32] = match self.has_secrets {
+            true => Sha256::digest(&base).into(),
+            false => [0; 32],
+        };
         let items = Purpose::Items { first: self.stored, base: &digest };
         let chunk = self.queue.seal(place(items), chunk, self.has_secrets)?;
         let base = if is_first { base } else { String::new() };
