@@ -1,5 +1,6 @@
 //! Measures the queue on a Redis of its own: one job at a time, then many at once, next to the
-//! bare round trip of the same Redis. Usage: `queue_bench [jobs] [workers] [payload bytes]`.
+//! bare round trip of the same Redis; then listed jobs: submitting many, and running them. Usage:
+//! `queue_bench [jobs] [workers] [payload bytes] [listed jobs] [1 for an append-only file]`.
 #![expect(clippy::print_stdout, reason = "its purpose")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use shared::config::{self, Seccomp};
 use shared::error::ErrorCode;
-use shared::execution::{Ending, Failure, Job, Limits, Network, PackageSet, Source};
+use shared::execution::{Ending, Failure, Job, Limits, Network, PackageSet, Source, Terms};
 use shared::id::{GatewayId, JobId, TenantId, WorkerId};
-use shared::redis::{Queue, Quota, Reply, Submission};
+use shared::redis::{Listing, Queue, Quota, Reply, Submission};
 use shared::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -39,17 +40,20 @@ async fn main() -> Outcome {
     let mut arguments = std::env::args().skip(1).map(|it| it.parse::<usize>());
     let mut next = |default| arguments.next().unwrap_or(Ok(default));
     let (jobs, workers, payload) = (next(100_000)?, next(4)?, next(200)?);
+    let (listed, is_kept) = (next(50_000)?, next(0)? == 1);
     let directory = tempfile::tempdir()?;
     let socket = directory.path().join("redis.sock");
     let _server = Server(
         Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .args(["--port", "0", "--save", "", "--unixsocket"])
             .arg(&socket)
+            .args(["--appendonly", if is_kept { "yes" } else { "no" }, "--dir"])
+            .arg(directory.path())
             .stdout(Stdio::null())
             .spawn()?,
     );
     let url = Some(format!("redis+unix://{}", socket.display()));
-    let config = config::Redis { url, ..config::Redis::default() };
+    let config = config::Redis { url, max_queued: 1 << 40, ..config::Redis::default() };
     let deadline = Instant::now() + Duration::from_secs(5);
     let queue = loop {
         match Queue::connect(&config).await {
@@ -65,6 +69,73 @@ async fn main() -> Outcome {
     together(&queue, &job, jobs, workers).await?;
     let spent = redis_cpu(&socket).await? - before;
     println!("Redis' own CPU time: {:.1} us a job", spent * 1e6 / jobs as f64);
+    for in_flight in [1, 16, 64] {
+        let (before, started) = (redis_cpu(&socket).await?, Instant::now());
+        submit(&queue, &job, listed, in_flight).await?;
+        let (took, spent) = (started.elapsed(), redis_cpu(&socket).await? - before);
+        println!(
+            "{listed} submissions, {in_flight} in flight: {:.0}/s, Redis' own CPU time {:.1} us each",
+            listed as f64 / took.as_secs_f64(),
+            spent * 1e6 / listed as f64
+        );
+    }
+    let (before, started) = (redis_cpu(&socket).await?, Instant::now());
+    run(&queue, 3 * listed).await?;
+    let (took, spent) = (started.elapsed(), redis_cpu(&socket).await? - before);
+    println!(
+        "running them: {:.0}/s, Redis' own CPU time {:.1} us each",
+        3.0 * listed as f64 / took.as_secs_f64(),
+        spent * 1e6 / (3.0 * listed as f64)
+    );
+    Ok(())
+}
+
+/// Submits listed jobs, so many at a time.
+async fn submit(queue: &Queue, job: &Job, jobs: usize, in_flight: usize) -> Outcome {
+    let mut tasks: JoinSet<Outcome> = JoinSet::new();
+    for number in 0..in_flight {
+        let (queue, job) = (queue.clone(), job.clone());
+        let share = jobs / in_flight + usize::from(number < jobs % in_flight);
+        tasks.spawn(async move {
+            let (tenant, quota, terms) = (TenantId::master(), roomy(), terms());
+            for _ in 0..share {
+                let id = JobId::generate();
+                let submission = Submission { tenant: &tenant, id, reply_to: None, quota };
+                queue.submit(submission, Listing { terms: &terms, once: None }, &job).await?;
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// A quota under which no limit is met.
+fn roomy() -> Quota {
+    let most = 1 << 40;
+    Quota {
+        max_open: most,
+        max_open_bytes: most,
+        max_kept: most,
+        max_kept_bytes: most,
+        ..Quota::default()
+    }
+}
+
+/// Claims and finishes listed jobs.
+async fn run(queue: &Queue, jobs: usize) -> Outcome {
+    let worker = WorkerId::generate();
+    let mut consumer = queue.consumer(worker).await?;
+    queue.housekeep(Some((worker, BATCH))).await?;
+    let mut ended = 0;
+    while ended < jobs {
+        let claimed = queue.claim(&mut consumer, BATCH, BLOCK).await?;
+        let ending = ending();
+        let finishing = claimed.iter().map(|it| queue.finish(worker, &it.lease, &ending));
+        ended += futures_util::future::try_join_all(finishing).await?.len();
+    }
     Ok(())
 }
 
@@ -211,4 +282,8 @@ fn job(payload: usize) -> Job {
         interactive: false,
         signals: false,
     }
+}
+
+fn terms() -> Terms {
+    Terms { retention_ms: 600_000, ..Terms::default() }
 }

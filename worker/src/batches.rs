@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use shared::redis::{BatchCache, RunningBatch};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::Context;
 
-/// How often to look for batches that nobody has seen to.
+/// How often the fleet looks for batches that nobody has seen to.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Batches that may wait to be seen to; one too many is found by the clock.
 const MAX_WAITING: usize = 64;
@@ -40,13 +41,15 @@ pub(crate) async fn keep(
     token: CancellationToken,
 ) {
     let mut cache = BatchCache::default();
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tend_at = Instant::now();
     loop {
         let poked = tokio::select! {
             () = token.cancelled() => return,
             poked = pokes.recv() => poked,
-            _ = ticks.tick() => None,
+            () = sleep_until(tend_at) => {
+                tend_at = Instant::now() + context.queue.rhythm(PERIOD);
+                None
+            }
         };
         let done = match poked {
             Some(batch) => context.queue.advance_batch(batch, &mut cache).await,

@@ -14,6 +14,8 @@ use crate::{Context, Options, job, pass_on};
 /// How long a claim waits for work. Bounds how long a shutdown waits for the claim under way:
 /// a claim is never dropped, as a job delivered into the void would wait for its lease to end.
 const CLAIM_BLOCK: Duration = Duration::from_millis(500);
+/// How long a worker of a large fleet lets others wait for work.
+const REST: Duration = Duration::from_millis(500);
 /// Most jobs taken in one go.
 const CLAIM_BATCH: usize = 64;
 /// How often what dead workers have left is looked for, at the least.
@@ -22,7 +24,7 @@ const LONGEST_RECLAIM: Duration = Duration::from_millis(1500);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How often to look for what dead workers have left.
+/// How often the fleet looks for what dead workers have left.
 pub(crate) fn reclaim_period(options: &Options) -> Duration {
     LONGEST_RECLAIM.min(Duration::from_millis(options.redis.lease_ms / 3))
 }
@@ -53,16 +55,23 @@ pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &Ta
             return;
         };
         // It may have been told to drain while it waited for the slot.
-        let Some(_under_way) = context.claiming.begin() else {
+        let Some(under_way) = context.claiming.begin() else {
             continue;
         };
-        let is_reclaim_due = reclaimed_at.elapsed() >= reclaim_period;
+        let is_reclaim_due = reclaimed_at.elapsed() >= context.queue.rhythm(reclaim_period);
         let turn = Turn { max: free, is_reclaim_due };
-        match claim(context, &mut consumer, &mut placements, turn, start).await {
-            Ok(()) => {
+        let outcome = claim(context, &mut consumer, &mut placements, turn, start).await;
+        drop(under_way);
+        match outcome {
+            Ok(found) => {
                 pause = FIRST_PAUSE;
                 if is_reclaim_due {
                     reclaimed_at = Instant::now();
+                }
+                // Of those that a placement's jobs may go to there may be few.
+                let may_rest = !found && placements.borrow().is_empty();
+                if may_rest && context.queue.is_to_rest() {
+                    rest(context, &mut placements).await;
                 }
             }
             Err(error) => {
@@ -74,6 +83,16 @@ pub(crate) async fn consume(context: &Arc<Context>, options: &Options, jobs: &Ta
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// Rests, unless something happens that is about this worker.
+async fn rest(context: &Context, placements: &mut watch::Receiver<Placements>) {
+    tokio::select! {
+        () = context.stopping.cancelled() => {}
+        // Not taken note of here: the next claim has to read them.
+        _ = placements.changed() => placements.mark_changed(),
+        () = tokio::time::sleep(REST) => {}
     }
 }
 
@@ -92,14 +111,14 @@ struct Turn {
     is_reclaim_due: bool,
 }
 
-/// Takes jobs, and hands them to `start` as they come.
+/// Takes jobs, and hands them to `start` as they come; whether there were any.
 async fn claim(
     context: &Context,
     consumer: &mut Option<Consumer>,
     placements: &mut watch::Receiver<Placements>,
     turn: Turn,
     start: impl Fn(Vec<Claimed>, Vec<Unreadable>),
-) -> shared::Result<()> {
+) -> shared::Result<bool> {
     let Turn { mut max, is_reclaim_due } = turn;
     let consumer = match consumer {
         Some(consumer) => consumer,
@@ -118,7 +137,7 @@ async fn claim(
         if !reclaimed.is_empty() || !unreadable.is_empty() {
             tracing::warn!(jobs = reclaimed.len(), "took over jobs of a worker that went silent");
             start(reclaimed, unreadable);
-            return Ok(());
+            return Ok(true);
         }
     }
     loop {
@@ -131,9 +150,10 @@ async fn claim(
                 start(claimed, consumer.take_unreadable());
             }
             claimed = context.queue.claim(consumer, max, CLAIM_BLOCK) => {
-                let claimed = claimed?;
-                start(claimed, consumer.take_unreadable());
-                return Ok(());
+                let (claimed, unreadable) = (claimed?, consumer.take_unreadable());
+                let found = !claimed.is_empty() || !unreadable.is_empty();
+                start(claimed, unreadable);
+                return Ok(found);
             }
         }
     }

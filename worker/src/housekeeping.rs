@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Context, Options, schedules};
 
-/// How often to look. What is due is late by this much at most, while a worker lives.
+/// How often the fleet looks. What is due is late by this much at most, while a worker lives.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// What a worker is, before it has done anything.
@@ -27,11 +27,13 @@ pub(crate) fn introduce(options: &Options) -> WorkerFacts {
 /// Does what is due and tells of this worker until `token` is cancelled.
 pub(crate) async fn keep(context: Arc<Context>, mut facts: WorkerFacts, token: CancellationToken) {
     facts.secrets_keys = context.queue.secrets_keys();
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while token.run_until_cancelled(ticks.tick()).await.is_some() {
+    loop {
         if let Err(error) = tick(&context, &mut facts).await {
             tracing::warn!(%error, "cannot look for what is due in the queue; trying again");
+        }
+        let pause = tokio::time::sleep(context.queue.rhythm(PERIOD));
+        if token.run_until_cancelled(pause).await.is_none() {
+            return;
         }
     }
 }

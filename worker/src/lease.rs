@@ -109,12 +109,14 @@ pub(crate) async fn renew(context: Arc<Context>, period: Duration, token: Cancel
     }
 }
 
-/// Gives up the sessions of silent workers, every `period` until `token` is cancelled. Apart from
-/// claiming: a worker without a free slot must still tell their callers.
+/// Gives up the sessions of silent workers until `token` is cancelled; the fleet looks for some every `period`.
+/// Apart from claiming: a worker without a free slot must still tell their callers.
 pub(crate) async fn reap(context: Arc<Context>, period: Duration, token: CancellationToken) {
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while token.run_until_cancelled(ticks.tick()).await.is_some() {
+    loop {
+        let pause = tokio::time::sleep(context.queue.rhythm(period));
+        if token.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
         match context.queue.reap_sessions().await {
             Ok(0) => {}
             Ok(sessions) => {

@@ -10,13 +10,14 @@ use shared::execution::{Ending, Failure};
 use shared::id::WorkerId;
 use shared::redis::{Commit, Consumer, Queue, WorkerFacts};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// Jobs that a worker runs at once.
 const SLOTS: usize = 8;
 /// As `worker/src/consumer.rs` and `worker/src/housekeeping.rs` have them.
 const CLAIM_BLOCK: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(500);
 const RECLAIM: Duration = Duration::from_millis(1500);
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Workers that start at the same time; thousands would wait for each other's connections.
@@ -89,13 +90,15 @@ impl Worker {
     async fn work(mut self, stop: CancellationToken) -> Result<()> {
         let mut reclaimed = Instant::now();
         while !stop.is_cancelled() {
-            if reclaimed.elapsed() >= RECLAIM {
+            if reclaimed.elapsed() >= self.queue.rhythm(RECLAIM) {
                 self.queue.reap_sessions().await?;
                 let jobs = self.queue.reclaim(&mut self.consumer, SLOTS).await?;
                 anyhow::ensure!(jobs.is_empty(), "a simulated worker went silent");
                 reclaimed = Instant::now();
             }
-            self.work_some(SLOTS).await?;
+            if self.work_some(SLOTS).await? == 0 && self.queue.is_to_rest() {
+                sleep(REST).await;
+            }
         }
         Ok(())
     }
@@ -119,12 +122,12 @@ async fn keep_house(
     stop: CancellationToken,
 ) -> Result<()> {
     let facts = WorkerFacts::new(id, format!("simulated-{id}"), SLOTS);
-    let mut ticks = interval_at(tokio::time::Instant::now() + offset, HOUSEKEEPING);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+    let mut pause = offset;
+    while stop.run_until_cancelled(sleep(pause)).await.is_some() {
         queue.housekeep(Some((id, SLOTS))).await?;
         queue.reconcile(id).await?;
         queue.announce(&facts).await?;
+        pause = queue.rhythm(HOUSEKEEPING);
     }
     Ok(())
 }

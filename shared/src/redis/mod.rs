@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod connection;
 mod facts;
+mod group_commit;
 mod keys;
 mod queue;
 mod scripts;

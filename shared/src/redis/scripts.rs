@@ -4,6 +4,7 @@ mod batch;
 mod schedule;
 mod script;
 mod session;
+mod submit;
 mod webhook;
 
 use redis::{Cmd, FromRedisValue, RedisResult};
@@ -11,14 +12,15 @@ use redis::{Cmd, FromRedisValue, RedisResult};
 use batch::{BATCHES, BatchScripts};
 pub(super) use batch::{BatchKey, NewItem, NewItems, Place, Seal, Shown};
 pub(super) use schedule::{NewSchedule, Run};
-pub(super) use script::{ALLOW_OOM, Constants, Script};
+pub(super) use script::{ALLOW_OOM, Constants, Script, Step};
 pub(super) use session::{NewCall, SessionKeys};
+pub(super) use submit::{Account, NewListing, NewSubmission};
 pub(super) use webhook::{ClaimWebhooks, SettledWebhook};
 
 use super::client::Client;
 use super::keys;
 use super::queue::{Quota, Slots};
-use crate::execution::{Priority, Terms};
+use crate::execution::Priority;
 use crate::id::TenantId;
 
 /// Functions in front of the scripts; each gets those that it uses.
@@ -108,6 +110,21 @@ impl NewJob<'_> {
         keys::line(self.shard, priority, self.placement.as_deref())
     }
 
+    /// As `enqueue.lua` takes it.
+    pub(super) fn step(&self) -> Step {
+        let priority = self.placement.as_deref();
+        let priority = priority.and_then(|it| keys::full_priority(Priority::Normal, Some(it)));
+        Step::new([self.line(Priority::Normal), keys::record(self.shard, &self.id)])
+            .arg(&self.id)
+            .arg(self.tenant.as_str())
+            .arg(self.payload)
+            .arg(&self.reply_to)
+            .arg(u8::from(self.interactive))
+            .arg(self.quota.max_active)
+            .arg(self.quota.per_second)
+            .arg(priority.unwrap_or_default())
+    }
+
     fn add_to(&self, call: &mut Cmd) {
         call.arg(&self.id)
             .arg(self.tenant.as_str())
@@ -117,40 +134,6 @@ impl NewJob<'_> {
             .arg(self.quota.max_active)
             .arg(self.quota.per_second);
     }
-}
-
-/// What a new job that outlives its request comes with.
-pub(super) struct NewListing<'a> {
-    pub(super) terms: &'a Terms,
-    /// The same as JSON.
-    pub(super) terms_text: String,
-    /// Its webhook as it is stored, sealed or not; '' if it has none.
-    pub(super) webhook: Vec<u8>,
-    /// Its idempotency key and what tells its request from others; '' if there is none.
-    pub(super) once: &'a str,
-    pub(super) request: &'a str,
-}
-
-impl NewListing<'_> {
-    fn add_to(&self, call: &mut Cmd) {
-        call.arg(self.terms.retention_ms).arg(&self.terms_text).arg(self.once).arg(self.request);
-    }
-}
-
-/// The arguments of a submission that come of its terms and of what its tenant may have.
-fn add_terms(call: &mut Cmd, terms: &Terms, quota: &Quota, max_queued: u64) {
-    let placement = terms.labels.placement();
-    let priority = keys::full_priority(terms.priority, placement.as_deref());
-    call.arg(max_queued)
-        .arg(priority.unwrap_or_default())
-        .arg(terms.delay_ms.unwrap_or_default())
-        .arg(terms.run_at_ms.unwrap_or_default())
-        .arg(terms.expires_ms.unwrap_or_default())
-        .arg(quota.weight)
-        .arg(quota.max_open)
-        .arg(quota.max_open_bytes)
-        .arg(quota.max_kept)
-        .arg(quota.max_kept_bytes);
 }
 
 /// Why a job was not queued: a word, and how many ms to wait or a detail.
@@ -191,6 +174,17 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// As `finish.lua` takes it.
+    pub(super) fn finish_step(&self, ending: &str, summary: &str) -> Step {
+        Step::new([self.stream.to_owned(), keys::record(self.shard, &self.job)])
+            .arg(self.worker)
+            .arg(self.entry)
+            .arg(self.attempt)
+            .arg(&self.job)
+            .arg(ending)
+            .arg(summary)
+    }
+
     fn call(&self, script: &Script) -> Cmd {
         let stream = self.stream.to_owned();
         let mut call = script.call(&[stream, keys::record(self.shard, &self.job)]);
@@ -336,33 +330,14 @@ impl Scripts {
         self.client.run_everywhere::<()>(&pipeline).await.map(drop)
     }
 
-    /// Queues a job, or says why not.
-    pub(super) async fn enqueue(&self, job: &NewJob<'_>, max_queued: u64) -> RedisResult<Refusal> {
-        let record = keys::record(job.shard, &job.id);
-        let mut call = self.enqueue.call(&[job.line(Priority::Normal), record]);
-        job.add_to(&mut call);
-        call.arg(max_queued);
-        if let Some(placement) = &job.placement {
-            call.arg(keys::full_priority(Priority::Normal, Some(placement)));
-        }
-        self.enqueue.run(&self.client, &call).await
-    }
-
-    /// Queues a listed job, or says why not.
-    pub(super) async fn submit(
+    /// Queues jobs of one shard, or says of each why not.
+    pub(super) async fn enqueue(
         &self,
-        job: &NewJob<'_>,
-        listing: &NewListing<'_>,
+        jobs: Vec<Step>,
         max_queued: u64,
-    ) -> RedisResult<Refusal> {
-        let terms = listing.terms;
-        let stream = job.line(terms.priority);
-        let mut call = self.submit.call(&[stream, keys::record(job.shard, &job.id)]);
-        job.add_to(&mut call);
-        listing.add_to(&mut call);
-        add_terms(&mut call, terms, &job.quota, max_queued);
-        call.arg(&listing.webhook);
-        self.submit.run(&self.client, &call).await
+    ) -> RedisResult<Vec<Refusal>> {
+        let call = self.enqueue.call_for(&[max_queued], &jobs);
+        self.enqueue.run(&self.client, &call).await
     }
 
     /// Reads entries of three streams, that of the most urgent priority first, by the shares of their
@@ -391,15 +366,9 @@ impl Scripts {
         self.take.run(&self.client, &call).await
     }
 
-    /// Commits an ending: 0 if fenced, 2 if few items of its batch are left in the queue, else 1.
-    pub(super) async fn finish(
-        &self,
-        held: &Held<'_>,
-        ending: &str,
-        summary: &str,
-    ) -> RedisResult<u8> {
-        let mut call = held.call(&self.finish);
-        call.arg(ending).arg(summary);
+    /// Commits endings of jobs of one shard; 0 for each that is fenced, 2 if its batch runs low.
+    pub(super) async fn finish(&self, endings: Vec<Step>) -> RedisResult<Vec<u8>> {
+        let call = self.finish.call_for::<u64>(&[], &endings);
         self.finish.run(&self.client, &call).await
     }
 
@@ -513,7 +482,7 @@ impl Scripts {
         worker: &str,
         slots: Slots,
         placements: &[&str],
-    ) -> RedisResult<(usize, bool, bool)> {
+    ) -> RedisResult<(usize, bool, bool, usize)> {
         let mut call = self.housekeep.call(&[
             keys::delayed(shard),
             keys::expiring(shard),

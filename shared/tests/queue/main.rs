@@ -1,6 +1,7 @@
 //! The job queue against a real Redis: each test starts one of its own.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod at_once;
 mod batch_webhooks;
 mod batches;
 mod claiming;

@@ -1,5 +1,7 @@
 //! What was lost behind the queue's back is found and put right; what fits together is left alone.
 
+use std::time::Duration;
+
 use shared::error::ErrorCode;
 use shared::execution::{Priority, Terms};
 use shared::id::{JobId, SessionId, WorkerId};
@@ -58,6 +60,28 @@ async fn all_run(fleet: &mut Fleet, redis: &Redis, mut jobs: Vec<JobId>) {
     assert_eq!(reconcile(fleet, redis).await, []);
     let open: Vec<u64> = redis.run(&["HMGET", "v1:{s0}:usage", "jobs", "bytes"]);
     assert_eq!(open, [0, 0]);
+}
+
+#[tokio::test]
+async fn where_one_worker_comes_by_rarely_another_goes_on() {
+    let redis = Redis::start();
+    let fleet = Fleet::new(&redis.config()).await;
+    let lost = submit(&fleet, 3, Terms::default()).await;
+    assert_eq!(reconcile(&fleet, &redis).await, [], "all is well");
+    redis.run::<u64>(&["XDEL", "v1:{s0}:jobs", &entry(&redis, lost)]);
+    let other = WorkerId::generate();
+    assert_eq!(fleet.queue.reconcile(other).await.unwrap(), [], "it is the first one's turn");
+    let repaired = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let repaired = fleet.queue.reconcile(other).await.unwrap();
+            if !repaired.is_empty() {
+                return repaired;
+            }
+        }
+    };
+    let repaired = tokio::time::timeout(Duration::from_secs(5), repaired).await.unwrap();
+    assert_eq!(repaired, [("queued".to_owned(), lost.to_string())]);
 }
 
 #[tokio::test]

@@ -95,7 +95,10 @@ impl Queue {
             None => serialize(ending)?,
         };
         let (worker, summary) = (worker.to_string(), serialize(&ending.summary())?);
-        let done = self.inner.scripts.finish(&lease.held(&worker), &text, &summary).await;
+        let held = lease.held(&worker);
+        let step = held.finish_step(&text, &summary);
+        let bytes = step.size();
+        let done = self.groups(held.shard).finish.take(step, bytes).await;
         Ok(match done.map_err(failure)? {
             0 => Commit::Fenced,
             2 => Commit::DoneLow,

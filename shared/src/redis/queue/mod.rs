@@ -8,6 +8,7 @@ mod consumer;
 mod control;
 mod dead_letter;
 mod durability;
+mod groups;
 mod job;
 mod lanes;
 mod lease;
@@ -15,6 +16,7 @@ mod output;
 mod placement;
 mod record;
 mod replies;
+mod rhythm;
 mod schedule;
 mod seal;
 mod session;
@@ -56,6 +58,8 @@ pub use submit::{Accepted, Listing, Once, Submission, ToSession};
 pub use webhook::{ClaimedWebhook, Delivery, DeliveryAttempt, DeliveryLog, DeliveryState};
 pub use workers::WorkerFacts;
 
+use groups::Groups;
+
 use super::api_keys::ApiKeys;
 use super::client::{Client, failure, is_group_missing};
 use super::facts::{Finding, Verdict, examine_over};
@@ -82,13 +86,17 @@ pub struct Queue {
 
 struct Inner {
     client: Client,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
     sealing: seal::Sealing,
     config: config::Redis,
     ready: OnceCell<()>,
+    fleet: rhythm::Fleet,
     confirmations: durability::Confirmations,
-    /// What is said in the background about transfers that were dropped.
-    last_words: TaskTracker,
+    /// Of each shard.
+    groups: Vec<Groups>,
+    /// What goes on in the background: steps of several callers, and what is said about transfers that were
+    /// dropped.
+    background: TaskTracker,
 }
 
 impl Queue {
@@ -119,7 +127,11 @@ impl Queue {
             )?,
             may_migrate: client.cluster().is_some(),
         };
-        let scripts = Scripts::new(client.clone(), &constants);
+        let scripts = Arc::new(Scripts::new(client.clone(), &constants));
+        let background = TaskTracker::new();
+        let groups = (0..shards)
+            .map(|shard| Groups::new(&scripts, &background, shard, config.max_queued))
+            .collect();
         let servers = if client.cluster().is_some() { shards } else { 1 };
         let inner = Inner {
             client,
@@ -127,8 +139,10 @@ impl Queue {
             sealing: seal::Sealing::new(config)?,
             config: config::Redis { shards, ..config.clone() },
             ready: OnceCell::new(),
+            fleet: rhythm::Fleet::default(),
             confirmations: durability::Confirmations::new(servers),
-            last_words: TaskTracker::new(),
+            groups,
+            background,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -174,11 +188,11 @@ impl Queue {
         ApiKeys::new(self.inner.client.clone())
     }
 
-    /// Waits, some seconds at most, until the other sides of dropped transfers were told of it: for
-    /// the end of a process.
+    /// Waits, some seconds at most, until what goes on in the background has ended, such as telling the other
+    /// sides of dropped transfers: for the end of a process.
     pub async fn quiesce(&self) {
-        self.inner.last_words.close();
-        self.inner.last_words.wait().await;
+        self.inner.background.close();
+        self.inner.background.wait().await;
     }
 
     /// How many jobs wait and run, over all shards.
@@ -275,12 +289,16 @@ impl Queue {
         &self.inner.client
     }
 
-    pub(super) fn last_words(&self) -> &TaskTracker {
-        &self.inner.last_words
+    pub(super) fn background(&self) -> &TaskTracker {
+        &self.inner.background
     }
 
     pub(super) fn shard_of(&self, tenant: &TenantId) -> u16 {
         keys::shard_of(tenant, self.inner.config.shards)
+    }
+
+    fn groups(&self, shard: u16) -> &Groups {
+        &self.inner.groups[usize::from(shard)]
     }
 
     fn shards(&self) -> std::ops::Range<u16> {

@@ -311,16 +311,18 @@ impl Queue {
                     slots,
                     &placements,
                 );
-                let (done, webhooks, schedules) = done.await.map_err(failure)?;
+                let (done, webhooks, schedules, workers) = done.await.map_err(failure)?;
                 if done < HOUSEKEEPING_BATCH {
-                    return Ok(Due { webhooks, schedules });
+                    return Ok((Due { webhooks, schedules }, workers));
                 }
             }
         };
         let due = self.shards_in_reach(step).await?;
+        // Every worker tells all shards of itself.
+        self.inner.fleet.count(due.iter().map(|(_, workers)| *workers).max().unwrap_or_default());
         Ok(Due {
-            webhooks: due.iter().any(|due| due.webhooks),
-            schedules: due.iter().any(|due| due.schedules),
+            webhooks: due.iter().any(|(due, _)| due.webhooks),
+            schedules: due.iter().any(|(due, _)| due.schedules),
         })
     }
 

@@ -10,7 +10,7 @@ use crate::execution::{Job, Overlap, Terms, Timetable};
 use crate::id::{JobId, ScheduleId, TenantId};
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::{NewSchedule, Run};
+use crate::redis::scripts::{Account, NewSchedule, NewSubmission, Run};
 use crate::sealing::{Owner, Place, Purpose};
 
 /// Largest payload of a schedule's jobs, in bytes: it is kept for good, and copied for each run.
@@ -344,18 +344,11 @@ impl Queue {
         let run = Run {
             shard: self.shard_of(&due.tenant),
             schedule: &due.id.to_string(),
-            tenant: &due.tenant,
             due_ms: Some(due.due_ms),
             next_ms: step.next_ms,
             is_to_run: step.is_to_run,
             overlap: due.facts.timetable.overlap.name(),
-            job: &job.to_string(),
-            listing: &self.new_listing(
-                of_runs(&due.terms),
-                &due.tenant,
-                Owner::Schedule(due.id),
-            )?,
-            quota,
+            new: self.new_run(&due.tenant, due.id, quota, job, &due.terms)?,
             max_queued: self.inner.config.max_queued,
         };
         let answer = self.inner.scripts.fire_schedule(&run).await.map_err(failure)?;
@@ -381,15 +374,12 @@ impl Queue {
         let run = Run {
             shard: self.shard_of(tenant),
             schedule: &id.to_string(),
-            tenant,
             due_ms: None,
             next_ms: None,
             is_to_run: true,
             // Whoever asks for it now wants it now.
             overlap: Overlap::Allow.name(),
-            job: &job.to_string(),
-            listing: &self.new_listing(of_runs(&terms), tenant, Owner::Schedule(id))?,
-            quota,
+            new: self.new_run(tenant, id, quota, job, &terms)?,
             max_queued: self.inner.config.max_queued,
         };
         let answer = self.inner.scripts.fire_schedule(&run).await.map_err(failure)?;
@@ -398,6 +388,25 @@ impl Queue {
             (word, _) if word == "moved" => Err(not_found(id)),
             refusal => refused(refusal).map(|()| job),
         }
+    }
+
+    /// The job of a run. Nobody waits for it, and nobody talks to it.
+    fn new_run(
+        &self,
+        tenant: &TenantId,
+        id: ScheduleId,
+        quota: Quota,
+        job: JobId,
+        terms: &Terms,
+    ) -> Result<NewSubmission, Error> {
+        Ok(NewSubmission {
+            account: Account { tenant: tenant.clone(), quota },
+            id: job.to_string(),
+            payload: Vec::new(),
+            reply_to: String::new(),
+            interactive: false,
+            listing: self.new_listing(of_runs(terms), tenant, Owner::Schedule(id))?,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::id::{GatewayId, JobId, SessionId, TenantId};
 use crate::labels::Labels;
 use crate::redis::client::failure;
 use crate::redis::keys;
-use crate::redis::scripts::{NewCall, NewJob, NewListing, Refusal};
+use crate::redis::scripts::{Account, NewCall, NewJob, NewListing, NewSubmission, Refusal};
 use crate::sealing::{Owner, Place, Purpose};
 use crate::webhook::Webhook;
 
@@ -127,12 +127,13 @@ impl Queue {
     ) -> Result<(), Error> {
         let payload = self.payload(submission, job, job.has_secrets())?;
         self.ready().await?;
-        let limit = self.inner.config.max_queued;
         let job = self.new_job(submission, &payload, job.listens(), labels);
-        refused(self.inner.scripts.enqueue(&job, limit).await.map_err(failure)?)
+        let step = job.step();
+        let bytes = step.size();
+        refused(self.groups(job.shard).enqueue.take(step, bytes).await.map_err(failure)?)
     }
 
-    /// Puts a job that outlives its request into its tenant's shard.
+    /// Puts a job that outlives its request into its tenant's shard, together with whichever come at once.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue), and [`ErrorCode::IdempotencyMismatch`].
@@ -142,14 +143,18 @@ impl Queue {
         listing: Listing<'_>,
         job: &Job,
     ) -> Result<Accepted, Error> {
-        let payload = self.payload(submission, job, job.has_secrets())?;
+        let new = NewSubmission {
+            account: Account { tenant: submission.tenant.clone(), quota: submission.quota },
+            id: submission.id.to_string(),
+            payload: self.payload(submission, job, job.has_secrets())?,
+            reply_to: submission.reply_to.map(|it| it.to_string()).unwrap_or_default(),
+            interactive: job.listens(),
+            listing: self.new_listing(listing, submission.tenant, Owner::Job(submission.id))?,
+        };
         self.ready().await?;
-        let labels = &listing.terms.labels;
-        let new = self.new_job(submission, &payload, job.listens(), labels);
-        let listing = self.new_listing(listing, submission.tenant, Owner::Job(submission.id))?;
-        let limit = self.inner.config.max_queued;
-        let answer = self.inner.scripts.submit(&new, &listing, limit).await.map_err(failure)?;
-        accepted(submission.id, answer)
+        let (shard, bytes) = (self.shard_of(submission.tenant), new.size());
+        let answer = self.groups(shard).submit.take(new, bytes).await;
+        accepted(submission.id, answer.map_err(failure)?)
     }
 
     /// Puts a call into the queue of a session of its tenant; opens the session with it if that is
@@ -283,19 +288,24 @@ impl Queue {
     }
 
     /// What makes a job of this owner outlive its request, as it is to be stored.
-    pub(super) fn new_listing<'a>(
+    pub(super) fn new_listing(
         &self,
-        listing: Listing<'a>,
+        listing: Listing<'_>,
         tenant: &TenantId,
         owner: Owner,
-    ) -> Result<NewListing<'a>, Error> {
-        let webhook = listing.terms.webhook.as_ref();
+    ) -> Result<NewListing, Error> {
+        let Listing { terms, once } = listing;
+        let placement = terms.labels.placement();
         Ok(NewListing {
-            terms: listing.terms,
-            terms_text: serialize(listing.terms)?,
-            webhook: self.webhook(webhook, tenant, owner)?,
-            once: listing.once.map(|once| once.key.as_str()).unwrap_or_default(),
-            request: listing.once.map(|once| once.request.as_str()).unwrap_or_default(),
+            keep_ms: terms.retention_ms,
+            terms: serialize(terms)?,
+            once: once.map(|once| once.key.clone()).unwrap_or_default(),
+            request: once.map(|once| once.request.clone()).unwrap_or_default(),
+            priority: keys::full_priority(terms.priority, placement.as_deref()).unwrap_or_default(),
+            delay_ms: terms.delay_ms.unwrap_or_default(),
+            run_at_ms: terms.run_at_ms.unwrap_or_default(),
+            expires_ms: terms.expires_ms.unwrap_or_default(),
+            webhook: self.webhook(terms.webhook.as_ref(), tenant, owner)?,
         })
     }
 

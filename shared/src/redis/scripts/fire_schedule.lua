@@ -5,14 +5,14 @@
 -- ARGV    1 schedule id, 2 when the run was due, in ms since the epoch ('': it is not one of its own time, and
 --         moves nothing), 3 when the next one is ('': never), 4 '1' to submit, '0' if the run was missed,
 --         5 what happens if the job before has not ended: 'allow', 'skip' or 'replace'; then as those of
---         `submit` without 3 payload and 22 webhook, which the schedule has
--- returns {'moved'} it is not due any more, {'missed'}, {'overlaps', the job before}, or what `submit` returns,
---         with the job in place of 0
+--         `submit` for one job, without payload and webhook, which the schedule has
+-- returns {'moved'} it is not due any more, {'missed'}, {'overlaps', the job before}, or what `submit` returns of
+--         the job, with the job in place of 0
 -- atomic  see above
 
 local it = redis.call('HMGET', KEYS[1], 'tenant', 'enabled', 'next_ms', 'payload', 'webhook', 'last_job')
-local due_ms, id, tenant = ARGV[2], ARGV[6], ARGV[7]
-if it[1] ~= tenant or (due_ms ~= '' and (not it[2] or it[3] ~= due_ms)) then
+local due_ms, account, new = ARGV[2], read_account(ARGV, 6), read_new_job(ARGV, 6 + ACCOUNT_ARGS)
+if it[1] ~= account.tenant or (due_ms ~= '' and (not it[2] or it[3] ~= due_ms)) then
   return {'moved'}
 end
 local now_ms = now_us() / 1000
@@ -40,15 +40,14 @@ if is_open and ARGV[5] == 'skip' then
   note('overlaps')
   return {'overlaps', it[6]}
 end
-local argv = {id, tenant, it[4], unpack(ARGV, 8, #ARGV)}
-argv[22] = it[5] or ''
-local answer = submit(KEYS[4], argv)
+new.payload, new.webhook = it[4], it[5] or ''
+local answer = submit({KEYS[4]}, {account}, {new}, tonumber(ARGV[6]))[1]
 if answer[1] ~= 'queued' then
   note(answer[1])
   return answer
 end
-note('submitted', id)
-redis.call('HSET', KEYS[1], 'last_job', id)
+note('submitted', new.id)
+redis.call('HSET', KEYS[1], 'last_job', new.id)
 if is_open and ARGV[5] == 'replace' then
   local job = read_job(former)
   if job.state == 'running' then
@@ -58,4 +57,4 @@ if is_open and ARGV[5] == 'replace' then
     settle(former, it[6], job, '', CANCELLED)
   end
 end
-return {'queued', id}
+return {'queued', new.id}

@@ -5,7 +5,7 @@
 -- ARGV    1 most to do of each kind, 2 worker that does it ('': none), 3 jobs without labels that it can run at
 --         once, 4 jobs with labels; then each placement whose jobs it can run
 -- returns {the most that was done of one kind: as many as may be means that there is more, 1 if a webhook
---         is to be told, 1 if a schedule is to run}
+--         is to be told, 1 if a schedule is to run, how many workers there are}
 -- atomic  workers do this side by side, and a job must be in one place at a time
 
 local now_ms, most = text(now_us() / 1000), tonumber(ARGV[1])
@@ -101,4 +101,4 @@ end
 local function has_due(key)
   return #redis.call('ZRANGEBYSCORE', key, '-inf', now_ms, 'LIMIT', 0, 1)
 end
-return {math.max(#delayed, #expired, #over), has_due(KEYS[7]), has_due(KEYS[8])}
+return {math.max(#delayed, #expired, #over), has_due(KEYS[7]), has_due(KEYS[8]), redis.call('ZCARD', KEYS[5])}

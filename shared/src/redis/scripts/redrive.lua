@@ -32,7 +32,7 @@ unretain(record, id, tenant)
 for _, name in ipairs({'attempts:' .. id, 'out:' .. id, 'deliveries:' .. id, 'once:' .. tenant .. ':' .. (job[4] or '')}) do
   redis.call('PEXPIRE', sibling(record, name), 3888000000)
 end
-count_open(record, tenant, #ARGV[3])
+count_open(record, tenant, 1, #ARGV[3])
 redis.call('HSET', sibling(record, 'usage:' .. tenant), 'cap', ARGV[5], 'weight', ARGV[6])
 enter(record, id, tenant, job[3])
 return {'queued', 0}

@@ -2,10 +2,9 @@
 
 use redis::RedisResult;
 
-use super::{NewListing, Scripts, add_terms};
+use super::{NewListing, NewSubmission, Scripts};
 use crate::id::TenantId;
 use crate::redis::keys;
-use crate::redis::queue::Quota;
 
 /// A schedule to write down.
 pub(in crate::redis) struct NewSchedule<'a> {
@@ -15,7 +14,7 @@ pub(in crate::redis) struct NewSchedule<'a> {
     pub(in crate::redis) max: u64,
     pub(in crate::redis) facts: &'a str,
     pub(in crate::redis) payload: &'a [u8],
-    pub(in crate::redis) listing: &'a NewListing<'a>,
+    pub(in crate::redis) listing: &'a NewListing,
     pub(in crate::redis) next_ms: Option<u64>,
     pub(in crate::redis) is_enabled: bool,
 }
@@ -24,17 +23,14 @@ pub(in crate::redis) struct NewSchedule<'a> {
 pub(in crate::redis) struct Run<'a> {
     pub(in crate::redis) shard: u16,
     pub(in crate::redis) schedule: &'a str,
-    pub(in crate::redis) tenant: &'a TenantId,
     /// `None` if it is not one of its own time.
     pub(in crate::redis) due_ms: Option<u64>,
     pub(in crate::redis) next_ms: Option<u64>,
     /// Else it was missed.
     pub(in crate::redis) is_to_run: bool,
     pub(in crate::redis) overlap: &'static str,
-    /// The job to submit.
-    pub(in crate::redis) job: &'a str,
-    pub(in crate::redis) listing: &'a NewListing<'a>,
-    pub(in crate::redis) quota: Quota,
+    /// The job to submit, but for its payload and its webhook, which the schedule has.
+    pub(in crate::redis) new: NewSubmission,
     pub(in crate::redis) max_queued: u64,
 }
 
@@ -59,7 +55,7 @@ impl Scripts {
             .arg(new.max)
             .arg(new.facts)
             .arg(new.payload)
-            .arg(&new.listing.terms_text)
+            .arg(&new.listing.terms)
             .arg(&new.listing.webhook)
             .arg(text(new.next_ms))
             .arg(u8::from(new.is_enabled));
@@ -93,22 +89,16 @@ impl Scripts {
             keys::schedule(run.shard, run.schedule),
             keys::schedule_runs(run.shard, run.schedule),
             keys::scheduled(run.shard),
-            keys::record(run.shard, run.job),
+            keys::record(run.shard, &run.new.id),
         ]);
         call.arg(run.schedule)
             .arg(text(run.due_ms))
             .arg(text(run.next_ms))
             .arg(u8::from(run.is_to_run))
             .arg(run.overlap)
-            .arg(run.job)
-            .arg(run.tenant.as_str())
-            // Nobody waits for it, and nobody talks to it.
-            .arg("")
-            .arg(0)
-            .arg(run.quota.max_active)
-            .arg(run.quota.per_second);
-        run.listing.add_to(&mut call);
-        add_terms(&mut call, run.listing.terms, &run.quota, run.max_queued);
+            .arg(run.max_queued);
+        run.new.account.add_to(&mut call);
+        run.new.add_to(&mut call, 1);
         self.fire_schedule.run(&self.client, &call).await
     }
 }

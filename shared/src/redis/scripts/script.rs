@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, cmd};
 
 use crate::redis::client::Client;
 use crate::redis::keys;
@@ -78,6 +78,30 @@ impl Constants {
     }
 }
 
+/// One of the steps that a script takes in one call.
+#[derive(Debug)]
+pub(in crate::redis) struct Step {
+    keys: [String; 2],
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Step {
+    pub(super) fn new(keys: [String; 2]) -> Self {
+        Self { keys, arguments: Vec::with_capacity(8) }
+    }
+
+    #[must_use]
+    pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
+        argument.write_redis_args(&mut self.arguments);
+        self
+    }
+
+    /// How much of the call it takes, about, in bytes.
+    pub(in crate::redis) fn size(&self) -> usize {
+        self.arguments.iter().map(Vec::len).sum()
+    }
+}
+
 pub(in crate::redis) struct Script {
     code: String,
     hash: String,
@@ -105,6 +129,20 @@ impl Script {
     pub(in crate::redis) fn call(&self, keys: &[String]) -> Cmd {
         let mut command = cmd("EVALSHA");
         command.arg(&self.hash).arg(keys.len()).arg(keys);
+        command
+    }
+
+    /// A call that takes several steps; `common` is what holds for all of them.
+    pub(super) fn call_for<A: ToRedisArgs>(&self, common: &[A], steps: &[Step]) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&self.hash).arg(2 * steps.len());
+        for step in steps {
+            command.arg(&step.keys);
+        }
+        command.arg(common);
+        for step in steps {
+            command.arg(&step.arguments);
+        }
         command
     }
 

@@ -27,7 +27,7 @@ impl SessionKeys {
 pub(in crate::redis) struct NewCall<'a> {
     pub(in crate::redis) job: NewJob<'a>,
     /// If it outlives its request.
-    pub(in crate::redis) listing: Option<NewListing<'a>>,
+    pub(in crate::redis) listing: Option<NewListing>,
     pub(in crate::redis) session: &'a SessionId,
     /// '' if it does not matter.
     pub(in crate::redis) runtime: &'a str,
@@ -59,8 +59,13 @@ impl Scripts {
             .arg(new.max_sessions)
             .arg(new.max_queued);
         if let Some(listing) = &new.listing {
-            listing.add_to(&mut call);
-            call.arg(job.quota.max_kept).arg(job.quota.max_kept_bytes).arg(&listing.webhook);
+            call.arg(listing.keep_ms)
+                .arg(&listing.terms)
+                .arg(&listing.once)
+                .arg(&listing.request)
+                .arg(job.quota.max_kept)
+                .arg(job.quota.max_kept_bytes)
+                .arg(&listing.webhook);
         }
         self.enqueue_call.run(&self.client, &call).await
     }

@@ -53,7 +53,7 @@ impl Queue {
         let shard = self.shard_of(tenant);
         Transfer {
             client: self.client().clone(),
-            last_words: self.last_words().clone(),
+            last_words: self.background().clone(),
             data: keys::transfer_data(shard, id),
             signs: keys::transfer_signs(shard, id),
         }

@@ -258,7 +258,7 @@ impl Drop for BatchUpload {
                     tracing::debug!(%error, "a broken upload is left to those who keep house");
                 }
             };
-            self.queue.last_words().spawn_on(remove, &runtime);
+            self.queue.background().spawn_on(remove, &runtime);
         }
     }
 }

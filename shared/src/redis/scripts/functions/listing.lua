@@ -30,14 +30,19 @@ local function refuse_to_keep(record, tenant, most, most_bytes)
   end
 end
 
--- Lists a job that was just written, and says so itself.
-local function list(record, id, tenant, once, request)
-  redis.call('ZADD', sibling(record, 'listed:' .. tenant), '0', id)
-  redis.call('ZADD', sibling(record, 'tenants'), '0', tenant)
+-- Remembers for which job an idempotency key stands.
+local function remember(record, id, tenant, once, request)
   if once ~= '' then
     local key = sibling(record, 'once:' .. tenant .. ':' .. once)
     redis.call('HSET', key, 'job', id, 'request', request)
     redis.call('PEXPIRE', key, LONGEST_WAIT_MS)
   end
+end
+
+-- Lists a job that was just written.
+local function list(record, id, tenant, once, request)
+  redis.call('ZADD', sibling(record, 'listed:' .. tenant), '0', id)
+  redis.call('ZADD', sibling(record, 'tenants'), '0', tenant)
+  remember(record, id, tenant, once, request)
 end
 

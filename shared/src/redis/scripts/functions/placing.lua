@@ -18,6 +18,25 @@ local function delay(record, id, tenant, due_ms)
   end
 end
 
+-- Has a job stand in line, unless others of its tenant wait, or it has as many there as it may. Returns its
+-- entry, or nil and whether it is the first to wait.
+local function try_line(record, id, tenant, priority, placement)
+  -- While others wait there is no room: whoever makes some lets them in.
+  if redis.call('EXISTS', sibling(record, 'backlog:' .. account_of(tenant, placement))) == 1 then
+    return nil, false
+  end
+  if room_of(record, tenant, placement) <= 0 then
+    return nil, true
+  end
+  count_in(record, id, tenant, placement)
+  return line_up(record, id, priority)
+end
+
+-- Where in its tenant's backlog a job stands that comes now.
+local function rank_of(priority)
+  return now_us() / 1000000 - (HEAD_STARTS_S[string.match(priority or '', '^%a*')] or 0)
+end
+
 -- Has a job stand in line, or, if its tenant has as many there as it may, wait in the tenant's backlog.
 local function enter(record, id, tenant, priority)
   local placement = placement_of(priority)
@@ -25,27 +44,23 @@ local function enter(record, id, tenant, priority)
     delay(record, id, tenant, now_us() / 1000 + CROWDED_MS)
     return
   end
-  local account = account_of(tenant, placement)
-  local backlog = sibling(record, 'backlog:' .. account)
-  local is_first = redis.call('EXISTS', backlog) == 0
-  if is_first and room_of(record, tenant, placement) > 0 then
-    count_in(record, id, tenant, placement)
-    place(record, id, priority)
+  local entry, is_first = try_line(record, id, tenant, priority, placement)
+  if entry then
+    redis.call('HSET', record, 'counted', '1', 'entry', entry, 'queued_us', text(now_us()))
     return
   end
-  local came_s = now_us() / 1000000 - (HEAD_STARTS_S[string.match(priority or '', '^%a*')] or 0)
-  redis.call('ZADD', backlog, came_s, id)
+  local account = account_of(tenant, placement)
+  redis.call('ZADD', sibling(record, 'backlog:' .. account), rank_of(priority), id)
   redis.call('HSET', record, 'backlogged', '1')
-  -- While others wait there is no room: whoever makes some lets them in.
   if is_first then
     redis.call('SADD', sibling(record, 'backlogs'), account)
   end
 end
 
--- Counts one more open job of a tenant, and what its payload takes; its record says that as `bytes`.
-local function count_open(record, tenant, bytes)
+-- Counts open jobs of a tenant, and what their payloads take; the record of each says that as `bytes`.
+local function count_open(record, tenant, jobs, bytes)
   for _, usage in ipairs({sibling(record, 'usage:' .. tenant), sibling(record, 'usage')}) do
-    redis.call('HINCRBY', usage, 'jobs', '1')
+    redis.call('HINCRBY', usage, 'jobs', jobs)
     redis.call('HINCRBY', usage, 'bytes', bytes)
   end
 end

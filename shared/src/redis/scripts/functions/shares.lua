@@ -1,10 +1,14 @@
 -- Functions about a tenant's listed jobs: how many may stand in line or run, and who comes next.
 
--- Puts a job at the end of its stream.
-local function place(record, id, priority)
+-- Puts a job at the end of its stream; returns its entry, which its record is to name.
+local function line_up(record, id, priority)
   open_lines(record, priority)
-  local entry = redis.call('XADD', stream_of(record, priority), '*', 'job', id)
-  redis.call('HSET', record, 'entry', entry, 'queued_us', text(now_us()))
+  return redis.call('XADD', stream_of(record, priority), '*', 'job', id)
+end
+
+-- The same for one whose record is there.
+local function place(record, id, priority)
+  redis.call('HSET', record, 'entry', line_up(record, id, priority), 'queued_us', text(now_us()))
 end
 
 -- Where listed jobs of a tenant wait for one another: those of each placement apart, so that jobs that no
@@ -13,13 +17,13 @@ local function account_of(tenant, placement)
   return placement and tenant .. ':' .. placement or tenant
 end
 
--- Counts a listed job among those of its tenant that are in line or running; 1 if it was not before.
+-- Counts a listed job among those of its tenant that are in line or running; 1 if it was not before. Its
+-- record is to say that it is `counted`.
 local function count_in(record, id, tenant, placement)
   if placement then
     redis.call('SADD', sibling(record, 'placed:' .. tenant), id)
     redis.call('SADD', sibling(record, 'placed:' .. account_of(tenant, placement)), id)
   end
-  redis.call('HSET', record, 'counted', '1')
   return redis.call('SADD', sibling(record, 'active:' .. tenant), id)
 end
 
@@ -89,7 +93,7 @@ local function promote(record, tenant, placement)
     if job[1] == 'queued' and job[2] then
       redis.call('HDEL', next, 'backlogged')
       count_in(next, id, tenant, placement)
-      place(next, id, job[3])
+      redis.call('HSET', next, 'counted', '1', 'entry', line_up(next, id, job[3]), 'queued_us', text(now_us()))
       room = room - 1
     end
   end
