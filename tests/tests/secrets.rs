@@ -45,7 +45,7 @@ struct Canaries {
 impl Canaries {
     fn new() -> Self {
         let seed = format!("{:x}", fresh());
-        Self { secret: format!("canary-{seed}"), signing: format!("c4n4rY{:0>26}", seed) }
+        Self { secret: format!("canary-{seed}"), signing: format!("c4n4rY{seed:0>26}") }
     }
 
     fn request(&self, line: &str) -> Value {
