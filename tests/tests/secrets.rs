@@ -45,7 +45,7 @@ struct Canaries {
 impl Canaries {
     fn new() -> Self {
         let seed = format!("{:x}", fresh());
-        Self { secret: format!("canary-{seed}"), signing: format!("c4n4rY{:0>26}", seed) }
+        Self { secret: format!("canary-{seed}"), signing: format!("c4n4rY{seed:0>26}") }
     }
 
     fn request(&self, line: &str) -> Value {
@@ -169,7 +169,7 @@ async fn a_secret_is_seen_by_its_program_alone_and_gone_with_its_job() {
     let show = r#"sleep 2; echo "it is $TOKEN""#;
     let waiting = canaries.request(show);
     let (result, ()) = tokio::join!(api.run(waiting), async {
-        let _ = stack.queue().await_running();
+        one_runs(&stack).await;
         look(&mut stack, &api, &canaries, &mut findings, "while jobs wait and one runs").await;
     });
     // It has it, and its output is masked.
@@ -186,7 +186,7 @@ async fn a_secret_is_seen_by_its_program_alone_and_gone_with_its_job() {
     let mut call_it = canaries.request("sleep 2; echo ${#TOKEN}");
     call_it["sessionId"] = "s".into();
     let (result, ()) = tokio::join!(api.run(call_it), async {
-        let _ = stack.queue().await_running();
+        one_runs(&stack).await;
         look(&mut stack, &api, &canaries, &mut findings, "while a session's call runs").await;
     });
     findings.check("in a session", result["stdout"] == length.to_string().as_str(), result);
@@ -212,6 +212,15 @@ async fn a_secret_is_seen_by_its_program_alone_and_gone_with_its_job() {
     findings.check("ciphertexts are gone too", left.is_empty(), left);
     findings.report();
     stack.finish();
+}
+
+/// Waits until a job runs, and lets whoever has asked for it do so meanwhile.
+async fn one_runs(stack: &Stack) {
+    let begun = Instant::now();
+    while stack.queue().running().is_empty() {
+        assert!(begun.elapsed() < SOON, "no job runs");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Waits for the end of a job or a batch.

@@ -59,10 +59,13 @@ impl Guesses {
 
     /// Counts a wrong key, and says whether it is one too many.
     pub(crate) fn count(&self, client: IpAddr) -> Option<TooMany> {
+        self.count_at(client, Instant::now())
+    }
+
+    fn count_at(&self, client: IpAddr, now: Instant) -> Option<TooMany> {
         if self.most == 0 {
             return None;
         }
-        let now = Instant::now();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut client = group(client);
         if counts.len() >= MAX_ADDRESSES && !counts.contains_key(&client) {
@@ -100,32 +103,30 @@ mod tests {
         IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number))
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_address_is_told_when_it_may_guess_again() {
-        let guesses = Guesses::new(2);
-        assert_eq!(guesses.count(address(1)), None);
-        assert_eq!(guesses.count(address(1)), None);
-        let first = guesses.count(address(1)).unwrap();
+    #[test]
+    fn an_address_is_told_when_it_may_guess_again() {
+        let (guesses, begin) = (Guesses::new(2), Instant::now());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(guesses.count_at(address(1), begin), None);
+        assert_eq!(guesses.count_at(address(1), begin), None);
+        let first = guesses.count_at(address(1), begin).unwrap();
         assert_eq!((first.wrong, first.is_first), (3, true));
-        tokio::time::advance(Duration::from_secs(20)).await;
-        let second = guesses.count(address(1)).unwrap();
+        let second = guesses.count_at(address(1), after(20)).unwrap();
         assert_eq!((second.is_first, second.retry_after), (false, Duration::from_secs(40)));
-        assert_eq!(guesses.count(address(2)), None, "others are counted apart");
-        tokio::time::advance(Duration::from_secs(40)).await;
-        assert_eq!(guesses.count(address(1)), None);
+        assert_eq!(guesses.count_at(address(2), after(20)), None, "others are counted apart");
+        assert_eq!(guesses.count_at(address(1), after(60)), None);
         assert_eq!(Guesses::new(0).count(address(1)), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn memory_is_bounded_and_nobody_gets_around_it() {
-        let guesses = Guesses::new(1);
+    #[test]
+    fn memory_is_bounded_and_nobody_gets_around_it() {
+        let (guesses, begin) = (Guesses::new(1), Instant::now());
         for number in 1..=20_000 {
-            guesses.count(address(number));
+            guesses.count_at(address(number), begin);
         }
         assert_eq!(guesses.counts.lock().unwrap().len(), MAX_ADDRESSES + 1);
-        assert!(guesses.count(address(30_000)).is_some());
-        tokio::time::advance(WINDOW).await;
-        assert_eq!(guesses.count(address(40_000)), None);
+        assert!(guesses.count_at(address(30_000), begin).is_some());
+        assert_eq!(guesses.count_at(address(40_000), begin + WINDOW), None);
         assert_eq!(guesses.counts.lock().unwrap().len(), 1);
     }
 }

@@ -23,7 +23,8 @@ async fn what_a_user_may_not_read_is_named_and_the_fleet_goes_on() {
     let redis = Redis::start();
     redis.run::<()>(&["ACL", "SETUSER", "blind", "on", ">secret", "~*", "&*", "+@all", "-info"]);
     let url = format!("redis+unix://{}?user=blind&pass=secret", redis.socket().display());
-    let config = config::Redis { url: Some(url), ..config::Redis::default() };
+    let config =
+        config::Redis { url: Some(url), allow_plain_secrets: true, ..config::Redis::default() };
 
     let findings = examine(&config).await.unwrap();
     assert_eq!(findings.len(), 1);
