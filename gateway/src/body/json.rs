@@ -34,6 +34,12 @@ const KINDS: [(&str, &str); 4] = [
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
     // JavaScript's own parser takes a byte order mark, serde_json does not.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    // Of fields that are passed over serde_json would not look at the letters.
+    let body = str::from_utf8(body).map_err(|error| {
+        let at = error.valid_up_to();
+        let message = format!("The request body is not valid JSON: no UTF-8 from byte {at} on");
+        Error::new(ErrorCode::InvalidJson, message)
+    })?;
     let error = match read(body) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -42,11 +48,11 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> 
         let message = format!("The request body is not valid JSON: {error}");
         return Err(Error::new(ErrorCode::InvalidJson, message));
     }
-    if body.trim_ascii_start().first() != Some(&b'{') {
+    if !body.trim_ascii_start().starts_with('{') {
         return Err(Error::invalid("The request body must be a JSON object"));
     }
     // Parsed once more to learn which field was at fault; the good path does not pay for it.
-    let mut json = Deserializer::from_slice(body);
+    let mut json = Deserializer::from_str(body);
     let found = serde_path_to_error::deserialize::<_, T>(Strict::new(&mut json));
     Err(found.map_or_else(field_error, |_| in_words(&error, "")))
 }
@@ -59,8 +65,8 @@ pub(crate) fn of_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     serde_path_to_error::deserialize(Strict::new(value)).map_err(field_error)
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> serde_json::Result<T> {
-    let mut json = Deserializer::from_slice(body);
+fn read<'a, T: Deserialize<'a>>(body: &'a str) -> serde_json::Result<T> {
+    let mut json = Deserializer::from_str(body);
     let value = T::deserialize(Strict::new(&mut json))?;
     json.end()?;
     Ok(value)
@@ -192,6 +198,18 @@ mod tests {
     fn a_byte_order_mark_does_no_harm() {
         let body = b"\xef\xbb\xbf{\"request\":{\"runtime\":\"bash\"}}";
         assert_eq!(parse::<ExecuteEnvelope>(body).unwrap().request.runtime, "bash");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_no_json_even_in_a_field_that_is_passed_over() {
+        for body in [
+            &b"{\"request\":{\"runtime\":\"bash\"},\"unknown\":\"\xe9\"}"[..],
+            b"{\"request\":{\"runtime\":\"b\xe9\"}}",
+        ] {
+            let error = parse::<ExecuteEnvelope>(body).err().unwrap();
+            assert_eq!(error.code(), ErrorCode::InvalidJson);
+            assert!(error.message().contains("UTF-8"), "{error}");
+        }
     }
 
     fn refusal<T: DeserializeOwned>(body: &str) -> String {
