@@ -13,6 +13,7 @@ use shared::config::{self, Seccomp};
 use shared::error::ErrorCode;
 use shared::execution::{Ending, Failure, Job, Limits, Network, PackageSet, Source, Terms};
 use shared::id::{GatewayId, JobId, TenantId, WorkerId};
+use shared::isolation::Isolation;
 use shared::redis::{Listing, Queue, Quota, Reply, Submission};
 use shared::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -267,6 +268,7 @@ fn job(payload: usize) -> Job {
         network: Network::None,
         egress: None,
         agent_flags: Vec::new(),
+        isolation: Isolation::Container,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 512 << 20,

@@ -387,6 +387,7 @@ pub(crate) fn job() -> Job {
         network: Network::None,
         egress: None,
         agent_flags: Vec::new(),
+        isolation: shared::isolation::Isolation::Container,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 1 << 29,

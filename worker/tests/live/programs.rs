@@ -7,6 +7,7 @@ use shared::error::ErrorCode;
 use shared::execution::{
     Ending, ExecutionResult, Failure, Job, Limits, Network, PackageSet, Source,
 };
+use shared::isolation::Isolation;
 use shared::runtime::Runtime;
 
 pub(crate) fn python(code: &str) -> Job {
@@ -44,6 +45,7 @@ fn job(runtime: Runtime, source: Source) -> Job {
         network: Network::None,
         egress: None,
         agent_flags: Vec::new(),
+        isolation: Isolation::Container,
         seccomp: Seccomp::Strict,
         limits: Limits {
             memory_bytes: 256 << 20,
