@@ -90,7 +90,8 @@ impl Sandbox {
         let name = format!("isol8-runner-test-{}-{number}", std::process::id());
         let mut command = Command::new("docker");
         command.args(["run", "--name", &name]);
-        command.args(["-i", "--rm", "--cap-drop", "ALL", "--cap-add", "SETUID"]);
+        // Images have a user of their own; the runner is the container's root.
+        command.args(["--user", "0:0", "-i", "--rm", "--cap-drop", "ALL", "--cap-add", "SETUID"]);
         command.args(["--cap-add", "SETGID", "--cap-add", "KILL", "--read-only"]);
         command.args(["--security-opt", "no-new-privileges", "--network", "none"]);
         let sandbox =

@@ -184,13 +184,10 @@ impl Gateway {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Runtimes {
     /// Of containers; absent: the engine's default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// gVisor's, usually `runsc`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gvisor: Option<String>,
     /// That of Kata Containers, usually `kata`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub kata: Option<String>,
 }
 

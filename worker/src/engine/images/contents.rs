@@ -151,7 +151,12 @@ fn digest(header: &Header, target: Option<&[u8]>, content: &[u8]) -> io::Result<
     for number in [u64::from(header.mode()? & 0o7777), header.uid()?, header.gid()?] {
         hash.update(number.to_le_bytes());
     }
-    let device = [header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)];
+    // Of anything else the fields may be empty.
+    let device = if kind.is_character_special() || kind.is_block_special() {
+        [header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)]
+    } else {
+        [0, 0]
+    };
     hash.update(device.map(u32::to_le_bytes).concat());
     let target = target.unwrap_or_default();
     hash.update((target.len() as u64).to_le_bytes());
