@@ -44,7 +44,7 @@ fn configuration_is_found_and_shown() {
         places,
     );
     let defaults = json!({"timeoutMs": 30000, "memoryLimit": "512m", "cpuLimit": 1.0, "network": "none",
-        "sandboxSize": "512m", "tmpSize": "256m", "readonlyRootFs": true});
+        "sandboxSize": "512m", "tmpSize": "256m", "readonlyRootFs": true, "isolation": "container"});
     findings.note("defaults", equal("defaults", &config["defaults"], &defaults));
     findings
         .note("defaults", equal("poolSize", &config["poolSize"], &json!({"clean": 1, "dirty": 1})));
