@@ -202,7 +202,7 @@ async fn a_secret_is_seen_by_its_program_alone_and_gone_with_its_job() {
     let delayed = format!("/v1/jobs/{}", delayed["id"].as_str().expect("it has an id"));
     let (status, _) = call(&api, Method::DELETE, &delayed, &Value::Null).await;
     findings.check("cancelled", status == 200, status);
-    let of_schedule = ran["jobId"].as_str().or(ran["id"].as_str()).expect("it has an id");
+    let of_schedule = ran["jobId"].as_str().or_else(|| ran["id"].as_str()).expect("it has an id");
     ended(&api, &format!("/v1/jobs/{of_schedule}")).await;
     ended(&api, &format!("/v1/batches/{}", batch["id"].as_str().expect("it has an id"))).await;
     call(&api, Method::DELETE, &format!("/v1/schedules/{id}"), &Value::Null).await;

@@ -124,7 +124,7 @@ impl Fleet {
             max_containers: choices.max_concurrent + choices.max_sessions,
             idle: Duration::from_secs(60),
             prewarm: Vec::new(),
-        runtimes: config::Runtimes::default(),
+            runtimes: config::Runtimes::default(),
             seccomp: worker::engine::SeccompProfiles::default(),
             packages: worker::engine::PackageSettings::default(),
             resolver: shared::net::Resolver::default(),
