@@ -40,12 +40,6 @@ impl Isolation {
         }
     }
 
-    /// Whether a sandbox can be proven clean, and so be used again.
-    #[must_use]
-    pub fn is_used_again(self) -> bool {
-        self == Self::Runtime
-    }
-
     /// What a server's configuration needs for it, to be merged into the test's own.
     #[must_use]
     pub fn settings(self) -> Value {

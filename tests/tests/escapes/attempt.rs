@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 use tests::Reply;
 use tests::case::equal;
-use tests::isolation::Isolation;
 use tests::results::Row;
 
 /// What every Python program of this suite begins with.
@@ -40,9 +39,6 @@ pub(crate) struct Attempt {
     /// More of the job, as JSON.
     pub(crate) more: &'static str,
     pub(crate) expected: Expected,
-    /// The same in gVisor, whose kernel is the sandbox's own and hears calls that a container's filter refuses:
-    /// what it answers concerns nothing outside the sandbox.
-    pub(crate) in_gvisor: Option<Expected>,
 }
 
 /// An attempt of a Python program, to be completed.
@@ -53,13 +49,12 @@ pub(crate) const PYTHON: Attempt = Attempt {
     program: "",
     more: "{}",
     expected: Prints("EPERM"),
-    in_gvisor: None,
 };
 
-impl Expected {
+impl Attempt {
     /// How it is shown in the document.
-    fn shown(self) -> &'static str {
-        match self {
+    pub(crate) fn row(&self) -> Row {
+        let expected = match self.expected {
             Prints(text) | PrintsAs(_, text) | Exits(_, text) => text,
             Ends("out_of_memory") => "killed at its memory limit",
             Ends("timed_out") => "killed at its time limit",
@@ -67,23 +62,8 @@ impl Expected {
             Cut => "output cut at its limit",
             Withheld => "no file given out",
             Refused(_, code) => code,
-        }
-    }
-}
-
-impl Attempt {
-    /// How it is shown in the document.
-    pub(crate) fn row(&self) -> Row {
-        let (expected, in_gvisor) = (self.expected.shown(), self.in_gvisor.map(Expected::shown));
-        Row { group: self.group, name: self.name, expected, in_gvisor }
-    }
-
-    /// What must come of it here.
-    fn expected(&self) -> Expected {
-        match (Isolation::from_environment(), self.in_gvisor) {
-            (Isolation::Gvisor, Some(other)) => other,
-            _ => self.expected,
-        }
+        };
+        Row { group: self.group, name: self.name, expected }
     }
 
     /// The job.
@@ -103,7 +83,7 @@ impl Attempt {
     /// Whether the answer is the one that must come.
     pub(crate) fn check(&self, reply: &Reply) -> Result<(), String> {
         let result = reply.json();
-        let outcome = match self.expected() {
+        let outcome = match self.expected {
             Refused(status, code) => equal("status", &reply.status, &status)
                 .and_then(|()| equal("code", &result["code"], &code)),
             Ends(outcome) => equal("outcome", &result["outcome"], &outcome),

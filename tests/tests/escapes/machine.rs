@@ -11,7 +11,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     Attempt { name: "what is written to process 1", program: "say(*(tried(write, '/proc/1/' + name) for name in ('mem', 'oom_score_adj', 'comm', 'attr/current', 'uid_map', 'setgroups', 'clear_refs', 'timerslack_ns')))", expected: PrintsAs("EACCES EPERM", "EACCES or EPERM"), ..PROC },
     Attempt { name: "core_pattern, modprobe, other helpers the kernel runs", program: "
 paths = ('/proc/sys/kernel/core_pattern', '/proc/sys/kernel/modprobe', '/proc/sys/kernel/hotplug', '/sys/kernel/uevent_helper', '/proc/sys/fs/binfmt_misc/register', '/proc/sys/kernel/poweroff_cmd')
-say(*(tried(write, path) for path in paths if os.path.exists(path)))", expected: Prints("EACCES"), in_gvisor: Some(PrintsAs("", "none there")), ..PROC },
+say(*(tried(write, path) for path in paths if os.path.exists(path)))", expected: Prints("EACCES"), ..PROC },
     Attempt { name: "sysrq-trigger, interrupts, buses, memory of the kernel", program: "
 paths = ('/proc/sysrq-trigger', '/proc/irq/default_smp_affinity', '/proc/kcore', '/proc/kmsg', '/proc/mtrr', '/proc/bus/pci/devices')
 outcomes = [tried(write, path) for path in paths if os.path.exists(path)]
@@ -42,13 +42,13 @@ for place, _, names in os.walk('/sys/fs/cgroup'):
         if name in names: tries.add(tried(write, place + '/' + name))
 print('refused' if tries and not tries - {'EACCES', 'EROFS', 'EPERM'} else tries)", expected: PrintsAs("refused", "EACCES or EROFS"), ..PROC },
     Attempt { name: "a second control group mount", program: "os.makedirs('/tmp/x'); say(*(call(165, b'x', b'/tmp/x', kind, 0, 0) for kind in (b'cgroup', b'cgroup2', b'proc', b'sysfs', b'overlay')))", ..PROC },
-    Attempt { name: "device nodes of one's own", program: "say(*(tried(os.mknod, '/tmp/%s%d' % (kind, major), mode | 0o600, os.makedev(major, minor)) for kind, mode in (('b', 0o60000), ('c', 0o20000)) for major, minor in ((8, 0), (1, 1), (10, 229), (259, 0))))", in_gvisor: Some(PrintsAs("ALLOWED", "those of its own kernel")), ..PROC },
+    Attempt { name: "device nodes of one's own", program: "say(*(tried(os.mknod, '/tmp/%s%d' % (kind, major), mode | 0o600, os.makedev(major, minor)) for kind, mode in (('b', 0o60000), ('c', 0o20000)) for major, minor in ((8, 0), (1, 1), (10, 229), (259, 0))))", ..PROC },
     Attempt { name: "device nodes of the machine", program: "
 names = ('mem', 'kmem', 'port', 'kmsg', 'sda', 'vda', 'nvme0n1', 'fuse', 'kvm', 'net/tun', 'loop0', 'loop-control', 'vsock', 'vhost-net', 'uinput', 'snapshot', 'mapper/control')
-say(*(tried(os.open, '/dev/' + name, os.O_RDONLY) for name in names))", expected: Prints("ENOENT"), in_gvisor: Some(PrintsAs("ALLOWED ENOENT", "ENOENT, or its own kernel's")), ..PROC },
+say(*(tried(os.open, '/dev/' + name, os.O_RDONLY) for name in names))", expected: Prints("ENOENT"), ..PROC },
     Attempt { name: "commands in another terminal's input (TIOCSTI) and console", program: "
 ours, theirs = os.openpty()
-say(tried(fcntl.ioctl, ours, 0x5412, b'x'), tried(os.open, '/dev/console', os.O_RDWR), tried(os.open, '/dev/tty0', os.O_RDWR))", expected: PrintsAs("ENOENT EPERM", "EPERM, or absent"), in_gvisor: Some(Prints("ENOENT ENOTTY")), ..PROC },
+say(tried(fcntl.ioctl, ours, 0x5412, b'x'), tried(os.open, '/dev/console', os.O_RDWR), tried(os.open, '/dev/tty0', os.O_RDWR))", expected: PrintsAs("ENOENT EPERM", "EPERM, or absent"), ..PROC },
     Attempt { name: "files of the image and of the runner", program: "
 places = ('/', '/etc', '/usr/bin', '/isol8', '/isol8/prepared', '/dev', '/proc', '/sys', '/var', '/home', '/opt', '/run')
 say(*(tried(os.open, place + '/mine', os.O_CREAT | os.O_WRONLY) for place in places), *(tried(os.open, path, os.O_WRONLY) for path in ('/isol8/isol8-runner', '/etc/passwd', '/bin/sh')), tried(os.chmod, '/isol8/isol8-runner', 0o777), tried(os.rename, '/isol8/isol8-runner', '/isol8/x'))", expected: PrintsAs("EACCES ENOENT EROFS", "EACCES or EROFS"), ..PROC },

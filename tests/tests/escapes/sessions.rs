@@ -130,7 +130,7 @@ for number in range(3, 1100):
 impl Trap {
     /// How it is shown in the document.
     pub(crate) fn row(&self) -> Row {
-        Row { group: "files of sessions", name: self.name, expected: self.shown, in_gvisor: None }
+        Row { group: "files of sessions", name: self.name, expected: self.shown }
     }
 
     /// Sets it, asks, and closes the session.

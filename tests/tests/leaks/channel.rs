@@ -1,7 +1,6 @@
 //! A channel: how one job could leave something, and how the next one would find it.
 
 use serde_json::{Value, json};
-use tests::isolation::Isolation;
 use tests::results::Row;
 
 /// What every Python program of this suite begins with.
@@ -23,8 +22,6 @@ pub(crate) struct Channel {
     pub(crate) asks: &'static str,
     /// Why it cannot even be planted, if it cannot.
     pub(crate) refusal: Option<&'static str>,
-    /// Why it cannot be planted in gVisor, if that is another reason than elsewhere.
-    pub(crate) in_gvisor: Option<&'static str>,
 }
 
 /// A channel of Python programs, to be completed.
@@ -37,25 +34,13 @@ pub(crate) const PYTHON: Channel = Channel {
     request: "{}",
     asks: "{}",
     refusal: None,
-    in_gvisor: None,
 };
 
 impl Channel {
     /// How it is shown in the document.
     pub(crate) fn row(&self) -> Row {
-        let Self { group, name, refusal, in_gvisor, .. } = *self;
-        Row { group, name, expected: refusal.unwrap_or("nothing found"), in_gvisor }
-    }
-
-    /// Why it cannot be planted with the isolation at hand, in the words that the program prints.
-    pub(crate) fn refusal_here(&self) -> Option<&'static str> {
-        let other = self.in_gvisor.filter(|_| is_gvisor());
-        self.refusal.map(|usual| other.unwrap_or(usual))
-    }
-
-    /// Whether the kernel at hand does not even have what it needs: then planting fails.
-    pub(crate) fn is_absent_here(&self) -> bool {
-        is_gvisor() && self.refusal.is_none() && self.in_gvisor.is_some()
+        let Self { group, name, refusal, .. } = *self;
+        Row { group, name, expected: refusal.unwrap_or("nothing found") }
     }
 
     /// The job that leaves something.
@@ -97,8 +82,4 @@ impl Channel {
         }
         body
     }
-}
-
-fn is_gvisor() -> bool {
-    Isolation::from_environment() == Isolation::Gvisor
 }

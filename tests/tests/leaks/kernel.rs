@@ -43,7 +43,6 @@ assert libc.shmctl(number, 1, state) == 0, ctypes.get_errno()",
         plant: "
 queue = libc.mq_open(b'/left', 0o102, 0, None)
 assert queue >= 0 and libc.mq_send(queue, b'left', 4, 0) == 0",
-        in_gvisor: Some("has none"),
         ..OBJECT
     },
     Channel {
@@ -105,7 +104,6 @@ print(open('/proc/net/tcp').read().splitlines()[1:] or 'closed at once')",
         name: "key rings of the user",
         plant: "print(errno_of(libc.syscall(248, b'user', b'left', b'x', 1, -4)), errno_of(libc.syscall(250, 0, -4, 1)))",
         refusal: Some("EPERM EPERM"),
-        in_gvisor: Some("EACCES EACCES"),
         ..OBJECT
     },
     Channel {

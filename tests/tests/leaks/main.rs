@@ -61,7 +61,7 @@ async fn run(api: &Api, what: &str, body: &Value) -> Result<Value, String> {
 /// Leaves something, and returns the sandbox in which it did.
 async fn plant(api: &Api, channel: &Channel) -> Result<Value, String> {
     let planted = run(api, "plant", &channel.planting()).await?;
-    if let Some(refusal) = channel.refusal_here() {
+    if let Some(refusal) = channel.refusal {
         equal("refusal", &planted["stdout"], &refusal)?;
     } else if !planted["stdout"].as_str().unwrap_or_default().contains("planted") {
         return Err(format!("nothing was planted: {planted}"));
@@ -79,34 +79,22 @@ async fn probe(api: &Api, channel: &Channel, place: &Value, same: bool) -> Resul
 }
 
 async fn try_channel(api: &Api, channel: &Channel, reuses: bool) -> Result<(), String> {
-    if channel.is_absent_here() {
-        let planted = api.run(channel.planting()).await;
-        return match planted["exitCode"].as_i64() {
-            Some(code) if code != 0 => Ok(()),
-            _ => Err(format!("it can be planted: {planted}")),
-        };
-    }
-    if reuses && channel.refusal_here().is_none() {
+    if reuses && channel.refusal.is_none() {
         let control = run(api, "control", &channel.control()).await?;
         if found(&control).is_empty() {
             return Err(format!("the probe does not see what is there: {control}"));
         }
     }
     let place = plant(api, channel).await?;
-    if channel.refusal_here().is_some() {
-        Ok(())
-    } else {
-        probe(api, channel, &place, reuses).await
-    }
+    if channel.refusal.is_some() { Ok(()) } else { probe(api, channel, &place, reuses).await }
 }
 
 /// Tries channels under a pool strategy, and writes down how it went.
 async fn try_all(strategy: &str, channels: Vec<&'static Channel>) {
     let (stack, api) = serve(strategy);
-    let reuses = strategy == "fast" && Isolation::from_environment().is_used_again();
     let (mut findings, mut rows) = (Findings::default(), Vec::new());
     for channel in channels {
-        let outcome = try_channel(&api, channel, reuses).await;
+        let outcome = try_channel(&api, channel, strategy == "fast").await;
         rows.push((channel.row(), outcome.is_ok()));
         findings.note(channel.name, outcome);
     }

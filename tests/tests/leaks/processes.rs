@@ -95,7 +95,6 @@ print_if(soon(lambda: set(left()) - {'/sandbox/mine'}))",
         name: "a process traced by another",
         plant: "print(errno_of(libc.ptrace(0, 0, 0, 0)))",
         refusal: Some("EPERM"),
-        in_gvisor: Some("None"),
         ..ALIVE
     },
     Channel {
@@ -136,7 +135,6 @@ print_if([limit for limit in range(16) if resource.getrlimit(limit)[1] == 50])",
 libc.setpriority(0, 0, 5); libc.setpriority(2, os.getuid(), 7)
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
         probe: "print_if([os.getpriority(0, 0), os.sched_getscheduler(0)] * (os.getpriority(0, 0) != 0 or os.sched_getscheduler(0) != 0))",
-        in_gvisor: Some("has none"),
         ..INHERITED
     },
     Channel {
@@ -176,7 +174,6 @@ filters = [line for line in open('/proc/self/status') if line.startswith('Seccom
 signal_number = ctypes.c_int(); reaper = ctypes.c_int()
 libc.prctl(2, ctypes.byref(signal_number)); libc.prctl(37, ctypes.byref(reaper))
 print_if([filters, signal_number.value, reaper.value] * bool(filters or signal_number.value or reaper.value or libc.prctl(30, 0, 0, 0, 0) == 4242))",
-        in_gvisor: Some("has none"),
         ..INHERITED
     },
     Channel {
@@ -191,7 +188,6 @@ for name in os.listdir('/proc/1'):
         probe: "
 state = [open('/proc/self/' + name).read().strip() for name in ('comm', 'oom_score_adj', 'coredump_filter')]
 print_if(state * (state[0] == 'left' or state[1] == '999' or int(state[2], 16) == 0))",
-        in_gvisor: Some("refused"),
         ..INHERITED
     },
     Channel {

@@ -119,7 +119,6 @@ entries = [(1, 7, -1), (4, 5, -1), (32, 7, -1)]
 access = struct.pack('<I', 2) + b''.join(struct.pack('<HHi', *entry) for entry in entries)
 os.setxattr('/sandbox', 'system.posix_acl_default', access)",
         probe: "print_if(os.listxattr('/sandbox'))",
-        in_gvisor: Some("has none"),
         ..FILES
     },
     Channel {
@@ -131,7 +130,6 @@ fcntl.ioctl(place, 0x40086602, struct.pack('L', 0xc0))",
 flags = bytearray(8)
 fcntl.ioctl(os.open('/sandbox', os.O_RDONLY), 0x80086601, flags)
 print_if([bytes(flags)] * any(flags))",
-        in_gvisor: Some("has none"),
         ..FILES
     },
     Channel {
