@@ -93,12 +93,21 @@ async fn gvisor_does_what_a_container_does() {
     stack.finish();
 }
 
-/// A sandbox under gVisor, too, is proven clean and used again.
+/// A sandbox under gVisor, too, is proven clean and used again, though that takes it a while.
 async fn used_again(api: &Api, findings: &mut Findings) {
-    let first = api.run(code("python", "open('/sandbox/left', 'w').write('x')")).await;
-    let second = api.run(code("python", "import os; print(os.listdir('/sandbox'))")).await;
-    findings.note("used again", equal("container", &second["containerId"], &first["containerId"]));
-    findings.note("clean", equal("stdout", &second["stdout"], &"['main.py']"));
+    let program = "import os\nprint(os.listdir('/sandbox'))\nopen('/sandbox/left', 'w').write('x')";
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        let result = api.run(code("python", program)).await;
+        findings.note("clean", equal("stdout", &result["stdout"], &"['main.py']"));
+        let container = result["containerId"].clone();
+        if seen.contains(&container) {
+            return;
+        }
+        seen.push(container);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    findings.check("used again", false, &seen);
 }
 
 async fn session(api: &Api, findings: &mut Findings) {
