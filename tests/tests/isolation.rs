@@ -116,6 +116,9 @@ async fn session(api: &Api, findings: &mut Findings) {
     let later = api.run(call("print(x + 1)", None)).await;
     findings.note("variables live on", equal("stdout", &later["stdout"], &"42"));
     findings.note("its kind", equal("isolation", &later["isolation"], &"gvisor"));
+    let key = format!("Bearer {KEY}");
+    let closed = api.send(Method::DELETE, "/session/s", Some(&key), "").await;
+    findings.note("closed", closed.and_then(|it| equal("status", &it.status, &200)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
