@@ -35,6 +35,7 @@ pub use result::{
     Ending, EndingSummary, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings,
 };
 pub use retry::{Attempt, RetryOn, RetryPolicy, backoff};
+pub(crate) use retry::{MAX_TAIL_BYTES, tail};
 pub use schedule::{Missed, Overlap, Step, Timetable};
 pub use validate::{Admission, MAX_SECRET_BYTES, matches_pattern};
 pub(crate) use validate::{

@@ -147,7 +147,12 @@ impl Queue {
         if owner.as_deref() != Some(tenant.as_str()) {
             return Ok(Vec::new());
         }
-        Ok(attempts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+        let mut attempts: Vec<Attempt> =
+            attempts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        for attempt in attempts.iter_mut().filter(|it| it.end_event > it.first_event) {
+            self.add_output(shard, id, attempt).await?;
+        }
+        Ok(attempts)
     }
 
     /// A page of this tenant's listed jobs, at most `limit`, from behind `cursor` on.
