@@ -56,6 +56,9 @@ struct RunView {
     /// When it was due; absent if somebody asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<String>,
+    /// How many missed runs it stands for, if it is not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
     at: String,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +91,7 @@ impl From<ScheduleRun> for RunView {
         };
         Self {
             due_at: run.due_ms.map(iso8601),
+            count: run.count,
             at: iso8601(run.at_ms),
             outcome,
             job_id: run.job,

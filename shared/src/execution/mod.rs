@@ -36,7 +36,7 @@ pub use result::{
 };
 pub use retry::{Attempt, RetryOn, RetryPolicy, backoff};
 pub(crate) use retry::{MAX_TAIL_BYTES, tail};
-pub use schedule::{Missed, Overlap, Step, Timetable};
+pub use schedule::{Missed, MissedRuns, Overlap, Step, Timetable};
 pub use validate::{Admission, MAX_SECRET_BYTES, matches_pattern};
 pub(crate) use validate::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,

@@ -14,6 +14,10 @@ use crate::error::Error;
 const LATE_MS: u64 = 60_000;
 /// Most missed runs that are made up for.
 const MAX_MADE_UP: usize = 100;
+/// Most entries for missed runs: as many as a schedule keeps of all its runs.
+const MAX_NOTED: usize = 50;
+/// Most missed runs that are counted for one entry: they may be millions.
+const MAX_COUNTED: u64 = 1000;
 /// Longest pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 256;
 const UTC: &str = "UTC";
@@ -81,6 +85,17 @@ pub struct Step {
     pub is_to_run: bool,
     /// When the next run is due, in milliseconds since the epoch.
     pub next_ms: Option<u64>,
+}
+
+/// Runs that were missed and are not made up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MissedRuns {
+    /// When the first of them was due, in milliseconds since the epoch.
+    pub due_ms: u64,
+    /// How many they are; of a thousand and more, a thousand. Absent if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 impl Timetable {
@@ -153,7 +168,11 @@ impl Timetable {
             return Ok(Step { is_to_run: true, next_ms: self.next_after(due_ms)? });
         }
         match self.missed {
-            Missed::Skip => Ok(Step { is_to_run: false, next_ms: self.next_after(now_ms)? }),
+            Missed::Skip => {
+                // What was due within the last minute is not missed.
+                let next_ms = self.next_after(now_ms.saturating_sub(LATE_MS + 1))?;
+                Ok(Step { is_to_run: false, next_ms })
+            }
             Missed::Once => Ok(Step { is_to_run: true, next_ms: self.next_after(now_ms)? }),
             Missed::All => {
                 let first_ms = self.first_made_up(now_ms)?;
@@ -162,6 +181,44 @@ impl Timetable {
                 Ok(Step { is_to_run, next_ms })
             }
         }
+    }
+
+    /// The runs from the one at `first_ms` on that a step from there to `next_ms` leaves out, oldest first. If
+    /// they are more than a schedule keeps, one entry stands for the oldest of them.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn left_out(
+        &self,
+        first_ms: u64,
+        next_ms: Option<u64>,
+        now_ms: u64,
+    ) -> Result<Vec<MissedRuns>, Error> {
+        let one = |due_ms| MissedRuns { due_ms, count: None };
+        let Some(pattern) = self.pattern()? else { return Ok(vec![one(first_ms)]) };
+        let zone = self.zone()?;
+        let end_ms = next_ms.unwrap_or(now_ms);
+        let first = moment(first_ms).with_timezone(&zone);
+        let mut due = [first_ms].into_iter().chain(
+            pattern
+                .iter_after(first)
+                .map(|it| milliseconds(it.to_utc()))
+                .take_while(|due_ms| *due_ms < end_ms),
+        );
+        let runs: Vec<MissedRuns> = due.by_ref().take(MAX_NOTED + 1).map(one).collect();
+        if runs.len() <= MAX_NOTED {
+            return Ok(runs);
+        }
+        let end = moment(end_ms).with_timezone(&zone);
+        let last = pattern.iter_before(end).map(|it| milliseconds(it.to_utc()));
+        let mut noted: Vec<MissedRuns> = last.take(MAX_NOTED - 1).map(one).collect();
+        let noted_from_ms = noted.last().map_or(end_ms, |it| it.due_ms);
+        let due_ms = runs.iter().map(|it| it.due_ms).chain(due);
+        let count =
+            due_ms.take_while(|due_ms| *due_ms < noted_from_ms).zip(1..=MAX_COUNTED).count();
+        noted.push(MissedRuns { due_ms: first_ms, count: Some(count as u64) });
+        noted.reverse();
+        Ok(noted)
     }
 
     /// The first of the missed runs that are made up for, if there are as many as may be.
@@ -296,6 +353,45 @@ mod tests {
         assert_eq!(step(Missed::Once), Step { is_to_run: true, next_ms: next });
         let hour = Some(ms("2026-03-01T11:00:00Z"));
         assert_eq!(step(Missed::All), Step { is_to_run: true, next_ms: hour });
+    }
+
+    #[test]
+    fn a_run_within_the_last_minute_is_on_time_whatever_was_missed_before_it() {
+        let table = Timetable { missed: Missed::Skip, ..timetable("* * * * *", UTC) };
+        let (due, now) = (ms("2026-03-01T10:00:00Z"), ms("2026-03-01T10:05:20Z"));
+        let last = ms("2026-03-01T10:05:00Z");
+        assert_eq!(table.step(due, now).unwrap(), Step { is_to_run: false, next_ms: Some(last) });
+        let step = table.step(last, now).unwrap();
+        assert_eq!(step, Step { is_to_run: true, next_ms: Some(last + 60_000) });
+    }
+
+    #[test]
+    fn each_run_that_is_left_out_is_named_and_of_many_the_oldest_are_counted() {
+        let left_out = |cron, from, now| {
+            let table = Timetable { missed: Missed::Skip, ..timetable(cron, "Europe/Berlin") };
+            let (from, now) = (ms(from), ms(now));
+            let step = table.step(from, now).unwrap();
+            assert!(!step.is_to_run);
+            table.left_out(from, step.next_ms, now).unwrap()
+        };
+        let from = "2026-03-01T10:00:00Z";
+        let hours = left_out("0 * * * *", from, "2026-03-01T13:20:00Z");
+        let hour = |number: u64| MissedRuns { due_ms: ms(from) + number * 3_600_000, count: None };
+        assert_eq!(hours, [0, 1, 2, 3].map(hour));
+
+        // From 10:00 on: 50 of them are named, of one more the two oldest are one entry.
+        assert_eq!(left_out("* * * * *", from, "2026-03-01T10:50:30Z").len(), 50);
+        for (now, count) in [("2026-03-01T10:51:30Z", 2), ("2026-03-02T10:00:30Z", 1391)] {
+            let minutes = left_out("* * * * *", from, now);
+            let oldest = MissedRuns { due_ms: ms(from), count: Some(count.min(1000)) };
+            assert_eq!((minutes.len(), minutes[0]), (50, oldest));
+            let named: Vec<u64> = minutes[1..].iter().map(|it| it.due_ms).collect();
+            let minute = |number| ms(from) + (count + number) * 60_000;
+            assert_eq!(named, (0..49).map(minute).collect::<Vec<_>>());
+        }
+        let at = DateTime::from_timestamp_millis(5).unwrap();
+        let table = Timetable { cron: None, at: Some(at), ..timetable("", UTC) };
+        assert_eq!(table.left_out(5, None, 9).unwrap(), [MissedRuns { due_ms: 5, count: None }]);
     }
 
     #[test]
