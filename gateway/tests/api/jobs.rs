@@ -311,6 +311,21 @@ async fn dead_letters_are_listed_shown_driven_again_and_forgotten() {
         send(harness.request(Method::POST, &format!("{path}/redrive")).body(body.to_string())).await
     };
     redrive(json!({"options": {"memoryLimit": "2g"}})).await.error(400, "POLICY_VIOLATION");
+    // What else a job can have stays as it is, and whoever wants it otherwise is told so.
+    for (body, name) in [
+        (json!({"options": {"memoryLimit": "1g", "network": "host"}}), "options.network"),
+        (json!({"options": {"poolStrategy": "secure"}}), "options.poolStrategy"),
+        (json!({"queue": {"priority": "high"}}), "queue"),
+        (json!({"memoryLimit": "1g"}), "memoryLimit"),
+        (json!({"options": {"memoryLimit": 5}}), "options.memoryLimit"),
+        (json!({"options": "big"}), "options"),
+    ] {
+        let message = redrive(body).await.error(400, "INVALID_REQUEST");
+        assert!(message.starts_with(&format!("{name}: ")), "{message}");
+    }
+    let message =
+        redrive(json!({"options": {"image": "other"}})).await.error(400, "INVALID_REQUEST");
+    assert!(message.contains("memoryLimit, cpuLimit,"), "{message}");
     let again = redrive(json!({"options": {"memoryLimit": "1g"}})).await;
     assert_eq!((again.status, &again.json()["state"]), (202, &json!("queued")));
     redrive(json!({})).await.error(404, "NOT_FOUND");
