@@ -81,7 +81,7 @@ async fn what_is_wrong_is_said_before_anything_is_queued() {
         (json!({"priority": "urgent"}), "INVALID_REQUEST", "queue.priority"),
         (json!({"delayMs": 1, "runAt": "2026-01-01T00:00:00Z"}), "INVALID_REQUEST", "give one"),
         (json!({"runAt": "9999-01-01T00:00:00Z"}), "INVALID_REQUEST", "queue.runAt"),
-        (json!({"runAt": "soon"}), "INVALID_REQUEST", "queue.runAt"),
+        (json!({"runAt": "soon"}), "INVALID_REQUEST", "queue.runAt: expected a time like 2026-"),
         (json!({"expiresMs": 0}), "INVALID_REQUEST", "queue.expiresMs"),
         (json!({"maxAttempts": 101}), "INVALID_REQUEST", "queue.maxAttempts"),
         (json!({"retryOn": ["rain"]}), "INVALID_REQUEST", "queue.retryOn"),

@@ -9,6 +9,7 @@ use crate::config::Policy;
 use crate::error::{Error, ErrorCode};
 use crate::id::BatchId;
 use crate::labels::Labels;
+use crate::timestamp;
 use crate::webhook::{Webhook, WebhookOptions};
 
 /// Most tags of a job.
@@ -73,7 +74,7 @@ pub struct QueueOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// The moment before which it is not to begin; instead of `delay_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "timestamp::optional", skip_serializing_if = "Option::is_none")]
     pub run_at: Option<DateTime<Utc>>,
     /// How long after its submission it may still begin, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]

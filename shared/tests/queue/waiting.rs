@@ -95,7 +95,9 @@ async fn a_delayed_job_can_be_cancelled() {
     let redis = Redis::start();
     let fleet = Fleet::new(&redis.config()).await;
     let id = submit(&fleet, Terms { delay_ms: Some(50), expires_ms: Some(50), ..KEPT }).await;
+    assert!(record(&fleet, id).await.due_ms.is_some());
     assert_eq!(fleet.queue.cancel(&fleet.tenant, id).await.unwrap(), Cancelled::Now);
+    assert_eq!(record(&fleet, id).await.due_ms, None, "it waits for nothing");
     tokio::time::sleep(Duration::from_millis(60)).await;
     fleet.queue.housekeep(None).await.unwrap();
     assert_eq!(fleet.failure(id).await.code, ErrorCode::Cancelled);
