@@ -12,7 +12,7 @@ use shared::job_view::JobView;
 use crate::auth::Caller;
 use crate::body;
 use crate::error::ApiError;
-use crate::extract::{Path, Query};
+use crate::extract::{NoQuery, Path, Query};
 use crate::routes::Done;
 use crate::routes::jobs::{List, job_id, view};
 use crate::routes::page::Wanted;
@@ -34,6 +34,7 @@ pub(crate) async fn show(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<JobView>, ApiError> {
     let record = jobs::find_dead(&state, &caller.tenant, job_id(&id)?).await?;
     view(&state, record).await
@@ -87,6 +88,7 @@ pub(crate) async fn redrive(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
     request: Request,
 ) -> Result<(StatusCode, Json<JobView>), ApiError> {
     let (head, body) = request.into_parts();
@@ -101,6 +103,7 @@ pub(crate) async fn forget(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<Done>, ApiError> {
     state.queue.forget(&caller.tenant, job_id(&id)?).await?;
     Ok(Json(Done { ok: true }))

@@ -14,7 +14,7 @@ use shared::timestamp::iso8601;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{Path, Query};
+use crate::extract::{NoQuery, Path, Query};
 use crate::routes::Done;
 use crate::routes::page::Wanted;
 use crate::service::schedules::{self, NewSchedule, schedule_id};
@@ -128,6 +128,7 @@ impl From<Schedule> for ScheduleView {
 pub(crate) async fn create(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
@@ -170,6 +171,7 @@ pub(crate) async fn show(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<ScheduleView>, ApiError> {
     Ok(Json(state.queue.schedule(&caller.tenant, schedule_id(&id)?).await?.into()))
 }
@@ -186,6 +188,7 @@ pub(crate) async fn change(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Json<ScheduleView>, ApiError> {
     let (head, body) = request.into_parts();
@@ -206,6 +209,7 @@ pub(crate) async fn run(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Response, ApiError> {
     let job_id = schedules::run(&state, &caller.tenant, schedule_id(&id)?).await?;
     let location = format!("/v1/jobs/{job_id}");
@@ -218,6 +222,7 @@ pub(crate) async fn remove(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<Done>, ApiError> {
     state.queue.remove_schedule(&caller.tenant, schedule_id(&id)?).await?;
     Ok(Json(Done { ok: true }))

@@ -21,6 +21,23 @@ const MAX_COUNTED: u64 = 1000;
 /// Longest pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 256;
 const UTC: &str = "UTC";
+/// Patterns that have a name.
+const NICKNAMES: [&str; 6] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@hourly"];
+/// The fields of a pattern, and what may stand in each; the first may be missing.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    (
+        "day of the month",
+        "1 to 31, L (the last one), or a number and W (the weekday nearest to it)",
+    ),
+    ("month", "1 to 12, or JAN to DEC"),
+    (
+        "day of the week",
+        "0 (Sunday) to 7, or SUN to SAT; behind it # and a number (which one of the month), or L (the last one)",
+    ),
+];
 
 /// What becomes of runs that were missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +130,9 @@ impl Timetable {
                     let message = format!("cron is longer than {MAX_PATTERN_BYTES} bytes");
                     return Err(Error::invalid(message));
                 }
-                self.pattern()?;
+                check_pattern(pattern).map_err(|why| {
+                    Error::invalid(format!("cron \"{}\": {why}", pattern.escape_debug()))
+                })?;
             }
             (None, Some(_)) => {}
         }
@@ -129,7 +148,8 @@ impl Timetable {
     fn pattern(&self) -> Result<Option<Cron>, Error> {
         let parse = |pattern: &String| {
             Cron::from_str(pattern).map_err(|error| {
-                Error::invalid(format!("cron \"{}\": {error}", pattern.escape_debug()))
+                let message = format!("cron \"{}\" cannot be read", pattern.escape_debug());
+                Error::invalid(message).with_source(error)
             })
         };
         self.cron.as_ref().map(parse).transpose()
@@ -230,6 +250,39 @@ impl Timetable {
     }
 }
 
+/// What is wrong with a pattern, if something is. The parser alone would let pass more than is promised to be
+/// understood: years, for one.
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    let pattern = pattern.trim();
+    if pattern.starts_with('@') {
+        return match NICKNAMES.iter().any(|name| name.eq_ignore_ascii_case(pattern)) {
+            true => Ok(()),
+            false => Err(format!("unknown name; there are {}", NICKNAMES.join(", "))),
+        };
+    }
+    let fields: Vec<&str> = pattern.split_whitespace().collect();
+    let Some(first) = FIELDS.len().checked_sub(fields.len()).filter(|first| *first <= 1) else {
+        return Err(format!(
+            "has {} fields; expected five (minute, hour, day of the month, month, day of the week), or six \
+             with the second in front",
+            fields.len()
+        ));
+    };
+    for (place, field) in (first..).zip(&fields) {
+        let mut alone = ["*"; FIELDS.len()];
+        alone[place] = field;
+        if field.contains(['+', '@']) || Cron::from_str(&alone.join(" ")).is_err() {
+            let (name, values) = FIELDS[place];
+            return Err(format!(
+                "the {name} cannot be \"{}\"; expected *, or {values}; also lists (1,2), ranges (1-5) and steps \
+                 (*/5, 1-20/5)",
+                field.escape_debug()
+            ));
+        }
+    }
+    Cron::from_str(pattern).map(drop).map_err(|_| "cannot be read".to_owned())
+}
+
 fn moment(ms: u64) -> DateTime<Utc> {
     let moment = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
     moment.unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -272,9 +325,19 @@ mod tests {
     fn what_is_wrong_is_named() {
         let at = || Some(Utc::now());
         for (table, words) in [
-            (timetable("* * *", UTC), "cron \"* * *\""),
-            (timetable("61 * * * *", UTC), "cron"),
-            (timetable("", UTC), "cron"),
+            (timetable("* * *", UTC), "cron \"* * *\": has 3 fields; expected five (minute, "),
+            (timetable("61 * * * *", UTC), "the minute cannot be \"61\"; expected *, or 0 to 59;"),
+            (timetable("0 61 * * * *", UTC), "the minute cannot be \"61\""),
+            (timetable("x 0 * * * *", UTC), "the second cannot be \"x\""),
+            (timetable("0 0 32 * *", UTC), "the day of the month cannot be \"32\""),
+            (
+                timetable("0 0 * MAI *", UTC),
+                "the month cannot be \"MAI\"; expected *, or 1 to 12, or JAN to DEC",
+            ),
+            (timetable("0 0 * * +MON", UTC), "the day of the week cannot be \"+MON\""),
+            (timetable("0 0 0 1 1 * 2030", UTC), "has 7 fields"),
+            (timetable("@midnight", UTC), "unknown name; there are @yearly, "),
+            (timetable("", UTC), "has 0 fields"),
             (timetable(&"*,".repeat(200), UTC), "256 bytes"),
             (timetable("0 0 * * *", "Mars/Olympus"), "timezone \"Mars/Olympus\""),
             (Timetable { at: at(), ..timetable("0 0 * * *", UTC) }, "cron or at"),
@@ -298,6 +361,13 @@ mod tests {
         let weekdays = timetable("30 9 * * MON-FRI", "America/New_York");
         assert_eq!(runs(&weekdays, after, 1), ["03-02T14:30:00"]);
         assert_eq!(runs(&timetable("@daily", UTC), after, 1), ["03-02T00:00:00"]);
+        let last_friday = timetable("0 12 ? * FRI#L", UTC);
+        assert_eq!(runs(&last_friday, after, 1), ["03-27T12:00:00"]);
+        for pattern in
+            ["0 9 15W * *", "0 9 L jan-mar mon", "@Weekly", " 0 9 * * 1-5/2 ", "0 0 * * FRI#2"]
+        {
+            timetable(pattern, UTC).check().unwrap();
+        }
     }
 
     #[test]
