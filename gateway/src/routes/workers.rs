@@ -43,6 +43,9 @@ struct View {
     labels: Labels,
     /// Whether it takes only jobs that require labels.
     only_labelled: bool,
+    /// Names of the keys that it decrypts secrets with; the first encrypts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets_keys: Vec<String>,
 }
 
 impl std::convert::From<WorkerFacts> for View {
@@ -68,6 +71,7 @@ impl std::convert::From<WorkerFacts> for View {
             failed: facts.failed,
             labels: facts.labels,
             only_labelled: facts.only_labelled,
+            secrets_keys: facts.secrets_keys,
         }
     }
 }
