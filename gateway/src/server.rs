@@ -51,6 +51,8 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: applic
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// What is left at the end of the grace period gets its 503 within this time, or is cut.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// How often a gateway looks for what is due.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs a gateway until `token` is cancelled and its requests are answered.
 ///
@@ -84,6 +86,7 @@ pub async fn run(options: Options, token: CancellationToken) -> Result<(), Error
     let subscribed = replies::subscribe(&state).await;
     tasks.spawn(replies::run(Arc::clone(&state), subscribed, background.clone()));
     tasks.spawn(upkeep(Arc::clone(&state), background.clone()));
+    tasks.spawn(keep_house(Arc::clone(&state), background.clone()));
     let (keeper, token_of_keys) = (Arc::clone(&state), background.clone());
     tasks.spawn(async move { keeper.keyring.keep(&token_of_keys).await });
 
@@ -111,6 +114,17 @@ async fn upkeep(state: State, token: CancellationToken) {
     let mut due = interval(UPKEEP_EVERY);
     while token.run_until_cancelled(due.tick()).await.is_some() {
         state.metrics.upkeep();
+    }
+}
+
+/// Does what is due in the queue: workers do it more often, but there may be none.
+async fn keep_house(state: State, token: CancellationToken) {
+    let mut due = interval(HOUSEKEEPING_EVERY);
+    while token.run_until_cancelled(due.tick()).await.is_some() {
+        if let Err(error) = state.queue.housekeep(None).await {
+            // Whoever listens for replies says aloud that Redis is away.
+            debug!(%error, "cannot look for what is due in the queue; trying again");
+        }
     }
 }
 

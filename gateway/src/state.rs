@@ -147,7 +147,7 @@ impl Gateway {
             files: FileMoves::new(config),
             uploads: Slots::new(config.gateway.max_transfers, TURN_PATIENCE, NO_UPLOAD),
             cleanups: Cleanups::default(),
-            fleet: Fleet::default(),
+            fleet: Fleet::new(),
             registry: Arc::default(),
             streaming: Streaming::new(&config.gateway),
             metrics: Metrics::new(),

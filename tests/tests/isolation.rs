@@ -45,7 +45,6 @@ async fn gvisor_does_what_a_container_does() {
         "policy": {"allowPrivateAddresses": ["127.0.0.0/8"]},
         "worker": {"prewarm": ["python"], "maxContainers": 3},
     }));
-    somebody_has_it(&api).await;
     let here = std::fs::read_to_string("/proc/version").expect("Linux tells its version");
     let there = api.run(command("bash", "cat /proc/version")).await;
     assert_ne!(there["stdout"], here.as_str(), "a kernel of its own");

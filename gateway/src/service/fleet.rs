@@ -10,14 +10,26 @@ use tokio::sync::Mutex;
 
 /// How long a worker that was seen is taken to be there.
 const BELIEVED_FOR: Duration = Duration::from_millis(500);
+/// How long after its start a gateway waits for workers: they may have been started with it.
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
+/// How often it looks meanwhile.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
 /// When to come back, where nobody can run a job.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// The workers, and when they were seen.
-#[derive(Default)]
-pub(crate) struct Fleet(Mutex<Option<(Instant, Vec<WorkerFacts>)>>);
+/// The workers there are.
+pub(crate) struct Fleet {
+    started: Instant,
+    /// Those that were seen last, and when.
+    seen: Mutex<Option<(Instant, Vec<WorkerFacts>)>>,
+}
 
 impl Fleet {
+    /// For a gateway that starts now.
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), seen: Mutex::new(None) }
+    }
+
     /// Whether a worker that lives takes jobs that require these labels. Where it is a call of a session, one
     /// that takes no more jobs may still own that.
     ///
@@ -32,7 +44,7 @@ impl Fleet {
         let fits = |worker: &WorkerFacts| {
             worker.takes(labels) || (is_call && worker.labels.satisfy(labels))
         };
-        let mut seen = self.0.lock().await;
+        let mut seen = self.seen.lock().await;
         if let Some((when, workers)) = &*seen
             && when.elapsed() < BELIEVED_FOR
             && workers.iter().any(fits)
@@ -56,15 +68,25 @@ impl Fleet {
         labels: &Labels,
         is_call: bool,
     ) -> Result<(), Error> {
-        if labels.is_empty() || self.can_run(queue, labels, is_call).await? {
+        if labels.is_empty() {
             return Ok(());
         }
-        let message = format!(
-            "{}. Require others, start such a worker, or submit it to /v1/jobs, where it waits for one",
-            nobody_has(labels)
-        );
-        Err(Error::new(ErrorCode::NoWorker, message).with_retry_after(COME_BACK))
+        while !self.can_run(queue, labels, is_call).await? {
+            if self.started.elapsed() >= SETTLES_WITHIN {
+                return Err(nobody_can(labels));
+            }
+            tokio::time::sleep(LOOKS_EVERY).await;
+        }
+        Ok(())
     }
+}
+
+fn nobody_can(labels: &Labels) -> Error {
+    let message = format!(
+        "{}. Require others, start such a worker, or submit it to /v1/jobs, where it waits for one",
+        nobody_has(labels)
+    );
+    Error::new(ErrorCode::NoWorker, message).with_retry_after(COME_BACK)
 }
 
 /// Why nobody can run a job.

@@ -304,6 +304,12 @@ pub(super) fn worker(worker: WorkerId) -> String {
 /// Type: pub/sub channel. Owner: all workers. Lifetime: that of their subscriptions.
 pub(super) const ALL_WORKERS: &str = "v1:workers";
 
+/// Where every worker hears from others which jobs are to stop; the one that runs it stops it. A worker may not
+/// speak to another one alone, lest one that was taken over has all others take no more jobs.
+///
+/// Type: pub/sub channel. Owner: all workers. Lifetime: that of their subscriptions.
+pub(super) const STOPS: &str = "v1:stops";
+
 /// Output of a streamed job, for readers that missed a message.
 ///
 /// Type: stream; entry `<n+1>-0` holds event n as `e`. Owner: the job's worker. Lifetime: until the job
@@ -402,10 +408,11 @@ pub(super) fn transfer_signs(shard: u16, transfer: TransferId) -> String {
 // Named by scripts alone (`scripts/functions`), as they depend on what a record says:
 // `active:<tenant>`, set of the tenant's jobs that stand in line or run, if they are counted;
 // `placed:<tenant>` and `placed:<tenant>:<placement>`, sets of those of them that are listed and require
-// labels; `backlog:<tenant>` and, for each placement apart, `backlog:<tenant>:<placement>`, sorted sets of
-// its listed jobs that may not yet, by when they came, in seconds;
+// labels; `backlog:<tenant>`, `backlog-high:<tenant>`, `backlog-low:<tenant>` and, for each placement apart,
+// the same with `:<placement>`, sorted sets of its listed jobs that may not yet, by when they came, in us;
 // `usage:<tenant>` and `usage`, hashes (`jobs`, `bytes`) of listed jobs that have not ended, of a tenant
-// with its `cap`, `weight` and number of running `batches`, of the shard with `mean_us`, how long a job takes;
+// with its `cap`, `weight`, number of running `batches` and whose `turn` of its backlogs it is (of a placement
+// `turn:<placement>`), of the shard with `mean_us`, how long a job takes;
 // `batch-open:<batch>`, hash of the jobs of a batch's items that are in the queue to their items' numbers;
 // `batched:<tenant>`, hash of what the tenant's batches take up: `bytes` of items, `results`;
 // `kept:<tenant>`, string, bytes that are kept of its listed jobs that have ended;

@@ -227,6 +227,7 @@ impl Scripts {
         let plain = [constants, COMMON, JOBS];
         let ending = [constants, COMMON, JOBS, BATCHES];
         let lines = [constants, COMMON, LINES];
+        let counting = [constants, COMMON, SHARES];
         let about_sessions = [constants, COMMON, JOBS, SESSIONS];
         let cancelling = [constants, COMMON, JOBS, BATCHES, SESSIONS];
         let from_stream = [constants, COMMON, JOBS, BATCHES, SESSIONS, STREAM, ATTEMPTS];
@@ -260,7 +261,7 @@ impl Scripts {
             reconcile: script(&repairing, include_str!("scripts/reconcile.lua")),
             look: script(&repairing, include_str!("scripts/look.lua")),
             standing: script(&looking, include_str!("scripts/standing.lua")),
-            stats: script(&lines, include_str!("scripts/stats.lua")),
+            stats: script(&counting, include_str!("scripts/stats.lua")),
             redrive: adding(&dead_letter, include_str!("scripts/redrive.lua")),
             forget: script(&dead_letter, include_str!("scripts/forget.lua")),
             claim_webhooks: script(&alone, include_str!("scripts/claim_webhooks.lua")),

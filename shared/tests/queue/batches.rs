@@ -384,6 +384,8 @@ async fn a_batch_that_fails_too_often_stops() {
     let late = fleet.claim_one().await;
     let out = Ending::Error(failure("no sandbox"));
     assert_eq!(fleet.queue.finish(fleet.worker, &late.lease, &out).await.unwrap(), Commit::Done);
+    let more = fleet.queue.claim(&mut fleet.consumer, 8, Duration::from_millis(1)).await.unwrap();
+    assert!(more.is_empty(), "none begins once the budget is spent: {more:?}");
     tend(&fleet, &mut cache).await;
     let record = fleet.queue.batch(&fleet.tenant, id).await.unwrap();
     assert_eq!(
@@ -535,7 +537,7 @@ async fn what_is_lost_is_found_or_told() {
     let backlogged = names.iter().find(|name| !in_line.contains(name)).unwrap();
     let entry: String = redis.run(&["HGET", &record(in_line[0]), "entry"]);
     let _: u64 = redis.run(&["XDEL", "v1:{s0}:jobs-low", &entry]);
-    let _: u64 = redis.run(&["ZREM", "v1:{s0}:backlog:acme", backlogged]);
+    let _: u64 = redis.run(&["ZREM", "v1:{s0}:backlog-low:acme", backlogged]);
     let _: u64 = redis.run(&["DEL", &record(in_line[1])]);
     come_due(&redis, id);
     let mut repaired = tend(&fleet, &mut cache).await;

@@ -7,7 +7,7 @@ use shared::execution::{Priority, Terms};
 use shared::id::{JobId, TenantId};
 use shared::redis::{Cancelled, Commit, Depth, Listing, Quota, Standing, Submission, WaitsFor};
 
-use crate::harness::{Fleet, Redis, ending, job};
+use crate::harness::{Fleet, Redis, ending, job, outlive_lease};
 
 const KEPT_MS: u64 = 60_000;
 
@@ -41,7 +41,8 @@ async fn at_rest(fleet: &Fleet, redis: &Redis) {
     assert_eq!(fleet.queue.depth().await.unwrap(), Depth::default());
     for key in redis.keys() {
         let kind = key.split(':').nth(2).unwrap_or_default();
-        let is_open = ["active", "backlog", "delayed", "expiring"].contains(&kind);
+        let is_open = ["active", "backlog", "backlog-high", "backlog-low", "delayed", "expiring"]
+            .contains(&kind);
         assert!(!is_open && !key.contains(":usage:"), "{key} is left");
     }
     let open: Vec<u64> = redis.run(&["HMGET", "v1:{s0}:usage", "jobs", "bytes"]);
@@ -151,6 +152,59 @@ async fn within_a_backlog_urgent_jobs_go_first() {
     }
     expected.reverse();
     assert_eq!(begun[1..], expected);
+}
+
+#[tokio::test]
+async fn within_a_backlog_each_priority_has_its_share_however_many_urgent_jobs_come() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let tenant = fleet.tenant.clone();
+    let one_more = async |fleet: &Fleet, priority| {
+        let terms = Terms { priority, ..Terms::default() };
+        submit_with(fleet, &tenant, at_most(1), terms).await.unwrap()
+    };
+    let running = one_more(&fleet, Priority::Normal).await;
+    for priority in [Priority::Low, Priority::Normal].repeat(16) {
+        one_more(&fleet, priority).await;
+    }
+    let (mut begun, mut last) = (Vec::new(), running);
+    one_more(&fleet, Priority::High).await;
+    for _ in 0..40 {
+        // There is always one of high priority that waits.
+        last = one_more(&fleet, Priority::High).await;
+        let claimed = fleet.claim_one().await;
+        fleet.finish(&claimed, "done").await;
+        begun.push(claimed.terms.unwrap().priority);
+    }
+    let count = |priority| begun[1..33].iter().filter(|it| **it == priority).count();
+    let counts = [Priority::High, Priority::Normal, Priority::Low].map(count);
+    assert_eq!(counts, [20, 8, 4], "{begun:?}");
+    let ahead = standing(&fleet, last).await.unwrap();
+    assert_eq!(ahead.waits_for, WaitsFor::Tenant);
+    // About 16 of its own priority, 6 of normal and 3 of low before it: as many as begin before its turn.
+    assert!((20..=26).contains(&ahead.position), "{ahead:?}");
+    loop {
+        let claimed = fleet.queue.claim(&mut fleet.consumer, 1, Duration::from_millis(1)).await;
+        let Some(claimed) = claimed.unwrap().pop() else { break };
+        fleet.finish(&claimed, "done").await;
+    }
+    fleet.queue.housekeep(None).await.unwrap();
+    at_rest(&fleet, &redis).await;
+}
+
+#[tokio::test]
+async fn where_the_last_worker_is_silent_a_job_waits_for_one() {
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.short_lease()).await;
+    let tenant = fleet.tenant.clone();
+    fleet.queue.housekeep(Some((fleet.worker, 2))).await.unwrap();
+    let waiting = submit(&fleet, &tenant, Quota::default()).await;
+    assert_eq!(standing(&fleet, waiting).await.unwrap().slots, 2);
+    outlive_lease().await;
+    // Nobody is left who would notice.
+    assert_eq!(standing(&fleet, waiting).await.unwrap().slots, 0);
+    let claimed = fleet.claim_one().await;
+    fleet.finish(&claimed, "done").await;
 }
 
 #[tokio::test]

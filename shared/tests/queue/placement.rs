@@ -235,7 +235,9 @@ async fn jobs_that_nobody_can_run_are_in_the_way_of_none_that_somebody_can() {
     assert_eq!(fleet.queue.depth().await.unwrap(), Depth { queued: 0, running: 1 });
     let left = redis.keys();
     assert!(
-        !left.iter().any(|key| key.contains(":placed:") || key.contains(":backlog:")),
+        !left
+            .iter()
+            .any(|key| [":placed:", ":backlog:", ":backlog-"].iter().any(|it| key.contains(it))),
         "{left:?}"
     );
 }

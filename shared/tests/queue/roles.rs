@@ -115,4 +115,8 @@ fn what_a_role_does_not_need_is_refused() {
     for role in ["gateway", "worker", "admin"] {
         assert_eq!(attempt(&redis, users.path(), role, "PING"), Ok(()), "{role}");
     }
+    // Which job a schedule has replaced: whichever of them has it run says so.
+    for role in ["gateway", "worker"] {
+        assert_eq!(attempt(&redis, users.path(), role, "PUBLISH v1:stops x"), Ok(()), "{role}");
+    }
 }

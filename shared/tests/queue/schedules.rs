@@ -7,7 +7,7 @@ use shared::execution::{Missed, Overlap, Terms, Timetable};
 use shared::id::{JobId, ScheduleId, TenantId};
 use shared::redis::{
     Cancelled, DueSchedule, Fired, JobFilter, JobState, Quota, ScheduleFacts, ScheduleOrder,
-    ScheduleRun,
+    ScheduleRun, WorkerOrder,
 };
 use tokio::task::JoinSet;
 
@@ -257,7 +257,10 @@ async fn a_run_while_the_job_before_is_open_is_left_out_or_takes_its_place() {
     assert_eq!(fleet.failure(waiting).await.code, ErrorCode::Cancelled);
     let claimed = fleet.claim_one().await;
     assert_eq!(claimed.lease.job, second);
+    let mut orders = fleet.queue.orders(fleet.worker).await.unwrap();
     assert!(matches!(run(&fleet, id).await, Fired::Submitted(_)));
+    let order = tokio::time::timeout(SOON, orders.next()).await.unwrap();
+    assert_eq!(order, WorkerOrder::Cancel(second), "its worker hears of it at once");
     let flag: String = redis.run(&["HGET", &format!("v1:{{s0}}:job:{second}"), "cancel"]);
     assert_eq!(flag, "1", "its worker is to stop it");
     assert_eq!(fleet.queue.cancel(&fleet.tenant, second).await.unwrap(), Cancelled::Asked);

@@ -43,6 +43,7 @@ impl Queue {
             keys::worker(worker),
             keys::ALL_WORKERS.to_owned(),
             keys::NEW_PLACEMENTS.to_owned(),
+            keys::STOPS.to_owned(),
         ];
         let opened = Subscription::open(self.inner.client.clone(), channels).await;
         opened.map(Orders).map_err(failure)

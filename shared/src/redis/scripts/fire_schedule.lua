@@ -56,8 +56,8 @@ redis.call('HSET', KEYS[1], 'last_job', new.id)
 if is_open and ARGV[5] == 'replace' then
   local job = read_job(former)
   if job.state == 'running' then
-    -- Its worker hears of it with the next renewal of its lease.
     redis.call('HSET', former, 'cancel', '1')
+    redis.call('PUBLISH', STOPS, 'cancel ' .. it[6])
   else
     settle(former, it[6], job, '', CANCELLED)
   end

@@ -94,7 +94,7 @@ end
 for _, account in ipairs(redis.call('SRANDMEMBER', KEYS[4], most)) do
   local tenant, placement = string.match(account, '^([^:]*):?(.*)$')
   promote(KEYS[4], tenant, placement ~= '' and placement or nil)
-  if redis.call('EXISTS', sibling(KEYS[4], 'backlog:' .. account)) == 0 then
+  if redis.call('EXISTS', unpack(backlogs_of(KEYS[4], account))) == 0 then
     redis.call('SREM', KEYS[4], account)
   end
 end

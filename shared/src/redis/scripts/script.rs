@@ -58,6 +58,7 @@ impl Constants {
             ("REPLIES", keys::REPLY_PREFIX),
             ("WORKERS", keys::WORKER_PREFIX),
             ("PLACEMENTS", keys::NEW_PLACEMENTS),
+            ("STOPS", keys::STOPS),
             ("WORKER_LOST", &self.worker_lost),
             ("SESSION_LOST", &self.session_lost),
             ("CANCELLED", &self.cancelled),

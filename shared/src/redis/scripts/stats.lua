@@ -11,6 +11,14 @@
 
 local most, only = tonumber(ARGV[1]), ARGV[2]
 local tenants, placed = {}, {}
+local function length_of(account)
+  local length = 0
+  for _, backlog in ipairs(backlogs_of(KEYS[6], account)) do
+    length = length + redis.call('ZCARD', backlog)
+  end
+  return length
+end
+
 local function look(tenant)
   if tenants[tenant] then
     return tenants[tenant]
@@ -18,7 +26,7 @@ local function look(tenant)
   local usage = redis.call('HMGET', sibling(KEYS[6], 'usage:' .. tenant), 'jobs', 'bytes')
   tenants[tenant] = {
     redis.call('SCARD', sibling(KEYS[6], 'active:' .. tenant)),
-    redis.call('ZCARD', sibling(KEYS[6], 'backlog:' .. tenant)) + (placed[tenant] or 0),
+    length_of(tenant) + (placed[tenant] or 0),
     tonumber(usage[1] or '0'),
     tonumber(usage[2] or '0'),
     redis.call('ZCARD', sibling(KEYS[6], 'dead:' .. tenant))
@@ -29,7 +37,7 @@ end
 -- How many jobs are in a backlog; those that require labels are noted as their tenant's too.
 local function count_backlog(account)
   local tenant, placement = string.match(account, '^([^:]*):?(.*)$')
-  local length = redis.call('ZCARD', sibling(KEYS[6], 'backlog:' .. account))
+  local length = length_of(account)
   if placement ~= '' then
     placed[tenant] = (placed[tenant] or 0) + length
   end

@@ -8,7 +8,7 @@
 --         earlier tries, number of its first event}; outcome is
 --         'taken'     runs now,
 --         'released'  over the number asked for: back in the stream as it was,
---         'ended'     delivered too often, too late, or not to be started a second time: ended,
+--         'ended'     delivered too often, too late, of a batch that stops, or not to be started a second time: ended,
 --         'missing'   has no record, or not one that expects this entry: entry removed,
 --         'lost'      belongs to another worker by now: untouched
 -- atomic  between reading an entry and starting its job the entry may change hands
@@ -27,7 +27,7 @@ for index = 1, #KEYS - 1 do
   else
     local job = redis.call('HMGET', record, 'state', 'entry', 'attempt', 'queued_us', 'worker', 'tenant', 'payload',
       'session', 'shown', 'cancel', 'theft', 'enqueued_us', 'keep_ms', 'terms',
-      'tries', 'expires_ms', 'started_us')
+      'tries', 'expires_ms', 'started_us', 'batch')
     attempt = tonumber(job[3] or '0')
     local is_running, of_session = job[1] == 'running', job[8]
     -- A repeated call: the former answer was lost on its way.
@@ -58,6 +58,9 @@ for index = 1, #KEYS - 1 do
     elseif is_loss and of_session then
       outcome = 'ended'
       give_up(record, id, SESSION_LOST)
+    elseif job[18] and not again and redis.call('HGET', sibling(record, 'batch:' .. job[18]), 'state') == 'stopping' then
+      outcome = 'ended'
+      give_up(record, id, CANCELLED)
     elseif may_expire and now / 1000 > tonumber(job[16]) then
       outcome = 'ended'
       give_up(record, id, EXPIRED)

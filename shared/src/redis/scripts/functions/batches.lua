@@ -147,7 +147,7 @@ batches = function()
       redis.call('DEL', sibling(record, 'attempts:' .. id))
     end
     if at[3] then
-      redis.call('ZREM', sibling(record, 'backlog:' .. account_of(job.tenant, placement)), id)
+      redis.call('ZREM', backlog_of(record, account_of(job.tenant, placement), job.priority), id)
     end
     if job.counted then
       free_place(record, id, job.tenant, placement)

@@ -31,7 +31,7 @@ local function retain(record, id, job, summary, bytes)
     redis.call('PEXPIRE', sibling(record, 'attempts:' .. id), job.keep_ms)
   end
   if it[5] then
-    redis.call('ZREM', sibling(record, 'backlog:' .. account_of(job.tenant, placement_of(job.priority))), id)
+    redis.call('ZREM', backlog_of(record, account_of(job.tenant, placement_of(job.priority)), job.priority), id)
   end
   if it[6] then
     local usage, all = sibling(record, 'usage:' .. job.tenant), sibling(record, 'usage')

@@ -1,9 +1,5 @@
 -- Functions for listed jobs that wait, or that are tried again.
 
--- How much earlier, in seconds, a job of a priority is taken to have come, within its tenant's backlog:
--- so urgent jobs go first, and none waits for ever.
-local HEAD_STARTS_S = {high = 300, low = -300}
-
 -- How long a job waits, in ms, where there are as many placements as may be, until it is looked again.
 local CROWDED_MS = 5000
 
@@ -22,7 +18,7 @@ end
 -- entry, or nil and whether it is the first to wait.
 local function try_line(record, id, tenant, priority, placement)
   -- While others wait there is no room: whoever makes some lets them in.
-  if redis.call('EXISTS', sibling(record, 'backlog:' .. account_of(tenant, placement))) == 1 then
+  if redis.call('EXISTS', unpack(backlogs_of(record, account_of(tenant, placement)))) > 0 then
     return nil, false
   end
   if room_of(record, tenant, placement) <= 0 then
@@ -30,11 +26,6 @@ local function try_line(record, id, tenant, priority, placement)
   end
   count_in(record, id, tenant, placement)
   return line_up(record, id, priority)
-end
-
--- Where in its tenant's backlog a job stands that comes now.
-local function rank_of(priority)
-  return now_us() / 1000000 - (HEAD_STARTS_S[string.match(priority or '', '^%a*')] or 0)
 end
 
 -- Has a job stand in line, or, if its tenant has as many there as it may, wait in the tenant's backlog.
@@ -50,7 +41,7 @@ local function enter(record, id, tenant, priority)
     return
   end
   local account = account_of(tenant, placement)
-  redis.call('ZADD', sibling(record, 'backlog:' .. account), rank_of(priority), id)
+  redis.call('ZADD', backlog_of(record, account, priority), text(now_us()), id)
   redis.call('HSET', record, 'backlogged', '1')
   if is_first then
     redis.call('SADD', sibling(record, 'backlogs'), account)

@@ -45,7 +45,7 @@ local function repair_queued(record, id, job, due_ms, is_backlogged)
   end
   if is_backlogged then
     local account = account_of(job.tenant, placement_of(job.priority))
-    if redis.call('ZSCORE', sibling(record, 'backlog:' .. account), id) then
+    if redis.call('ZSCORE', backlog_of(record, account, job.priority), id) then
       return false
     end
     redis.call('HDEL', record, 'backlogged')

@@ -76,15 +76,44 @@ local function room_of(record, tenant, placement)
   return most - (placement and placed or active - placed)
 end
 
--- Lets jobs of a tenant's backlog into line while it may have more there, some at a time.
+-- The backlog of an account that jobs of a priority wait in.
+local function backlog_of(record, account, priority)
+  local urgency = priority and string.match(priority, '^%a+') or 'normal'
+  return sibling(record, (urgency == 'normal' and 'backlog:' or 'backlog-' .. urgency .. ':') .. account)
+end
+
+-- The backlogs of an account, the most urgent first.
+local function backlogs_of(record, account)
+  return {sibling(record, 'backlog-high:' .. account), sibling(record, 'backlog:' .. account),
+    sibling(record, 'backlog-low:' .. account)}
+end
+
+-- Takes the next job of an account out of its backlogs; nil if none waits there. Where several priorities wait
+-- they take turns, as in the lines (`pick.lua`).
+local function next_waiting(backlogs, is_mixed, record, tenant, placement)
+  local first = 2
+  if is_mixed then
+    local turns = {1, 2, 1, 1, 3, 1, 2, 1}
+    local turn = redis.call('HINCRBY', sibling(record, 'usage:' .. tenant), account_of('turn', placement), 1)
+    first = turns[(turn - 1) % #turns + 1]
+  end
+  local id = redis.call('ZPOPMIN', backlogs[first])[1]
+  for urgency = 1, 3 do
+    id = id or redis.call('ZPOPMIN', backlogs[urgency])[1]
+  end
+  return id
+end
+
+-- Lets jobs of a tenant's backlogs into line while it may have more there, some at a time.
 local function promote(record, tenant, placement)
-  local backlog = sibling(record, 'backlog:' .. account_of(tenant, placement))
-  if redis.call('EXISTS', backlog) == 0 then
+  local backlogs = backlogs_of(record, account_of(tenant, placement))
+  local waiting = redis.call('EXISTS', unpack(backlogs))
+  if waiting == 0 then
     return
   end
   local room = math.min(16, room_of(record, tenant, placement))
   while room > 0 do
-    local id = redis.call('ZPOPMIN', backlog)[1]
+    local id = next_waiting(backlogs, waiting > 1, record, tenant, placement)
     if not id then
       return
     end

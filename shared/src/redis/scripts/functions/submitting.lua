@@ -26,7 +26,8 @@ local function open_account(key, account)
   account.is_known = found[3] == account.cap and found[4] == account.weight
   account.kept = redis.call('ZCARD', sibling(key, 'listed:' .. account.tenant))
   account.kept_bytes = tonumber(redis.call('GET', sibling(key, 'kept:' .. account.tenant)) or '0')
-  account.new_jobs, account.new_bytes, account.listed, account.backlogs = 0, 0, {}, {}
+  account.new_jobs, account.new_bytes, account.listed = 0, 0, {}
+  account.waits, account.backlogs = {}, {}
 end
 
 -- Puts down what came of a tenant's jobs.
@@ -37,9 +38,11 @@ local function close_account(key, account)
   count_open(key, account.tenant, account.new_jobs, account.new_bytes)
   redis.call('ZADD', sibling(key, 'listed:' .. account.tenant), unpack(account.listed))
   redis.call('ZADD', sibling(key, 'tenants'), '0', account.tenant)
-  for name, waiting in pairs(account.backlogs) do
-    redis.call('ZADD', sibling(key, 'backlog:' .. name), unpack(waiting))
-    if waiting.is_first then
+  for backlog, waiting in pairs(account.backlogs) do
+    redis.call('ZADD', backlog, unpack(waiting))
+  end
+  for name, is_first in pairs(account.waits) do
+    if is_first then
       redis.call('SADD', sibling(key, 'backlogs'), name)
     end
   end
@@ -80,17 +83,18 @@ local function start(record, account, job)
   end
   local placement = placement_of(priority)
   local name = account_of(tenant, placement)
-  local waiting = account.backlogs[name]
-  if not waiting then
+  if account.waits[name] == nil then
     local entry, is_first = try_line(record, job.id, tenant, priority, placement)
     if entry then
       return 'entry', entry
     end
-    waiting = {is_first = is_first}
-    account.backlogs[name] = waiting
+    account.waits[name] = is_first
   end
+  local backlog = backlog_of(record, name, priority)
+  local waiting = account.backlogs[backlog] or {}
+  account.backlogs[backlog] = waiting
   -- They all come now: those in front stay in front.
-  waiting[#waiting + 1] = string.format('%.6f', rank_of(priority) + #waiting / 2000000)
+  waiting[#waiting + 1] = text(now_us() + #waiting / 2)
   waiting[#waiting + 1] = job.id
   return 'backlogged', '1'
 end
