@@ -84,7 +84,8 @@ for index = 1, #KEYS - 1 do
       end
     end
     if outcome == 'taken' then
-      waited, age = now - tonumber(job[4]), now - tonumber(job[12])
+      -- After a failover the clock may be another one.
+      waited, age = math.max(0, now - tonumber(job[4])), math.max(0, now - tonumber(job[12]))
       tenant, payload, session = job[6], job[7], of_session or ''
       if is_listed then
         terms, tries = job[14], tonumber(job[15] or '0')
