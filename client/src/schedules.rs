@@ -71,6 +71,9 @@ pub struct ScheduleRun {
     /// When it was due; nothing if somebody asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
+    /// How many missed runs it stands for, the first of which was due then; nothing if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// When it was dealt with.
     pub at: DateTime<Utc>,
     /// `submitted`, `missed`, `skipped` or `refused`.

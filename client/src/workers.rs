@@ -45,6 +45,9 @@ pub struct Worker {
     /// Whether it takes only jobs that require labels.
     #[serde(default)]
     pub only_labelled: bool,
+    /// Names of the keys that it decrypts secrets with; the first encrypts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets_keys: Vec<String>,
     /// All else that the server sent.
     #[serde(flatten)]
     pub more: Map<String, Value>,

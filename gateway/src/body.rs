@@ -19,6 +19,7 @@ use shared::id::TenantId;
 use shared::{Error, ErrorCode};
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::advice::{fields_of, nearest};
 pub(crate) use self::json::{of_value, parse};
 use crate::connection::{Account, Pace};
 use crate::service::slots::{Slot, Slots};

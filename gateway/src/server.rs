@@ -70,6 +70,12 @@ pub async fn run(options: Options, token: CancellationToken) -> Result<(), Error
             warn!("requests with secrets are refused: there is no key (redis.secretsKeyFile)");
         }
     }
+    if state.master_key.is_weak() {
+        warn!(
+            "the master key is short, or of few different characters: whoever guesses it may do everything. Take a \
+             random one: openssl rand -hex 32"
+        );
+    }
     let limits = Limits::new(&config.gateway);
     drop(config);
 

@@ -64,8 +64,10 @@ impl RemoteCodeRules {
             let message = format!("codeUrl is longer than {MAX_URL_BYTES} bytes");
             return Err(Error::invalid(message));
         }
-        let url = Url::parse(address.trim())
-            .map_err(|error| Error::invalid(format!("codeUrl is not an address: {error}")))?;
+        let url = Url::parse(address.trim()).map_err(|error| {
+            let message = "codeUrl is no address; expected one like https://code.example/main.py";
+            Error::invalid(message).with_source(error)
+        })?;
         if leads_elsewhere(address) {
             return Err(Error::invalid(format!(
                 "codeUrl has . or .. in its path, and leads to {url}: write that if it is meant"
@@ -176,7 +178,7 @@ mod tests {
         let strict = rules(RemoteCode { require_hash: true, ..RemoteCode::default() });
         for (rules, url, insecure, words) in [
             (&closed, "nonsense", false, "Remote code fetching is disabled"),
-            (&plain, "nonsense", false, "codeUrl is not an address"),
+            (&plain, "nonsense", false, "codeUrl is no address"),
             (
                 &plain,
                 "https://raw.githubusercontent.com/../../x/y",

@@ -1,6 +1,7 @@
 //! Points in time as clients read them.
 
 use chrono::{DateTime, Utc};
+use serde::de::{Deserialize, Deserializer, Error};
 
 /// Now, in milliseconds since the epoch.
 #[must_use]
@@ -20,6 +21,18 @@ pub fn iso8601(ms: u64) -> String {
 pub fn from_iso8601(text: &str) -> Option<u64> {
     let time = DateTime::parse_from_rfc3339(text).ok()?;
     u64::try_from(time.timestamp_millis()).ok()
+}
+
+/// Reads a time that may be missing; for fields of requests.
+///
+/// # Errors
+/// What was found is no time.
+pub fn optional<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let unclear = |_| D::Error::custom("expected a time like 2026-01-31T12:00:00Z");
+    text.parse().map(Some).map_err(unclear)
 }
 
 #[cfg(test)]

@@ -204,7 +204,9 @@ impl WebhookRules {
     /// As [`admit`](Self::admit).
     pub fn check(&self, address: &str) -> Result<Url, Error> {
         let url = Url::parse(address.trim()).map_err(|error| {
-            Error::invalid(format!("queue.webhook.url is not an address: {error}"))
+            let message =
+                "queue.webhook.url is no address; expected one like https://hooks.example/path";
+            Error::invalid(message).with_source(error)
         })?;
         match url.scheme() {
             "https" => {}
@@ -214,6 +216,9 @@ impl WebhookRules {
                     "queue.webhook.url must be https: this server sends nothing in the clear \
                      (webhooks.allowHttp)",
                 ));
+            }
+            _ if self.allows_http => {
+                return Err(Error::invalid("queue.webhook.url must be an http or https address"));
             }
             _ => return Err(Error::invalid("queue.webhook.url must be an https address")),
         }
@@ -295,6 +300,13 @@ mod tests {
         });
         assert!(admit(&open, "http://10.1.2.3:8080/").is_ok());
         assert!(admit(&open, "http://127.0.0.1/").is_err());
+        let said = |rules, url| admit(rules, url).unwrap_err().message().to_owned();
+        let of_scheme = |rules| said(rules, "ftp://hooks.example/");
+        assert_eq!(of_scheme(&strict), "queue.webhook.url must be an https address");
+        assert_eq!(of_scheme(&open), "queue.webhook.url must be an http or https address");
+        for url in ["hooks.example", "", "https://", "https://[::1", "https://hooks.example:x/"] {
+            assert!(said(&strict, url).ends_with("expected one like https://hooks.example/path"));
+        }
     }
 
     #[test]

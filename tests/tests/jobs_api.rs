@@ -121,6 +121,7 @@ async fn jobs_are_tried_again_by_their_terms_and_outlive_their_workers() {
     let job = ended(&api, &id).await;
     assert_eq!((&job["attempts"], &job["result"]["stdout"]), (&json!(2), &json!("begun\nended")));
     assert_eq!(job["earlierAttempts"][0]["outcome"], "worker_lost");
+    assert_eq!(job["earlierAttempts"][0]["stdout"], "begun\n");
     stack.finish();
 }
 

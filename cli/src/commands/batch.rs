@@ -1,5 +1,6 @@
 //! `isol8 batch`: many programs of one shape in a server's queue.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use client::{Batch, BatchPage, BatchProgress, BatchQuery, BatchResults, Client, ClientError};
 use futures_util::StreamExt as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Map, Value, json};
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -149,7 +150,7 @@ fn change(head: &mut Map<String, Value>, args: &BatchSubmitArgs) -> anyhow::Resu
 }
 
 async fn watch(client: &Client, id: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let bar = bar(None, "{wide_bar} {pos}/{len} {per_sec} {eta} {msg}");
+    let bar = bar(None, "{wide_bar} {pos}/{len} {rate} {eta} {msg}");
     let batch = loop {
         let batch = client.batch(id, LOOK_MS).await;
         let batch = batch.inspect_err(|_| bar.finish_and_clear())?;
@@ -248,8 +249,19 @@ fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     if !printer::is_error_terminal() {
         return ProgressBar::hidden();
     }
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Nothing is done about a bar that cannot be drawn.
+        let _ = out.write_str(&per_second(state.per_sec()));
+    };
     let style = ProgressStyle::with_template(template).expect("the template is valid");
+    let style = style.with_key("rate", rate);
     ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr()).with_style(style)
+}
+
+/// How fast it goes, with a digit more where it goes slowly.
+fn per_second(rate: f64) -> String {
+    let digits = usize::from(rate < 9.95);
+    format!("{rate:.digits$}/s")
 }
 
 fn show_page(page: &BatchPage, json: bool) -> anyhow::Result<()> {
@@ -312,4 +324,15 @@ fn show(batch: &Batch, json: bool) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_has_no_more_digits_than_it_needs() {
+        let rates = [3822.7918, 10.4, 9.96, 9.94, 0.25, 0.0].map(per_second);
+        assert_eq!(rates, ["3823/s", "10/s", "10/s", "9.9/s", "0.2/s", "0.0/s"]);
+    }
 }

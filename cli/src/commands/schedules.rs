@@ -147,5 +147,6 @@ fn next(schedule: &Schedule) -> String {
 
 fn last(run: &ScheduleRun) -> String {
     let more = run.job_id.as_deref().or(run.reason.as_deref()).unwrap_or_default();
-    format!("{} {} {more}", local(run.at), run.outcome)
+    let count = run.count.map(|count| format!(" ({count} times)")).unwrap_or_default();
+    format!("{} {}{count} {more}", local(run.due_at.unwrap_or(run.at)), run.outcome)
 }

@@ -70,7 +70,17 @@ pub(super) fn labels(worker: &Worker) -> String {
 fn table(workers: &[Worker]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["ID", "NAME", "STATE", "RUNNING", "SESSIONS", "VERSION", "SINCE", "LABELS"]);
+    table.set_header([
+        "ID",
+        "NAME",
+        "STATE",
+        "RUNNING",
+        "SESSIONS",
+        "VERSION",
+        "SINCE",
+        "LABELS",
+        "SECRETS KEYS",
+    ]);
     for worker in workers {
         table.add_row([
             worker.id.clone(),
@@ -81,6 +91,7 @@ fn table(workers: &[Worker]) -> comfy_table::Table {
             worker.version.clone(),
             local(worker.started_at),
             labels(worker),
+            worker.secrets_keys.join(","),
         ]);
     }
     table

@@ -6,6 +6,9 @@ use shared::Error;
 use subtle::ConstantTimeEq as _;
 
 const SCHEME: &[u8] = b"bearer";
+/// A shorter key may be guessed, and so may one of fewer different characters.
+const LEAST_CHARACTERS: usize = 16;
+const LEAST_DIFFERENT: usize = 6;
 
 /// The static key. Compared in constant time, never printed.
 pub(crate) struct MasterKey(Box<[u8]>);
@@ -24,6 +27,14 @@ impl MasterKey {
             ));
         }
         Ok(Self(trimmed.as_bytes().into()))
+    }
+
+    /// Whether somebody might guess it who may try often.
+    pub(crate) fn is_weak(&self) -> bool {
+        let mut characters: Vec<u8> = self.0.to_vec();
+        characters.sort_unstable();
+        characters.dedup();
+        self.0.len() < LEAST_CHARACTERS || characters.len() < LEAST_DIFFERENT
     }
 
     /// Whether `token` is the key. The time taken tells at most their lengths.
@@ -78,6 +89,15 @@ mod tests {
             assert!(!key.matches(wrong.as_bytes()), "{wrong}");
         }
         assert!(!format!("{key:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_short_or_uniform_key_is_weak() {
+        let is_weak = |key: &str| MasterKey::new(key.into()).unwrap().is_weak();
+        for key in ["changeme", "123456789012345", "aaaaaaaaaaaaaaaaaaaa", "abababababababababab"] {
+            assert!(is_weak(key), "{key}");
+        }
+        assert!(!is_weak("9f86d081884c7d65"));
     }
 
     #[test]

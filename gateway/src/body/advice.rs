@@ -62,7 +62,7 @@ pub(super) fn on(name: &str, fields: &[&str], surroundings: Surroundings) -> Opt
 }
 
 /// The name that differs least, if it is hardly another one.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.replace(['_', '-'], "").to_lowercase();
     let meant = plain(name);
     let distance = |known: &str| {
@@ -76,7 +76,7 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
 }
 
 /// The names of the fields of a type, as its derived code knows them.
-fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+pub(crate) fn fields_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut fields: &'static [&'static str] = &[];
     // It is told of them, and given nothing.
     let _ = T::deserialize(Probe(&mut fields));

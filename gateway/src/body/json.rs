@@ -19,12 +19,33 @@ const NUMBERS: [(&str, &str); 7] = [
     ("i64", "a whole number"),
     ("f64", "a number"),
 ];
-/// The same for what holds others.
-const KINDS: [(&str, &str); 4] = [
-    ("invalid type: map,", "invalid type: an object,"),
-    ("invalid type: sequence,", "invalid type: an array,"),
-    ("expected a map", "expected an object"),
-    ("expected a sequence", "expected an array"),
+/// The same for what was expected besides, and for what was found.
+const EXPECTED: [(&str, &str); 2] = [("a map", "an object"), ("a sequence", "an array")];
+const FOUND: [(&str, &str); 7] = [
+    ("map", "an object"),
+    ("sequence", "an array"),
+    ("unit value", "null"),
+    ("string ", "the text "),
+    ("integer ", "the number "),
+    ("floating point ", "the number "),
+    ("boolean ", ""),
+];
+/// How much of what was found is told.
+const MAX_TOLD_CHARS: usize = 80;
+/// What is wrong with JSON, as the parser says it, and as people do.
+const SYNTAX: [(&str, &str); 12] = [
+    ("expected value", "there is no value"),
+    ("expected ident", "there is no value"),
+    ("expected `:`", "there is no colon behind a name"),
+    ("expected `,` or `}`", "there is neither a comma nor the end of an object"),
+    ("expected `,` or `]`", "there is neither a comma nor the end of an array"),
+    ("key must be a string", "a name is not in double quotes"),
+    ("trailing comma", "there is a comma too many"),
+    ("trailing characters", "something follows the end"),
+    ("control character", "a control character stands in a text; write it as \\n, \\t or \\u0000"),
+    ("invalid escape", "a text has a backslash that begins nothing known"),
+    ("number out of range", "a number is too large"),
+    ("recursion limit exceeded", "it is nested too deeply"),
 ];
 
 /// Parses a JSON object.
@@ -45,8 +66,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> 
         Err(error) => error,
     };
     if error.classify() != Category::Data {
-        let message = format!("The request body is not valid JSON: {error}");
-        return Err(Error::new(ErrorCode::InvalidJson, message));
+        return Err(Error::new(ErrorCode::InvalidJson, syntax(&error)));
     }
     if !body.trim_ascii_start().starts_with('{') {
         return Err(Error::invalid("The request body must be a JSON object"));
@@ -81,18 +101,39 @@ fn in_words(error: &serde_json::Error, path: &str) -> Error {
     let said = error.to_string();
     // The field says where it is.
     let place = format!(" at line {} column {}", error.line(), error.column());
-    let mut said = said.strip_suffix(&place).unwrap_or(&said).to_owned();
-    for (name, words) in NUMBERS {
-        if let Some(found) = said.strip_suffix(&format!("expected {name}")) {
-            said = format!("{found}expected {words}");
-            break;
-        }
-    }
-    for (name, words) in KINDS {
-        said = said.replacen(name, words, 1);
-    }
+    let said = said.strip_suffix(&place).unwrap_or(&said);
+    let said = unfit(said).unwrap_or_else(|| said.to_owned());
     let at = if path.is_empty() { String::new() } else { format!("{path}: ") };
     Error::invalid(format!("{at}{said}"))
+}
+
+/// What was expected, and what was found; `None` if the error is about something else.
+fn unfit(said: &str) -> Option<String> {
+    let kinds = ["invalid type: ", "invalid value: ", "unknown variant "];
+    let rest = kinds.iter().find_map(|kind| said.strip_prefix(kind))?;
+    let (found, expected) = rest.rsplit_once(", expected ")?;
+    let known = NUMBERS.iter().chain(&EXPECTED).find(|(name, _)| *name == expected);
+    let expected = known.map_or(expected, |(_, words)| words);
+    let renamed = FOUND.iter().find_map(|(name, words)| {
+        let rest = found.strip_prefix(name)?;
+        (rest.is_empty() || name.ends_with(' ')).then(|| format!("{words}{rest}"))
+    });
+    let found = renamed.unwrap_or_else(|| found.to_owned());
+    let cut =
+        found.char_indices().nth(MAX_TOLD_CHARS).map(|(end, _)| format!("{}…", &found[..end]));
+    Some(format!("expected {expected}, not {}", cut.unwrap_or(found)))
+}
+
+/// What is wrong with a body that is no JSON, and where.
+fn syntax(error: &serde_json::Error) -> String {
+    if error.classify() == Category::Eof {
+        return "The request body is not valid JSON: it ends too early".to_owned();
+    }
+    let said = error.to_string();
+    let known = SYNTAX.iter().find(|(name, _)| said.starts_with(name));
+    let words = known.map_or("it cannot be read", |(_, words)| words);
+    let (line, column) = (error.line(), error.column());
+    format!("The request body is not valid JSON: {words} (line {line}, column {column})")
 }
 
 #[cfg(test)]
@@ -112,6 +153,19 @@ mod tests {
     fn what_is_not_json_says_so() {
         for body in ["", "{", "nope", "{\"request\":{}}x", "\u{1}", "{'a':1}"] {
             assert_eq!(error(body).code(), ErrorCode::InvalidJson, "{body:?}");
+        }
+        for (body, words) in [
+            ("{", "it ends too early"),
+            ("{'a':1}", "a name is not in double quotes (line 1, column 2)"),
+            ("{\n\"a\":}", "there is no value (line 2, column 5)"),
+            ("{\"a\":1,}", "there is a comma too many (line 1, column 8)"),
+            ("{\"request\":{}}x", "something follows the end (line 1, column 15)"),
+            ("{\"a\" 1}", "there is no colon behind a name (line 1, column 6)"),
+            ("{\"a\":\"\t\"}", "a control character stands in a text; write it as \\n, \\t or"),
+        ] {
+            let said = error(body).message().to_owned();
+            let whole = format!("The request body is not valid JSON: {words}");
+            assert!(said.starts_with(&whole), "{body}: {said}");
         }
     }
 
@@ -220,37 +274,40 @@ mod tests {
 
     #[test]
     fn a_word_of_another_type_is_json_all_the_same() {
-        let modes = "expected one of `none`, `host`, `filtered`";
         for (said, field, expected) in [
-            (refusal::<NetworkChange>(r#"{"mode":5}"#), "mode: invalid type: integer `5`", modes),
+            (
+                refusal::<NetworkChange>(r#"{"mode":5}"#),
+                "mode: expected one of",
+                "not the number `5`",
+            ),
             (
                 refusal::<NetworkChange>(r#"{"mode":{"none":1}}"#),
-                "mode: invalid type: an object",
-                modes,
+                "mode: expected one of `none`, `host`, `filtered`, not an object",
+                "",
             ),
             (refusal::<NetworkChange>(r#"{"whitelist":"a"}"#), "whitelist: ", "expected an array"),
             (refusal::<NetworkChange>(r#"{"whitelist":["a",{}]}"#), "whitelist[1]: ", "a string"),
             (
                 refusal::<JobEnvelope>(r#"{"request":{},"queue":{"priority":1}}"#),
-                "queue.priority: invalid type: integer `1`",
-                "expected one of `high`, `normal`, `low`",
+                "queue.priority: expected one of `high`, `normal`, `low`",
+                ", not the number `1`",
             ),
             (
                 refusal::<JobEnvelope>(r#"{"request":{},"queue":{"retryOn":[true]}}"#),
-                "queue.retryOn[0]: invalid type: boolean `true`",
-                "`nonzero_exit`",
+                "queue.retryOn[0]: expected one of `nonzero_exit`",
+                ", not `true`",
             ),
             (
                 refusal::<JobEnvelope>(r#"{"request":{},"queue":{"priority":"hihg"}}"#),
-                "queue.priority: unknown variant `hihg`",
-                "`high`",
+                "queue.priority: expected one of `high`, `normal`, `low`, not `hihg`",
+                "",
             ),
             (refusal::<NewSchedule>(r#"{"request":{},"missed":null}"#), "missed: ", "`once`"),
             (refusal::<NewKey>(r#"{"scopes":[7]}"#), "scopes[0]: ", "`execute`"),
             (
                 refusal::<NewKey>(r#"{"ttlMs":"7"}"#),
-                "ttlMs: invalid type: string \"7\"",
-                "expected a whole number that is not negative",
+                "ttlMs: expected a whole number that is not negative",
+                ", not the text \"7\"",
             ),
             (
                 refusal::<ExecuteEnvelope>(
@@ -260,11 +317,23 @@ mod tests {
                 "`strict`",
             ),
             (refusal::<NewKey>(r#"{"ttlMs":-1}"#), "ttlMs: ", "not negative"),
-            (refusal::<NewKey>(r#"{"name":[]}"#), "name: invalid type: an array", "a string"),
+            (refusal::<NewKey>(r#"{"name":[]}"#), "name: expected a string, not an array", ""),
+            (refusal::<NewKey>(r#"{"ttlMs":0.5}"#), "ttlMs: ", ", not the number `0.5`"),
         ] {
             assert!(said.starts_with(field) && said.contains(expected), "{said}");
             assert!(!said.contains(" at line "), "{said}");
         }
+    }
+
+    #[test]
+    fn no_more_is_repeated_of_what_was_found_than_helps() {
+        let said = refusal::<NewKey>(&format!(r#"{{"ttlMs":"{}"}}"#, "x".repeat(1000)));
+        assert!(said.len() < 200 && said.contains("not the text \"xxx"), "{said}");
+        let said = refusal::<NewKey>(r#"{"ttlMs":"1, expected u64"}"#);
+        assert_eq!(
+            said,
+            "ttlMs: expected a whole number that is not negative, not the text \"1, expected u64\""
+        );
     }
 
     #[test]

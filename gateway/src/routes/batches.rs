@@ -19,7 +19,7 @@ use super::jobs::{IDEMPOTENCY_REPLAYED, Patience, idempotency_key};
 use super::page::Wanted;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{Path, Query};
+use crate::extract::{NoQuery, Path, Query};
 use crate::service::batches::results::Reader;
 use crate::service::batches::{self, Form};
 use crate::service::fleet::nobody_has;
@@ -44,6 +44,7 @@ struct Submitted {
 pub(crate) async fn submit(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
@@ -103,6 +104,7 @@ pub(crate) async fn cancel(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<BatchView>, ApiError> {
     let record = batches::cancel(&state, &caller.tenant, batch_id(&id)?).await?;
     view(&state, record).await

@@ -10,7 +10,7 @@ use shared::webhook::Subject;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::Path;
+use crate::extract::{NoQuery, Path};
 use crate::routes::Done;
 use crate::routes::batches::batch_id;
 use crate::routes::jobs::job_id;
@@ -82,6 +82,7 @@ pub(crate) async fn of_job(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<List>, ApiError> {
     list(&state, &caller, Subject::Job(job_id(&id)?)).await
 }
@@ -91,6 +92,7 @@ pub(crate) async fn of_batch(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<List>, ApiError> {
     list(&state, &caller, Subject::Batch(batch_id(&id)?)).await
 }
@@ -106,6 +108,7 @@ pub(crate) async fn retry_of_job(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path((id, delivery)): Path<(String, String)>,
+    _: NoQuery,
 ) -> Result<(StatusCode, Json<Done>), ApiError> {
     retry(&state, &caller, Subject::Job(job_id(&id)?), &delivery).await
 }
@@ -115,6 +118,7 @@ pub(crate) async fn retry_of_batch(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path((id, delivery)): Path<(String, String)>,
+    _: NoQuery,
 ) -> Result<(StatusCode, Json<Done>), ApiError> {
     retry(&state, &caller, Subject::Batch(batch_id(&id)?), &delivery).await
 }

@@ -61,9 +61,8 @@ pub(crate) async fn upload(
     let session = upload.session_id.filter(|id| !id.is_empty()).ok_or_else(session_not_found)?;
     let path = file_path(upload.path.ok_or_else(missing)?)?;
     let content = upload.content.ok_or_else(|| Error::invalid("Missing content"))?;
-    let content = decode(&content.0).map_err(|error| {
-        Error::invalid(format!("content is not valid base64: {error}")).with_source(error)
-    })?;
+    let content = decode(&content.0)
+        .map_err(|error| Error::invalid("content is not valid base64").with_source(error))?;
     drop(bytes);
     let place = Place::new(&state, &caller.tenant, &session)?;
     transfer::write(&place, path, DEFAULT_MODE, content.into(), room).await?;

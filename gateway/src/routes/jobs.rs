@@ -18,7 +18,7 @@ use shared::{Error, ErrorCode};
 use crate::auth::Caller;
 use crate::body;
 use crate::error::ApiError;
-use crate::extract::{Path, Query};
+use crate::extract::{NoQuery, Path, Query};
 use crate::routes::page;
 use crate::routes::stream::respond;
 use crate::service::fleet::nobody_has;
@@ -45,6 +45,7 @@ pub(crate) struct Submitted {
 pub(crate) async fn submit(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
@@ -114,6 +115,7 @@ pub(crate) async fn cancel(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<JobView>, ApiError> {
     let record = jobs::cancel(&state, &caller.tenant, job_id(&id)?).await?;
     view(&state, record).await

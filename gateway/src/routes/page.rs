@@ -25,7 +25,7 @@ impl Wanted {
     /// Whose list it is, where it begins, and how many entries it has at most.
     ///
     /// # Errors
-    /// The caller may not see that tenant's; the cursor is none.
+    /// The caller may not see that tenant's; the cursor is none; that many entries are on no page.
     pub(super) fn of<T: FromStr>(
         self,
         caller: Caller,
@@ -37,6 +37,10 @@ impl Wanted {
         let cursor = self.cursor.map(|text| text.parse()).transpose();
         let cursor =
             cursor.map_err(|_| Error::invalid("cursor must be the nextCursor of a page"))?;
-        Ok((caller, cursor, self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)))
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Error::invalid(format!("limit: expected 1 to {MAX_LIMIT}, not {limit}")));
+        }
+        Ok((caller, cursor, limit))
     }
 }

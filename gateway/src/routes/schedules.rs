@@ -14,7 +14,7 @@ use shared::timestamp::iso8601;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{Path, Query};
+use crate::extract::{NoQuery, Path, Query};
 use crate::routes::Done;
 use crate::routes::page::Wanted;
 use crate::service::schedules::{self, NewSchedule, schedule_id};
@@ -56,6 +56,9 @@ struct RunView {
     /// When it was due; absent if somebody asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at: Option<String>,
+    /// How many missed runs it stands for, if it is not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
     at: String,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +91,7 @@ impl From<ScheduleRun> for RunView {
         };
         Self {
             due_at: run.due_ms.map(iso8601),
+            count: run.count,
             at: iso8601(run.at_ms),
             outcome,
             job_id: run.job,
@@ -124,6 +128,7 @@ impl From<Schedule> for ScheduleView {
 pub(crate) async fn create(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
@@ -166,6 +171,7 @@ pub(crate) async fn show(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<ScheduleView>, ApiError> {
     Ok(Json(state.queue.schedule(&caller.tenant, schedule_id(&id)?).await?.into()))
 }
@@ -182,6 +188,7 @@ pub(crate) async fn change(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Json<ScheduleView>, ApiError> {
     let (head, body) = request.into_parts();
@@ -202,6 +209,7 @@ pub(crate) async fn run(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Response, ApiError> {
     let job_id = schedules::run(&state, &caller.tenant, schedule_id(&id)?).await?;
     let location = format!("/v1/jobs/{job_id}");
@@ -214,6 +222,7 @@ pub(crate) async fn remove(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<Done>, ApiError> {
     state.queue.remove_schedule(&caller.tenant, schedule_id(&id)?).await?;
     Ok(Json(Done { ok: true }))

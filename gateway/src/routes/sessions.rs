@@ -8,7 +8,7 @@ use shared::redis::SessionInfo;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::{Path, Query};
+use crate::extract::{NoQuery, Path, Query};
 use crate::routes::Done;
 use crate::service::files::{Place, session_not_found};
 use crate::service::sessions;
@@ -70,6 +70,7 @@ pub(crate) async fn show(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<Session>, ApiError> {
     let session = sessions::find(&state, &caller.tenant, &id).await?;
     session.map(|session| Json(session.into())).ok_or_else(|| session_not_found().into())
@@ -80,6 +81,7 @@ pub(crate) async fn set_network(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
     request: Request,
 ) -> Result<Json<NetworkChange>, ApiError> {
     let (head, body) = request.into_parts();
@@ -93,6 +95,7 @@ pub(crate) async fn close(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<Json<Done>, ApiError> {
     sessions::close(&state, &caller.tenant, &id).await?;
     Ok(Json(Done { ok: true }))

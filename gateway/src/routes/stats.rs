@@ -8,6 +8,7 @@ use shared::redis::{FleetStats, TenantStats};
 
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::extract::NoQuery;
 use crate::state::State;
 
 /// Tenants that are told of.
@@ -64,6 +65,7 @@ impl std::convert::From<TenantStats> for TenantView {
 pub(crate) async fn stats(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
+    _: NoQuery,
 ) -> Result<Json<Stats>, ApiError> {
     if let Some(tenant) = caller.confined_to() {
         let tenants = vec![state.queue.tenant_stats(tenant).await?.into()];

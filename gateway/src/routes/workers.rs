@@ -11,7 +11,7 @@ use shared::{Error, ErrorCode};
 
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::Path;
+use crate::extract::{NoQuery, Path};
 use crate::routes::Done;
 use crate::state::State;
 use shared::timestamp::iso8601;
@@ -43,6 +43,9 @@ struct View {
     labels: Labels,
     /// Whether it takes only jobs that require labels.
     only_labelled: bool,
+    /// Names of the keys that it decrypts secrets with; the first encrypts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets_keys: Vec<String>,
 }
 
 impl std::convert::From<WorkerFacts> for View {
@@ -68,6 +71,7 @@ impl std::convert::From<WorkerFacts> for View {
             failed: facts.failed,
             labels: facts.labels,
             only_labelled: facts.only_labelled,
+            secrets_keys: facts.secrets_keys,
         }
     }
 }
@@ -76,6 +80,7 @@ impl std::convert::From<WorkerFacts> for View {
 pub(crate) async fn list(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
+    _: NoQuery,
 ) -> Result<Json<List>, ApiError> {
     caller.require_master()?;
     let workers = state.queue.workers().await?;
@@ -87,6 +92,7 @@ pub(crate) async fn drain(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<(StatusCode, Json<Done>), ApiError> {
     caller.require_master()?;
     state.queue.drain(worker_id(&id)?).await?;
@@ -98,6 +104,7 @@ pub(crate) async fn undrain(
     FromState(state): FromState<State>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    _: NoQuery,
 ) -> Result<(StatusCode, Json<Done>), ApiError> {
     caller.require_master()?;
     state.queue.undrain(worker_id(&id)?).await?;

@@ -29,7 +29,7 @@ pub(crate) struct NewSchedule {
     name: Option<String>,
     #[serde(default)]
     cron: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "shared::timestamp::optional")]
     at: Option<chrono::DateTime<chrono::Utc>>,
     #[serde(default = "Timetable::default_timezone")]
     timezone: String,

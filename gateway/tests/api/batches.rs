@@ -226,7 +226,7 @@ async fn one_wrong_item_and_nothing_runs() {
             format!("{many}{{\"options\":{{\"networkFilter\":[]}}}}"),
             400,
             "INVALID_REQUEST",
-            "line 702: options.networkFilter: invalid type: an array, expected an object",
+            "line 702: options.networkFilter: expected an object, not an array",
         ),
         (
             "application/json",

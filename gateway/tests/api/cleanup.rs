@@ -57,7 +57,7 @@ async fn the_master_cleans_up_after_everybody() {
     let (harness, ours, theirs) = start().await;
     // What keeps images is not misread as their end.
     for (body, words) in [
-        (r#"{"images":"false"}"#, "images: invalid type: string"),
+        (r#"{"images":"false"}"#, "images: expected a boolean, not the text"),
         (r#"{"image":false}"#, "did you mean `images`?"),
         ("[]", "must be a JSON object"),
     ] {

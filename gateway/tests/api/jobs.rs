@@ -75,14 +75,22 @@ async fn waiting_ends_when_it_is_over_and_says_where_the_job_stands() {
 #[tokio::test]
 async fn what_is_wrong_is_said_before_anything_is_queued() {
     let harness = Harness::without_worker(|config| config.policy.max_retention_ms = 1000).await;
+    let soon = chrono::Utc::now() + chrono::TimeDelta::hours(1);
     for (queue, code, words) in [
         (json!({"tag": ["x"]}), "INVALID_REQUEST", "queue.tag: unknown field"),
         (json!({"tags": [""]}), "INVALID_REQUEST", "queue.tags"),
         (json!({"priority": "urgent"}), "INVALID_REQUEST", "queue.priority"),
         (json!({"delayMs": 1, "runAt": "2026-01-01T00:00:00Z"}), "INVALID_REQUEST", "give one"),
         (json!({"runAt": "9999-01-01T00:00:00Z"}), "INVALID_REQUEST", "queue.runAt"),
-        (json!({"runAt": "soon"}), "INVALID_REQUEST", "queue.runAt"),
+        (json!({"runAt": "soon"}), "INVALID_REQUEST", "queue.runAt: expected a time like 2026-"),
         (json!({"expiresMs": 0}), "INVALID_REQUEST", "queue.expiresMs"),
+        (json!({"delayMs": 1000, "expiresMs": 1000}), "INVALID_REQUEST", "before it may begin"),
+        (json!({"runAt": soon, "expiresMs": 1000}), "INVALID_REQUEST", "queue.runAt"),
+        (
+            json!({"maxAttempts": 2, "backoffMs": 5, "maxBackoffMs": 4}),
+            "INVALID_REQUEST",
+            "longest",
+        ),
         (json!({"maxAttempts": 101}), "INVALID_REQUEST", "queue.maxAttempts"),
         (json!({"retryOn": ["rain"]}), "INVALID_REQUEST", "queue.retryOn"),
         (json!({"retentionMs": 0}), "INVALID_REQUEST", "queue.retentionMs"),
@@ -104,9 +112,42 @@ async fn what_is_wrong_is_said_before_anything_is_queued() {
         get(&harness, &format!("{path}/output")).await.error(404, "NOT_FOUND");
         send(harness.request(Method::DELETE, path)).await.error(404, "NOT_FOUND");
     }
-    for query in ["state=done", "since=yesterday", "cursor=x", "limit=many"] {
-        get(&harness, &format!("/v1/jobs?{query}")).await.error(400, "INVALID_REQUEST");
+    for (query, words) in [
+        ("state=done", "state must be queued, running or finished"),
+        ("since=yesterday", "since must be a time like"),
+        ("cursor=x", "cursor must be"),
+        ("limit=many", "limit: expected a whole number that is not negative, not \"many\""),
+        ("limit=0", "limit: expected 1 to 500, not 0"),
+        ("limit=501", "limit: expected 1 to 500, not 501"),
+        ("tags=x", "tags: unknown query parameter; did you mean tag?"),
+        ("priority=high", "priority: unknown query parameter; this route takes state, tag, since,"),
+    ] {
+        for list in ["jobs", "batches", "schedules", "dead-letters"] {
+            let is_of_all = query.starts_with("limit") || query.starts_with("cursor");
+            if list == "jobs" || is_of_all {
+                let answer = get(&harness, &format!("/v1/{list}?{query}")).await;
+                let message = answer.error(400, "INVALID_REQUEST");
+                assert!(message.starts_with(words), "{list}: {message}");
+            }
+        }
     }
+    assert_eq!(get(&harness, "/v1/jobs?limit=500").await.json(), json!({"jobs": []}));
+    for (method, path) in [
+        (Method::POST, "/v1/jobs"),
+        (Method::DELETE, "/v1/jobs/x"),
+        (Method::POST, "/v1/batches"),
+        (Method::PATCH, "/v1/schedules/x"),
+        (Method::POST, "/v1/dead-letters/x/redrive"),
+        (Method::GET, "/v1/stats"),
+        (Method::GET, "/v1/workers"),
+        (Method::DELETE, "/v1/sessions/x"),
+    ] {
+        let answer = send(harness.request(method, &format!("{path}?priority=high"))).await;
+        let message = answer.error(400, "INVALID_REQUEST");
+        assert_eq!(message, "priority: unknown query parameter; this route takes none", "{path}");
+    }
+    // isol8's own routes pass over what they do not know.
+    assert_eq!(get(&harness, "/sessions?state=x").await.json(), json!({"sessions": []}));
 }
 
 #[tokio::test]
@@ -305,6 +346,21 @@ async fn dead_letters_are_listed_shown_driven_again_and_forgotten() {
         send(harness.request(Method::POST, &format!("{path}/redrive")).body(body.to_string())).await
     };
     redrive(json!({"options": {"memoryLimit": "2g"}})).await.error(400, "POLICY_VIOLATION");
+    // What else a job can have stays as it is, and whoever wants it otherwise is told so.
+    for (body, name) in [
+        (json!({"options": {"memoryLimit": "1g", "network": "host"}}), "options.network"),
+        (json!({"options": {"poolStrategy": "secure"}}), "options.poolStrategy"),
+        (json!({"queue": {"priority": "high"}}), "queue"),
+        (json!({"memoryLimit": "1g"}), "memoryLimit"),
+        (json!({"options": {"memoryLimit": 5}}), "options.memoryLimit"),
+        (json!({"options": "big"}), "options"),
+    ] {
+        let message = redrive(body).await.error(400, "INVALID_REQUEST");
+        assert!(message.starts_with(&format!("{name}: ")), "{message}");
+    }
+    let message =
+        redrive(json!({"options": {"image": "other"}})).await.error(400, "INVALID_REQUEST");
+    assert!(message.contains("memoryLimit, cpuLimit,"), "{message}");
     let again = redrive(json!({"options": {"memoryLimit": "1g"}})).await;
     assert_eq!((again.status, &again.json()["state"]), (202, &json!("queued")));
     redrive(json!({})).await.error(404, "NOT_FOUND");

@@ -17,6 +17,7 @@ fn facts(running: usize, is_draining: bool) -> WorkerFacts {
         failed: 1,
         is_draining,
         labels: "pool=gpu".parse().unwrap(),
+        secrets_keys: vec!["01ab".into(), "02cd".into()],
         ..WorkerFacts::new(WorkerId::generate(), "host-0".into(), 4)
     }
 }
@@ -43,6 +44,7 @@ async fn workers_are_listed_and_drained_by_the_master_alone() {
             "startedAt": "1970-01-01T00:00:00.000Z", "running": 2, "sessions": 0,
             "sandboxes": 3, "ended": 9, "failed": 1,
             "labels": {"pool": "gpu"}, "onlyLabelled": false,
+            "secretsKeys": ["01ab", "02cd"],
         })]
     );
 

@@ -35,7 +35,8 @@ pub use result::{
     Ending, EndingSummary, ExecutionResult, Failure, Outcome, ResourceUsage, SessionState, Timings,
 };
 pub use retry::{Attempt, RetryOn, RetryPolicy, backoff};
-pub use schedule::{Missed, Overlap, Step, Timetable};
+pub(crate) use retry::{MAX_TAIL_BYTES, tail};
+pub use schedule::{Missed, MissedRuns, Overlap, Step, Timetable};
 pub use validate::{Admission, MAX_SECRET_BYTES, matches_pattern};
 pub(crate) use validate::{
     MIN_CORES, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_PIDS, is_image_reference,

@@ -9,6 +9,7 @@ use crate::config::Policy;
 use crate::error::{Error, ErrorCode};
 use crate::id::BatchId;
 use crate::labels::Labels;
+use crate::timestamp;
 use crate::webhook::{Webhook, WebhookOptions};
 
 /// Most tags of a job.
@@ -73,7 +74,7 @@ pub struct QueueOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
     /// The moment before which it is not to begin; instead of `delay_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "timestamp::optional", skip_serializing_if = "Option::is_none")]
     pub run_at: Option<DateTime<Utc>>,
     /// How long after its submission it may still begin, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,15 +182,28 @@ impl QueueOptions {
         if self.delay_ms.is_some() && self.run_at.is_some() {
             return Err(Error::invalid("queue.delayMs and queue.runAt: give one of them"));
         }
+        let delay_ms = within("queue.delayMs", self.delay_ms, 0, MAX_WAIT_MS)?;
+        let run_at_ms = self.run_at.map(run_at).transpose()?;
+        let expires_ms = within("queue.expiresMs", self.expires_ms, 1, MAX_WAIT_MS)?;
+        let (name, wait_ms) = match run_at_ms {
+            Some(run_at_ms) => ("runAt", run_at_ms.saturating_sub(timestamp::now_ms())),
+            None => ("delayMs", delay_ms.unwrap_or_default()),
+        };
+        if let Some(expires_ms) = expires_ms.filter(|expires_ms| *expires_ms <= wait_ms) {
+            return Err(Error::invalid(format!(
+                "queue.{name} is {wait_ms} ms ahead, and queue.expiresMs is {expires_ms}: the job would be over before it \
+                 may begin. Both count from its submission"
+            )));
+        }
         Ok(Terms {
             retry: self.retry()?,
             tags: tags(self.tags.unwrap_or_default())?,
             retention_ms: retention(self.retention_ms, policy, retention_ms)?,
             priority: self.priority.unwrap_or_default(),
             labels: required(self.labels.unwrap_or_default(), policy)?,
-            delay_ms: within("queue.delayMs", self.delay_ms, 0, MAX_WAIT_MS)?,
-            run_at_ms: self.run_at.map(run_at).transpose()?,
-            expires_ms: within("queue.expiresMs", self.expires_ms, 1, MAX_WAIT_MS)?,
+            delay_ms,
+            run_at_ms,
+            expires_ms,
             webhook: None,
             batch: None,
         })
@@ -216,6 +230,13 @@ impl QueueOptions {
             within("queue.maxAttempts", self.max_attempts.map(u64::from), 1, MAX_ATTEMPTS.into())?;
         let backoff_ms = within("queue.backoffMs", self.backoff_ms, 0, MAX_BACKOFF_MS)?;
         let max_backoff_ms = within("queue.maxBackoffMs", self.max_backoff_ms, 0, MAX_BACKOFF_MS)?;
+        if let (Some(first), Some(longest)) = (backoff_ms, max_backoff_ms)
+            && first > longest
+        {
+            return Err(Error::invalid(format!(
+                "queue.backoffMs is {first}, more than queue.maxBackoffMs, the longest pause, which is {longest}"
+            )));
+        }
         let Some(max_attempts) = max_attempts.filter(|attempts| *attempts > 1) else {
             return Ok(None);
         };
@@ -240,8 +261,7 @@ fn within(name: &str, asked: Option<u64>, least: u64, most: u64) -> Result<Optio
 
 fn run_at(time: DateTime<Utc>) -> Result<u64, Error> {
     let ms = u64::try_from(time.timestamp_millis()).unwrap_or_default();
-    let now_ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default();
-    if ms > now_ms.saturating_add(MAX_WAIT_MS) {
+    if ms > timestamp::now_ms().saturating_add(MAX_WAIT_MS) {
         return Err(Error::invalid("queue.runAt must be within 30 days"));
     }
     Ok(ms)

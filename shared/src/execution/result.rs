@@ -99,6 +99,12 @@ pub(crate) fn with_milliseconds<S: Serializer>(
     serializer.collect_str(&time.format("%Y-%m-%dT%H:%M:%S%.3fZ"))
 }
 
+/// Writes milliseconds with at most three decimals.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn in_microseconds<S: Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((ms * 1000.0).round() / 1000.0)
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -136,27 +142,32 @@ pub struct ResourceUsage {
     pub peak_memory_bytes: u64,
 }
 
-/// Where the time of a job went, in milliseconds with microsecond digits.
+/// Where the time of a job went, in milliseconds; clients get whole microseconds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Timings {
-    /// Waiting in the queue, by the queue's clock.
+    /// From when it might have begun until a worker took it, by the queue's clock.
+    #[serde(serialize_with = "in_microseconds")]
     pub queue_ms: f64,
     /// Fetching the program from its address.
-    #[serde(default)]
+    #[serde(default, serialize_with = "in_microseconds")]
     pub fetch_ms: f64,
     /// Getting a sandbox.
+    #[serde(serialize_with = "in_microseconds")]
     pub sandbox_ms: f64,
     /// Whether it had to be created for this job.
     pub cold: bool,
     /// Having its packages installed, or waiting for that.
-    #[serde(default)]
+    #[serde(default, serialize_with = "in_microseconds")]
     pub install_ms: f64,
     /// Running the setup scripts.
+    #[serde(serialize_with = "in_microseconds")]
     pub setup_ms: f64,
     /// From the start order to the program's last output, as the worker saw it.
+    #[serde(serialize_with = "in_microseconds")]
     pub run_ms: f64,
     /// Fetching output files.
+    #[serde(serialize_with = "in_microseconds")]
     pub collect_ms: f64,
 }
 
@@ -248,5 +259,24 @@ impl Ending {
                 code: Some(failure.code),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timings_are_told_in_whole_microseconds() {
+        let timings = Timings {
+            queue_ms: std::time::Duration::from_micros(198).as_secs_f64() * 1000.0,
+            run_ms: 0.1 + 0.2,
+            collect_ms: 1234.567_891,
+            ..Timings::default()
+        };
+        assert_eq!(
+            serde_json::to_string(&timings).unwrap(),
+            r#"{"queueMs":0.198,"fetchMs":0.0,"sandboxMs":0.0,"cold":false,"installMs":0.0,"setupMs":0.0,"runMs":0.3,"collectMs":1234.568}"#
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::result::{Ending, Outcome};
 use crate::error::ErrorCode;
 
 /// How much of each stream an attempt keeps, in bytes.
-const MAX_TAIL_BYTES: usize = 2048;
+pub(crate) const MAX_TAIL_BYTES: usize = 2048;
 
 /// An ending of a program after which it may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,12 @@ pub struct Attempt {
     /// The end of its standard error.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stderr: String,
+    /// Which events of the job it wrote, from this number on, if its worker could tell nothing of it.
+    #[serde(default, skip_serializing)]
+    pub first_event: u64,
+    /// The number behind its last event.
+    #[serde(default, skip_serializing)]
+    pub end_event: u64,
 }
 
 impl Attempt {
@@ -132,11 +138,14 @@ impl Attempt {
             message,
             stdout,
             stderr,
+            first_event: 0,
+            end_event: 0,
         }
     }
 }
 
-fn tail(text: &str) -> String {
+/// Its end, as an attempt has it.
+pub(crate) fn tail(text: &str) -> String {
     let mut start = text.len().saturating_sub(MAX_TAIL_BYTES);
     while !text.is_char_boundary(start) {
         start += 1;

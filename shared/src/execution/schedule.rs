@@ -14,9 +14,30 @@ use crate::error::Error;
 const LATE_MS: u64 = 60_000;
 /// Most missed runs that are made up for.
 const MAX_MADE_UP: usize = 100;
+/// Most entries for missed runs: as many as a schedule keeps of all its runs.
+const MAX_NOTED: usize = 50;
+/// Most missed runs that are counted for one entry: they may be millions.
+const MAX_COUNTED: u64 = 1000;
 /// Longest pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 256;
 const UTC: &str = "UTC";
+/// Patterns that have a name.
+const NICKNAMES: [&str; 6] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@hourly"];
+/// The fields of a pattern, and what may stand in each; the first may be missing.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    (
+        "day of the month",
+        "1 to 31, L (the last one), or a number and W (the weekday nearest to it)",
+    ),
+    ("month", "1 to 12, or JAN to DEC"),
+    (
+        "day of the week",
+        "0 (Sunday) to 7, or SUN to SAT; behind it # and a number (which one of the month), or L (the last one)",
+    ),
+];
 
 /// What becomes of runs that were missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +104,17 @@ pub struct Step {
     pub next_ms: Option<u64>,
 }
 
+/// Runs that were missed and are not made up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MissedRuns {
+    /// When the first of them was due, in milliseconds since the epoch.
+    pub due_ms: u64,
+    /// How many they are; of a thousand and more, a thousand. Absent if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
 impl Timetable {
     /// Checks it.
     ///
@@ -98,7 +130,9 @@ impl Timetable {
                     let message = format!("cron is longer than {MAX_PATTERN_BYTES} bytes");
                     return Err(Error::invalid(message));
                 }
-                self.pattern()?;
+                check_pattern(pattern).map_err(|why| {
+                    Error::invalid(format!("cron \"{}\": {why}", pattern.escape_debug()))
+                })?;
             }
             (None, Some(_)) => {}
         }
@@ -114,7 +148,8 @@ impl Timetable {
     fn pattern(&self) -> Result<Option<Cron>, Error> {
         let parse = |pattern: &String| {
             Cron::from_str(pattern).map_err(|error| {
-                Error::invalid(format!("cron \"{}\": {error}", pattern.escape_debug()))
+                let message = format!("cron \"{}\" cannot be read", pattern.escape_debug());
+                Error::invalid(message).with_source(error)
             })
         };
         self.cron.as_ref().map(parse).transpose()
@@ -153,7 +188,11 @@ impl Timetable {
             return Ok(Step { is_to_run: true, next_ms: self.next_after(due_ms)? });
         }
         match self.missed {
-            Missed::Skip => Ok(Step { is_to_run: false, next_ms: self.next_after(now_ms)? }),
+            Missed::Skip => {
+                // What was due within the last minute is not missed.
+                let next_ms = self.next_after(now_ms.saturating_sub(LATE_MS + 1))?;
+                Ok(Step { is_to_run: false, next_ms })
+            }
             Missed::Once => Ok(Step { is_to_run: true, next_ms: self.next_after(now_ms)? }),
             Missed::All => {
                 let first_ms = self.first_made_up(now_ms)?;
@@ -164,6 +203,44 @@ impl Timetable {
         }
     }
 
+    /// The runs from the one at `first_ms` on that a step from there to `next_ms` leaves out, oldest first. If
+    /// they are more than a schedule keeps, one entry stands for the oldest of them.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn left_out(
+        &self,
+        first_ms: u64,
+        next_ms: Option<u64>,
+        now_ms: u64,
+    ) -> Result<Vec<MissedRuns>, Error> {
+        let one = |due_ms| MissedRuns { due_ms, count: None };
+        let Some(pattern) = self.pattern()? else { return Ok(vec![one(first_ms)]) };
+        let zone = self.zone()?;
+        let end_ms = next_ms.unwrap_or(now_ms);
+        let first = moment(first_ms).with_timezone(&zone);
+        let mut due = [first_ms].into_iter().chain(
+            pattern
+                .iter_after(first)
+                .map(|it| milliseconds(it.to_utc()))
+                .take_while(|due_ms| *due_ms < end_ms),
+        );
+        let runs: Vec<MissedRuns> = due.by_ref().take(MAX_NOTED + 1).map(one).collect();
+        if runs.len() <= MAX_NOTED {
+            return Ok(runs);
+        }
+        let end = moment(end_ms).with_timezone(&zone);
+        let last = pattern.iter_before(end).map(|it| milliseconds(it.to_utc()));
+        let mut noted: Vec<MissedRuns> = last.take(MAX_NOTED - 1).map(one).collect();
+        let noted_from_ms = noted.last().map_or(end_ms, |it| it.due_ms);
+        let due_ms = runs.iter().map(|it| it.due_ms).chain(due);
+        let count =
+            due_ms.take_while(|due_ms| *due_ms < noted_from_ms).zip(1..=MAX_COUNTED).count();
+        noted.push(MissedRuns { due_ms: first_ms, count: Some(count as u64) });
+        noted.reverse();
+        Ok(noted)
+    }
+
     /// The first of the missed runs that are made up for, if there are as many as may be.
     fn first_made_up(&self, now_ms: u64) -> Result<Option<u64>, Error> {
         let Some(pattern) = self.pattern()? else { return Ok(None) };
@@ -171,6 +248,39 @@ impl Timetable {
         let first = pattern.iter_before(now).nth(MAX_MADE_UP - 1);
         Ok(first.map(|first| milliseconds(first.to_utc())))
     }
+}
+
+/// What is wrong with a pattern, if something is. The parser alone would let pass more than is promised to be
+/// understood: years, for one.
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    let pattern = pattern.trim();
+    if pattern.starts_with('@') {
+        return match NICKNAMES.iter().any(|name| name.eq_ignore_ascii_case(pattern)) {
+            true => Ok(()),
+            false => Err(format!("unknown name; there are {}", NICKNAMES.join(", "))),
+        };
+    }
+    let fields: Vec<&str> = pattern.split_whitespace().collect();
+    let Some(first) = FIELDS.len().checked_sub(fields.len()).filter(|first| *first <= 1) else {
+        return Err(format!(
+            "has {} fields; expected five (minute, hour, day of the month, month, day of the week), or six \
+             with the second in front",
+            fields.len()
+        ));
+    };
+    for (place, field) in (first..).zip(&fields) {
+        let mut alone = ["*"; FIELDS.len()];
+        alone[place] = field;
+        if field.contains(['+', '@']) || Cron::from_str(&alone.join(" ")).is_err() {
+            let (name, values) = FIELDS[place];
+            return Err(format!(
+                "the {name} cannot be \"{}\"; expected *, or {values}; also lists (1,2), ranges (1-5) and steps \
+                 (*/5, 1-20/5)",
+                field.escape_debug()
+            ));
+        }
+    }
+    Cron::from_str(pattern).map(drop).map_err(|_| "cannot be read".to_owned())
 }
 
 fn moment(ms: u64) -> DateTime<Utc> {
@@ -215,9 +325,19 @@ mod tests {
     fn what_is_wrong_is_named() {
         let at = || Some(Utc::now());
         for (table, words) in [
-            (timetable("* * *", UTC), "cron \"* * *\""),
-            (timetable("61 * * * *", UTC), "cron"),
-            (timetable("", UTC), "cron"),
+            (timetable("* * *", UTC), "cron \"* * *\": has 3 fields; expected five (minute, "),
+            (timetable("61 * * * *", UTC), "the minute cannot be \"61\"; expected *, or 0 to 59;"),
+            (timetable("0 61 * * * *", UTC), "the minute cannot be \"61\""),
+            (timetable("x 0 * * * *", UTC), "the second cannot be \"x\""),
+            (timetable("0 0 32 * *", UTC), "the day of the month cannot be \"32\""),
+            (
+                timetable("0 0 * MAI *", UTC),
+                "the month cannot be \"MAI\"; expected *, or 1 to 12, or JAN to DEC",
+            ),
+            (timetable("0 0 * * +MON", UTC), "the day of the week cannot be \"+MON\""),
+            (timetable("0 0 0 1 1 * 2030", UTC), "has 7 fields"),
+            (timetable("@midnight", UTC), "unknown name; there are @yearly, "),
+            (timetable("", UTC), "has 0 fields"),
             (timetable(&"*,".repeat(200), UTC), "256 bytes"),
             (timetable("0 0 * * *", "Mars/Olympus"), "timezone \"Mars/Olympus\""),
             (Timetable { at: at(), ..timetable("0 0 * * *", UTC) }, "cron or at"),
@@ -241,6 +361,13 @@ mod tests {
         let weekdays = timetable("30 9 * * MON-FRI", "America/New_York");
         assert_eq!(runs(&weekdays, after, 1), ["03-02T14:30:00"]);
         assert_eq!(runs(&timetable("@daily", UTC), after, 1), ["03-02T00:00:00"]);
+        let last_friday = timetable("0 12 ? * FRI#L", UTC);
+        assert_eq!(runs(&last_friday, after, 1), ["03-27T12:00:00"]);
+        for pattern in
+            ["0 9 15W * *", "0 9 L jan-mar mon", "@Weekly", " 0 9 * * 1-5/2 ", "0 0 * * FRI#2"]
+        {
+            timetable(pattern, UTC).check().unwrap();
+        }
     }
 
     #[test]
@@ -296,6 +423,45 @@ mod tests {
         assert_eq!(step(Missed::Once), Step { is_to_run: true, next_ms: next });
         let hour = Some(ms("2026-03-01T11:00:00Z"));
         assert_eq!(step(Missed::All), Step { is_to_run: true, next_ms: hour });
+    }
+
+    #[test]
+    fn a_run_within_the_last_minute_is_on_time_whatever_was_missed_before_it() {
+        let table = Timetable { missed: Missed::Skip, ..timetable("* * * * *", UTC) };
+        let (due, now) = (ms("2026-03-01T10:00:00Z"), ms("2026-03-01T10:05:20Z"));
+        let last = ms("2026-03-01T10:05:00Z");
+        assert_eq!(table.step(due, now).unwrap(), Step { is_to_run: false, next_ms: Some(last) });
+        let step = table.step(last, now).unwrap();
+        assert_eq!(step, Step { is_to_run: true, next_ms: Some(last + 60_000) });
+    }
+
+    #[test]
+    fn each_run_that_is_left_out_is_named_and_of_many_the_oldest_are_counted() {
+        let left_out = |cron, from, now| {
+            let table = Timetable { missed: Missed::Skip, ..timetable(cron, "Europe/Berlin") };
+            let (from, now) = (ms(from), ms(now));
+            let step = table.step(from, now).unwrap();
+            assert!(!step.is_to_run);
+            table.left_out(from, step.next_ms, now).unwrap()
+        };
+        let from = "2026-03-01T10:00:00Z";
+        let hours = left_out("0 * * * *", from, "2026-03-01T13:20:00Z");
+        let hour = |number: u64| MissedRuns { due_ms: ms(from) + number * 3_600_000, count: None };
+        assert_eq!(hours, [0, 1, 2, 3].map(hour));
+
+        // From 10:00 on: 50 of them are named, of one more the two oldest are one entry.
+        assert_eq!(left_out("* * * * *", from, "2026-03-01T10:50:30Z").len(), 50);
+        for (now, count) in [("2026-03-01T10:51:30Z", 2), ("2026-03-02T10:00:30Z", 1391)] {
+            let minutes = left_out("* * * * *", from, now);
+            let oldest = MissedRuns { due_ms: ms(from), count: Some(count.min(1000)) };
+            assert_eq!((minutes.len(), minutes[0]), (50, oldest));
+            let named: Vec<u64> = minutes[1..].iter().map(|it| it.due_ms).collect();
+            let minute = |number| ms(from) + (count + number) * 60_000;
+            assert_eq!(named, (0..49).map(minute).collect::<Vec<_>>());
+        }
+        let at = DateTime::from_timestamp_millis(5).unwrap();
+        let table = Timetable { cron: None, at: Some(at), ..timetable("", UTC) };
+        assert_eq!(table.left_out(5, None, 9).unwrap(), [MissedRuns { due_ms: 5, count: None }]);
     }
 
     #[test]

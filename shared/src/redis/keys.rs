@@ -75,12 +75,12 @@ pub(super) const NEW_PLACEMENTS: &str = "v1:placements";
 /// The truth about one job.
 ///
 /// Type: hash (`tenant`, `state`, `payload` until it ends, `reply_to`, `attempt`, `enqueued_us`,
-/// `queued_us`, `started_us`, `worker`, `theft` (the reclaim that started it), `ended_by`, `result`;
+/// `queued_us` (since when it might have begun), `started_us`, `worker`, `theft` (the reclaim that started it), `ended_by`, `result`;
 /// `entry` if it is in the stream; `session` and `may_open` of a session's call; where they
 /// apply `priority` unless it is normal, and behind a colon its placement, `interactive`, `counted` (it is in `active`), `shown` (output was seen or input given: not
 /// to be started again), `cancel` (its worker is to stop it), `unread_by` (workers that could not read it), `input` (the last one given); of a listed
 /// job `keep_ms`, `terms`, `due_ms` while it is delayed, `expires_ms`,
-/// `batch` and `name` of an item of a batch, `tries` (programs that ended and began anew), `noted` (there are attempts), `bytes` of its payload,
+/// `batch` and `name` of an item of a batch, `tries` (programs that ended and began anew), `noted` (there are attempts), `first_event` (number of the first event of its last attempt, if there were others), `bytes` of its payload,
 /// `backlogged` while it waits for its tenant's other jobs, `dead` (it was given up), `once` (its idempotency key), `webhook` and, when it has ended, `finished_us`,
 /// `kept_bytes`, `summary`, `delivery` (how many deliveries to its webhook there were), `delivering` while the last of them
 /// is not over, and `deliverer`, the step that handed it to a worker). `reply_to` are the gateways that hear of it, with spaces between. Owner: the queue's

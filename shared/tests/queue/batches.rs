@@ -34,12 +34,12 @@ async fn upload(
     terms: BatchTerms,
     once: Option<&Once>,
 ) -> Result<Sealed, Error> {
-    let mut upload = fleet.queue.upload_batch(&fleet.tenant, quota, limits).await?;
+    let mut upload = fleet.queue.upload_batch(&fleet.tenant, quota, limits, terms).await?;
     for number in 0..items {
         let name = if number % 2 == 0 { format!("name {number}") } else { String::new() };
         upload.add(name, &item(number)).await?;
     }
-    upload.seal(terms, once).await
+    upload.seal(once).await
 }
 
 pub(crate) async fn submit(fleet: &Fleet, items: u64, terms: BatchTerms) -> BatchId {
@@ -240,21 +240,22 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     let redis = Redis::start();
     let fleet = Fleet::new(&redis.config()).await;
     let any = (Quota::default(), BatchLimits::default());
-    let mut broken = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1).await.unwrap();
+    let mut broken = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1, terms()).await.unwrap();
     for number in 0..600 {
         broken.add(String::new(), &item(number)).await.unwrap();
     }
     let id = broken.id();
     let record = fleet.queue.batch(&fleet.tenant, id).await.unwrap();
     assert_eq!((record.state.as_str(), record.progress.items), ("uploading", 512));
+    assert_eq!(record.terms, Terms { batch: Some(id), ..terms().items });
     let unread = fleet.queue.batch_results(&fleet.tenant, id, 0).await.unwrap_err();
     assert_eq!(unread.code(), ErrorCode::NotFound);
     tend(&fleet, &mut BatchCache::default()).await;
     assert_eq!(progress(&fleet, id).await.items, 512, "it lives");
     drop(broken);
     // Nor does one without a single item, or with too few to be stored.
-    drop(fleet.queue.upload_batch(&fleet.tenant, any.0, any.1).await.unwrap());
-    let mut small = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1).await.unwrap();
+    drop(fleet.queue.upload_batch(&fleet.tenant, any.0, any.1, terms()).await.unwrap());
+    let mut small = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1, terms()).await.unwrap();
     small.add(String::new(), &item(0)).await.unwrap();
     drop(small);
     let deadline = Instant::now() + SOON;
@@ -270,13 +271,13 @@ async fn an_upload_whose_gateway_died_is_removed() {
     let redis = Redis::start();
     let fleet = Fleet::new(&redis.config()).await;
     let any = (Quota::default(), BatchLimits::default());
-    let mut upload = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1).await.unwrap();
+    let mut upload = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1, terms()).await.unwrap();
     for number in 0..600 {
         upload.add(String::new(), &item(number)).await.unwrap();
     }
     nothing_left(&fleet, &redis, upload.id()).await;
     // It was only slow: then it is told.
-    let refused = upload.seal(terms(), None).await.unwrap_err();
+    let refused = upload.seal(None).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::QueueUnavailable);
     redis.assert_nothing_left();
 }

@@ -56,10 +56,11 @@ async fn have_due(cluster: &Nodes, queue: &Queue, (tenant, tag): &(TenantId, Str
     let _: u64 = node.run(&["HSET", &format!("v1:{tag}:schedule:{name}"), "next_ms", "1"]);
     let _: u64 = node.run(&["ZADD", &scheduled, "1", &name]);
 
-    let mut upload = queue.upload_batch(tenant, quota, BatchLimits::default()).await.unwrap();
+    let (limits, terms) =
+        (BatchLimits::default(), BatchTerms { items: terms, ..BatchTerms::default() });
+    let mut upload = queue.upload_batch(tenant, quota, limits, terms).await.unwrap();
     upload.add(String::new(), &job).await.unwrap();
-    let terms = BatchTerms { items: terms, ..BatchTerms::default() };
-    let batch = upload.seal(terms, None).await.unwrap().id;
+    let batch = upload.seal(None).await.unwrap().id;
     Due { told, schedule, batch }
 }
 

@@ -1,10 +1,11 @@
 //! Jobs that were given up: kept with payload and evidence, driven again, or forgotten.
 
+use bytes::Bytes;
 use shared::config;
 use shared::error::ErrorCode;
-use shared::execution::{Limits, Terms};
-use shared::id::{JobId, TenantId};
-use shared::redis::{Commit, GiveBack, JobState, Listing, Once, Quota, Submission};
+use shared::execution::{EventKind, Limits, Phase, Stream, Terms};
+use shared::id::{JobId, TenantId, WorkerId};
+use shared::redis::{Claimed, Commit, GiveBack, JobState, Listing, Once, Quota, Submission};
 
 use crate::harness::{Fleet, Redis, failure, job, outlive_lease};
 
@@ -59,6 +60,57 @@ async fn a_job_whose_workers_die_is_quarantined_with_the_evidence() {
     ] {
         assert_eq!(refused.unwrap_err().code(), ErrorCode::NotFound);
     }
+}
+
+/// Publishes a piece for each of these.
+async fn write(fleet: &Fleet, worker: WorkerId, claimed: &Claimed, pieces: &[(Stream, String)]) {
+    let publication = fleet.queue.publication_from(worker, claimed, 60_000);
+    let piece = |(stream, text): &(Stream, String)| {
+        let data = Bytes::from(text.clone());
+        (Phase::Code, EventKind::Output { stream: *stream, offset: 0, data })
+    };
+    let mut events: Vec<_> = pieces.iter().map(piece).collect();
+    if claimed.first_event > 0 {
+        events.insert(0, (Phase::Setup, EventKind::Restarted));
+    }
+    assert!(fleet.queue.publish(&publication, publication.first(), &events).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_evidence_of_an_attempt_whose_worker_died_has_what_it_wrote_last() {
+    let redis = Redis::start();
+    let config = config::Redis { max_deliveries: 4, ..redis.short_lease() };
+    let mut fleet = Fleet::new(&config).await;
+    let id = submit(&fleet, None).await;
+    let (thief, mut consumer) = fleet.second_worker().await;
+    let line = |number: usize| (Stream::Stdout, format!("line {number} \u{e9}\n"));
+    let first = fleet.claim_one().await;
+    let written = [line(1), (Stream::Stderr, "trouble\n".to_owned()), line(2)];
+    write(&fleet, fleet.worker, &first, &written).await;
+    outlive_lease().await;
+    // Writes more than is kept as evidence, in many pieces.
+    let second = fleet.queue.reclaim(&mut consumer, 1).await.unwrap().remove(0);
+    let many: Vec<_> = (0..300).map(line).collect();
+    write(&fleet, thief, &second, &many).await;
+    outlive_lease().await;
+    // Writes nothing.
+    fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap().remove(0);
+    outlive_lease().await;
+    let fourth = fleet.queue.reclaim(&mut consumer, 1).await.unwrap().remove(0);
+    write(&fleet, thief, &fourth, &[(Stream::Stderr, "the last\n".to_owned())]).await;
+    outlive_lease().await;
+    assert!(fleet.queue.reclaim(&mut fleet.consumer, 1).await.unwrap().is_empty());
+
+    let attempts = fleet.queue.attempts(&fleet.tenant, id).await.unwrap();
+    assert!(attempts.iter().all(|it| it.outcome == "worker_lost"));
+    let of =
+        |attempt: usize| (attempts[attempt].stdout.as_str(), attempts[attempt].stderr.as_str());
+    assert_eq!(of(0), ("line 1 \u{e9}\nline 2 \u{e9}\n", "trouble\n"));
+    let whole: String = many.iter().map(|(_, text)| text.as_str()).collect();
+    let (stdout, stderr) = of(1);
+    assert!(whole.ends_with(stdout) && (2040..=2048).contains(&stdout.len()), "{stdout}");
+    assert_eq!(stderr, "");
+    assert_eq!([of(2), of(3)], [("", ""), ("", "the last\n")]);
 }
 
 #[tokio::test]

@@ -20,12 +20,12 @@ fn terms() -> Terms {
 
 async fn batch(fleet: &Fleet, items: u64) -> BatchId {
     let (quota, limits) = (Quota::default(), BatchLimits::default());
-    let mut upload = fleet.queue.upload_batch(&fleet.tenant, quota, limits).await.unwrap();
+    let terms = BatchTerms { items: terms(), ..BatchTerms::default() };
+    let mut upload = fleet.queue.upload_batch(&fleet.tenant, quota, limits, terms).await.unwrap();
     for _ in 0..items {
         upload.add(String::new(), &job()).await.unwrap();
     }
-    let terms = BatchTerms { items: terms(), ..BatchTerms::default() };
-    upload.seal(terms, None).await.unwrap().id
+    upload.seal(None).await.unwrap().id
 }
 
 /// What a worker does by the clock.

@@ -1,7 +1,7 @@
 //! Schedules: due, run once by whoever is first, moved on in the same step, and what comes of runs that
 //! cannot be.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use shared::error::ErrorCode;
 use shared::execution::{Missed, Overlap, Terms, Timetable};
 use shared::id::{JobId, ScheduleId, TenantId};
@@ -193,6 +193,42 @@ async fn runs_that_were_missed_are_noted_or_made_up_for() {
         );
         fleet.queue.remove_schedule(&fleet.tenant, id).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn each_run_that_is_skipped_is_noted_and_of_very_many_how_many() {
+    let redis = Redis::start();
+    let fleet = Fleet::new(&redis.config()).await;
+    let skip = |cron: &str| Timetable {
+        cron: Some(cron.into()),
+        timezone: "UTC".into(),
+        missed: Missed::Skip,
+        ..yearly()
+    };
+    let first = DateTime::parse_from_rfc3339("2020-01-01T00:00:00Z").unwrap();
+    let first_ms = u64::try_from(first.timestamp_millis()).unwrap();
+    let id = create(&fleet, skip("0 0 1 1 *")).await;
+    due_at(&redis, id, first_ms);
+    assert_eq!(fire(&fleet, &due_one(&fleet).await).await, Fired::Noted("missed".into()));
+    let schedule = fleet.queue.schedule(&fleet.tenant, id).await.unwrap();
+    let year = |ms: Option<u64>| {
+        let ms = i64::try_from(ms.unwrap()).unwrap();
+        DateTime::from_timestamp_millis(ms).unwrap().year()
+    };
+    let years: Vec<i32> = schedule.runs.iter().map(|run| year(run.due_ms)).collect();
+    assert_eq!(years, (2020..year(schedule.next_ms)).rev().collect::<Vec<_>>());
+    assert!(schedule.runs.iter().all(|run| run.outcome == "missed" && run.count.is_none()));
+    fleet.queue.remove_schedule(&fleet.tenant, id).await.unwrap();
+
+    let id = create(&fleet, skip("0 0 * * *")).await;
+    due_at(&redis, id, first_ms);
+    assert_eq!(fire(&fleet, &due_one(&fleet).await).await, Fired::Noted("missed".into()));
+    let runs = runs(&fleet, id).await;
+    let (oldest, others) = runs.split_last().unwrap();
+    assert_eq!((oldest.due_ms, oldest.count), (Some(first_ms), Some(1000)));
+    assert_eq!(others.len(), 49);
+    assert!(others.is_sorted_by(|newer, older| newer.due_ms > older.due_ms));
+    assert!(jobs(&fleet).await.is_empty());
 }
 
 #[tokio::test]

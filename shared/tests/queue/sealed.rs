@@ -84,13 +84,13 @@ async fn schedule(fleet: &Fleet, job: &Job) -> DueSchedule {
 
 async fn upload(fleet: &Fleet, items: &[Job]) -> BatchId {
     let any = (Quota::default(), BatchLimits::default());
-    let mut upload = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1).await.unwrap();
+    let of_items = Terms { retention_ms: 60_000, priority: Priority::Low, ..Terms::default() };
+    let terms = BatchTerms { items: of_items, failure_budget: None, webhook: Some(webhook()) };
+    let mut upload = fleet.queue.upload_batch(&fleet.tenant, any.0, any.1, terms).await.unwrap();
     for item in items {
         upload.add(String::new(), item).await.unwrap();
     }
-    let items = Terms { retention_ms: 60_000, priority: Priority::Low, ..Terms::default() };
-    let terms = BatchTerms { items, failure_budget: None, webhook: Some(webhook()) };
-    upload.seal(terms, None).await.unwrap().id
+    upload.seal(None).await.unwrap().id
 }
 
 fn field(redis: &Redis, job: JobId, field: &str) -> Option<Vec<u8>> {

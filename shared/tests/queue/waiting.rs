@@ -95,7 +95,9 @@ async fn a_delayed_job_can_be_cancelled() {
     let redis = Redis::start();
     let fleet = Fleet::new(&redis.config()).await;
     let id = submit(&fleet, Terms { delay_ms: Some(50), expires_ms: Some(50), ..KEPT }).await;
+    assert!(record(&fleet, id).await.due_ms.is_some());
     assert_eq!(fleet.queue.cancel(&fleet.tenant, id).await.unwrap(), Cancelled::Now);
+    assert_eq!(record(&fleet, id).await.due_ms, None, "it waits for nothing");
     tokio::time::sleep(Duration::from_millis(60)).await;
     fleet.queue.housekeep(None).await.unwrap();
     assert_eq!(fleet.failure(id).await.code, ErrorCode::Cancelled);
@@ -197,6 +199,62 @@ async fn priorities_are_held_by_leases_given_back_and_taken_over_like_others() {
     assert_eq!((lost.outcome.as_str(), lost.worker), ("worker_lost", fleet.worker.to_string()));
     assert!(lost.started_ms > 0 && lost.started_ms <= lost.ended_ms);
     assert_eq!(fleet.queue.depth().await.unwrap(), Depth::default());
+}
+
+/// From when on a job counts as waiting, in microseconds since the epoch.
+fn waits_since(redis: &Redis, id: JobId) -> u64 {
+    redis.run(&["HGET", &format!("v1:{{s0}}:job:{id}"), "queued_us"])
+}
+
+/// Has it have waited an hour longer.
+fn wait_an_hour(redis: &Redis, id: JobId) {
+    let _: i64 =
+        redis.run(&["HINCRBY", &format!("v1:{{s0}}:job:{id}"), "queued_us", "-3600000000"]);
+}
+
+#[tokio::test]
+async fn a_job_waits_from_when_it_might_have_begun_in_the_backlog_too() {
+    const HOUR_MS: f64 = 3_600_000.0;
+    let redis = Redis::start();
+    let mut fleet = Fleet::new(&redis.config()).await;
+    let quota = Quota { max_active: 1, ..Quota::default() };
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let submission =
+            Submission { tenant: &fleet.tenant, id: JobId::generate(), reply_to: None, quota };
+        let listing = Listing { terms: &KEPT, once: None };
+        ids.push(fleet.queue.submit(submission, listing, &job()).await.unwrap().id);
+    }
+    wait_an_hour(&redis, ids[1]);
+    let first = fleet.claim_one().await;
+    none_ready(&mut fleet).await;
+    fleet.finish(&first, "done").await;
+    let second = fleet.claim_one().await;
+    assert_eq!(second.lease.job, ids[1]);
+    assert!(first.queued_ms < HOUR_MS && second.queued_ms >= HOUR_MS, "{}", second.queued_ms);
+
+    // What is tried again waits from the end of the pause on.
+    wait_an_hour(&redis, ids[1]);
+    assert_eq!(retry(&fleet, &second, Duration::ZERO).await, Commit::Done);
+    let third = fleet.claim_one().await;
+    assert!(third.queued_ms < HOUR_MS, "{}", third.queued_ms);
+    assert_eq!(retry(&fleet, &third, Duration::from_millis(FAR_MS)).await, Commit::Done);
+    let due_ms = record(&fleet, ids[1]).await.due_ms.unwrap();
+    assert!(waits_since(&redis, ids[1]).abs_diff(due_ms * 1000) <= 1000);
+
+    // So does what is given back.
+    come_due(&redis, "delayed", ids[1]);
+    fleet.queue.housekeep(None).await.unwrap();
+    let fourth = fleet.claim_one().await;
+    wait_an_hour(&redis, ids[1]);
+    let back = fleet.queue.give_back(fleet.worker, &fourth.lease, GiveBack::Shutdown).await;
+    assert_eq!(back.unwrap(), Commit::Done);
+    assert!(fleet.claim_one().await.queued_ms < HOUR_MS);
+
+    // And what is not to begin yet from its time on.
+    let delayed = submit(&fleet, Terms { delay_ms: Some(FAR_MS), ..KEPT }).await;
+    let due_ms = record(&fleet, delayed).await.due_ms.unwrap();
+    assert_eq!(waits_since(&redis, delayed), due_ms * 1000);
 }
 
 async fn retry(fleet: &Fleet, claimed: &Claimed, pause: Duration) -> Commit {

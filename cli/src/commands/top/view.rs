@@ -26,7 +26,10 @@ pub(super) fn render(host: &str, now: &Snapshot, before: Option<&Snapshot>) -> S
     match &now.workers {
         None => text.push_str("Workers: only the master key may see them\n"),
         Some(workers) if workers.is_empty() => text.push_str("No worker lives\n"),
-        Some(workers) => section(&mut text, "", &workers_table(workers)),
+        // The numbers above are of this moment, these of the last time that each worker told of itself.
+        Some(workers) => {
+            section(&mut text, "Workers, up to half a second ago", &workers_table(workers));
+        }
     }
     if !now.stats.tenants.is_empty() {
         section(&mut text, "", &tenants_table(&now.stats.tenants));
@@ -184,6 +187,7 @@ mod tests {
         let text = render("http://h", &one, None);
         for part in [
             "2 running, 7 waiting (oldest 1.5 s), 2 in backlogs, 1 delayed",
+            "Workers, up to half a second ago",
             "host-0",
             "2/4",
             "gpu=yes",

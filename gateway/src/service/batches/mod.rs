@@ -81,7 +81,6 @@ pub(crate) async fn submit(
 /// A batch as far as it has come in.
 struct Incoming {
     head: Head,
-    terms: BatchTerms,
     /// Of all items: they stand in one line.
     isolation: Isolation,
     upload: BatchUpload,
@@ -118,13 +117,12 @@ async fn read(
     if let Some(part) = splitter.finish()? {
         take(state, tenant, &mut incoming, part).await.map_err(|error| at(&splitter, error))?;
     }
-    let Some(Incoming { head, terms, upload, .. }) = incoming.filter(|it| it.upload.items() > 0)
-    else {
+    let Some(Incoming { head, upload, .. }) = incoming.filter(|it| it.upload.items() > 0) else {
         return Err(Error::invalid("A batch needs at least one item"));
     };
     let once = key.map(|key| Once::of_batch(key, &digest.finalize()));
     let items = upload.items();
-    let sealed = upload.seal(terms, once.as_ref()).await?;
+    let sealed = upload.seal(once.as_ref()).await?;
     debug!(batch = %sealed.id, items, is_repeated = sealed.is_repeated, "batch taken in");
     let asked = head.queue.and_then(|queue| queue.durability);
     let confirmed = confirm_batch(state, tenant, sealed.id, asked).await?;
@@ -198,8 +196,8 @@ async fn open(state: &State, tenant: &TenantId, head: &[u8]) -> Result<Incoming,
     let webhook = webhook.map(admit).transpose()?;
     let terms = BatchTerms { items, failure_budget: head.failure_budget, webhook };
     let (quota, limits) = (state.quota(tenant), state.batch_limits(tenant));
-    let upload = state.queue.upload_batch(tenant, quota, limits).await?;
-    Ok(Incoming { head, terms, isolation, upload })
+    let upload = state.queue.upload_batch(tenant, quota, limits, terms).await?;
+    Ok(Incoming { head, isolation, upload })
 }
 
 /// A batch, at its end or after `patience`, whichever comes first.

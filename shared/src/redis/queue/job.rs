@@ -21,7 +21,7 @@ pub struct Claimed {
     pub job: Job,
     /// Deliveries so far, this one included; 1 is the first.
     pub attempt: u32,
-    /// How long it waited in the queue, in milliseconds by Redis' clock.
+    /// How long it waited since it might have begun, in milliseconds by Redis' clock.
     pub queued_ms: f64,
     /// How long ago it was submitted, however often it was put back since.
     pub age: Duration,

@@ -1,12 +1,13 @@
 //! What passes between a running job and its callers besides the ending: output one way, input the
 //! other.
 
-use redis::streams::StreamRangeReply;
+use bytes::Bytes;
+use redis::streams::{StreamId, StreamRangeReply};
 use redis::{cmd, pipe};
 
 use super::{Claimed, Lease, OwnedSession, Queue};
 use crate::error::Error;
-use crate::execution::{Event, EventKind, Input, Phase};
+use crate::execution::{Attempt, Event, EventKind, Input, MAX_TAIL_BYTES, Phase, Stream, tail};
 use crate::id::{JobId, TenantId, WorkerId};
 use crate::redis::client::failure;
 use crate::redis::keys;
@@ -22,6 +23,9 @@ const INPUT_TTL_MS: u64 = 3_600_000;
 const MAX_KEPT_EVENTS: usize = 16_384;
 /// Most stored events read in one go: a gateway may do this for many slow readers at once.
 const READ_BATCH: usize = 16;
+/// How much of an attempt is looked through for the ends of what it wrote.
+const MAX_SEARCHED_EVENTS: usize = 256;
+const MAX_SEARCHED_BYTES: usize = 128 << 10;
 
 /// The right to publish the output of one run of a job.
 #[derive(Clone, Debug)]
@@ -142,11 +146,48 @@ impl Queue {
         if owner.as_deref() != Some(tenant.as_str()) {
             return Ok(Vec::new());
         }
-        let events = stored.ids.into_iter().filter_map(|entry| {
-            let number: u64 = entry.id.split('-').next()?.parse().ok()?;
-            Event::decode(number.checked_sub(1)?, &entry.get::<Vec<u8>>("e")?)
-        });
-        Ok(events.collect())
+        Ok(stored.ids.iter().filter_map(stored_event).collect())
+    }
+
+    /// Puts down what an attempt wrote last, if its worker died with it: what has come by then is all there is.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::QueueUnavailable`] if Redis cannot be reached.
+    pub(super) async fn add_output(
+        &self,
+        shard: u16,
+        job: JobId,
+        attempt: &mut Attempt,
+    ) -> Result<(), Error> {
+        let (mut stdout, mut stderr) = (Tail::default(), Tail::default());
+        let mut end = attempt.end_event;
+        let (mut searched_events, mut searched_bytes) = (0, 0);
+        while end > attempt.first_event
+            && searched_events < MAX_SEARCHED_EVENTS
+            && searched_bytes < MAX_SEARCHED_BYTES
+            && !(stdout.is_whole() && stderr.is_whole())
+        {
+            // Event n is entry n + 1.
+            let mut look = cmd("XREVRANGE");
+            look.arg(keys::output(shard, job)).arg(format!("{end}-0"));
+            look.arg(format!("{}-0", attempt.first_event.saturating_add(1)));
+            look.arg("COUNT").arg(READ_BATCH);
+            let stored: StreamRangeReply = self.inner.client.run(&look).await.map_err(failure)?;
+            let events: Vec<Event> = stored.ids.iter().filter_map(stored_event).collect();
+            let Some(first) = events.last() else { break };
+            end = first.number;
+            searched_events += events.len();
+            for event in events {
+                let EventKind::Output { stream, data, .. } = event.kind else { continue };
+                searched_bytes += data.len();
+                match stream {
+                    Stream::Stdout => stdout.put(data),
+                    Stream::Stderr => stderr.put(data),
+                }
+            }
+        }
+        (attempt.stdout, attempt.stderr) = (stdout.into_text(), stderr.into_text());
+        Ok(())
     }
 
     /// Hands input to an interactive job of this tenant, whether it runs yet or not.
@@ -203,5 +244,37 @@ impl Queue {
         let inputs =
             taken.ids.into_iter().filter_map(|entry| Input::decode(&entry.get::<Vec<u8>>("i")?));
         Ok(inputs.collect())
+    }
+}
+
+fn stored_event(entry: &StreamId) -> Option<Event> {
+    let number: u64 = entry.id.split('-').next()?.parse().ok()?;
+    Event::decode(number.checked_sub(1)?, &entry.get::<Vec<u8>>("e")?)
+}
+
+/// The end of a stream, put together from behind.
+#[derive(Default)]
+struct Tail {
+    /// The last one comes first.
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn is_whole(&self) -> bool {
+        self.bytes >= MAX_TAIL_BYTES
+    }
+
+    /// Puts a piece in front.
+    fn put(&mut self, piece: Bytes) {
+        if !self.is_whole() {
+            self.bytes += piece.len();
+            self.pieces.push(piece);
+        }
+    }
+
+    fn into_text(mut self) -> String {
+        self.pieces.reverse();
+        tail(&String::from_utf8_lossy(&self.pieces.concat()))
     }
 }

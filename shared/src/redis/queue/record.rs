@@ -147,7 +147,12 @@ impl Queue {
         if owner.as_deref() != Some(tenant.as_str()) {
             return Ok(Vec::new());
         }
-        Ok(attempts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+        let mut attempts: Vec<Attempt> =
+            attempts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        for attempt in attempts.iter_mut().filter(|it| it.end_event > it.first_event) {
+            self.add_output(shard, id, attempt).await?;
+        }
+        Ok(attempts)
     }
 
     /// A page of this tenant's listed jobs, at most `limit`, from behind `cursor` on.
@@ -412,6 +417,9 @@ fn record(
         Some("finished") => JobState::Finished(RawValue::NULL.to_owned()),
         _ => return Err(unreadable(id)),
     };
+    // One that was cancelled before its time waits for it no more.
+    let is_queued = matches!(state, JobState::Queued);
+    let due_ms = due.filter(|_| is_queued).and_then(|ms| ms.parse().ok());
     let number = |text: Option<String>| text.and_then(|it| it.parse().ok()).unwrap_or(0_u32);
     let ms = |us: Option<String>| Some(us?.parse::<u64>().ok()? / 1000);
     let terms = terms.and_then(|terms| serde_json::from_str(&terms).ok()).unwrap_or_default();
@@ -424,7 +432,7 @@ fn record(
         finished_ms: ms(finished),
         attempts: number(attempt).saturating_add(number(tries)),
         has_attempts: noted.is_some(),
-        due_ms: due.and_then(|ms| ms.parse().ok()),
+        due_ms,
         worker: worker.filter(|worker| !worker.is_empty()),
         session: session.and_then(|name| Some(name.split_once(':')?.1.to_owned())),
         keep_ms: keep.as_ref().and_then(|keep| keep.parse().ok()),

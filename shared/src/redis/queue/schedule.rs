@@ -39,6 +39,9 @@ pub struct ScheduleRun {
     /// When it was due, in milliseconds since the epoch; nothing if somebody asked for it.
     #[serde(default)]
     pub due_ms: Option<u64>,
+    /// How many missed runs this stands for, the first of which was due then; nothing if it is one.
+    #[serde(default)]
+    pub count: Option<u64>,
     /// When it was dealt with.
     pub at_ms: u64,
     /// `submitted`, `missed`, `overlaps`, or why the queue refused it: `jobs`, `bytes`, `kept`, `kept_bytes`,
@@ -339,15 +342,20 @@ impl Queue {
     /// # Errors
     /// [`ErrorCode::QueueUnavailable`] if Redis cannot be reached.
     pub async fn fire_schedule(&self, due: &DueSchedule, quota: Quota) -> Result<Fired, Error> {
-        let step = due.facts.timetable.step(due.due_ms, now_ms())?;
+        let (timetable, now_ms) = (&due.facts.timetable, now_ms());
+        let step = timetable.step(due.due_ms, now_ms)?;
+        let missed = match step.is_to_run {
+            true => None,
+            false => Some(serialize(&timetable.left_out(due.due_ms, step.next_ms, now_ms)?)?),
+        };
         let job = JobId::generate();
         let run = Run {
             shard: self.shard_of(&due.tenant),
             schedule: &due.id.to_string(),
             due_ms: Some(due.due_ms),
             next_ms: step.next_ms,
-            is_to_run: step.is_to_run,
-            overlap: due.facts.timetable.overlap.name(),
+            missed,
+            overlap: timetable.overlap.name(),
             new: self.new_run(&due.tenant, due.id, quota, job, &due.terms)?,
             max_queued: self.inner.config.max_queued,
         };
@@ -376,7 +384,7 @@ impl Queue {
             schedule: &id.to_string(),
             due_ms: None,
             next_ms: None,
-            is_to_run: true,
+            missed: None,
             // Whoever asks for it now wants it now.
             overlap: Overlap::Allow.name(),
             new: self.new_run(tenant, id, quota, job, &terms)?,

@@ -139,11 +139,12 @@ impl Scripts {
         max_batches: u64,
         per_second: u32,
         silence_ms: u64,
+        terms: &str,
     ) -> RedisResult<super::Refusal> {
         let keys = [batch.record(), keys::batches(batch.shard, tenant), keys::tending(batch.shard)];
         let mut call = self.batches.open.call(&keys);
         call.arg(batch.id.to_string()).arg(tenant.as_str());
-        call.arg(max_batches).arg(per_second).arg(silence_ms);
+        call.arg(max_batches).arg(per_second).arg(silence_ms).arg(terms);
         self.batches.open.run(&self.client, &call).await
     }
 

@@ -3,7 +3,8 @@
 --
 -- KEYS[1] schedule, KEYS[2] its runs, KEYS[3] schedules by when they are due, KEYS[4] record of the new job
 -- ARGV    1 schedule id, 2 when the run was due, in ms since the epoch ('': it is not one of its own time, and
---         moves nothing), 3 when the next one is ('': never), 4 '1' to submit, '0' if the run was missed,
+--         moves nothing), 3 when the next one is ('': never), 4 '' to submit, else the runs that were
+--         missed, oldest first, as JSON: [{dueMs, count}];
 --         5 what happens if the job before has not ended: 'allow', 'skip' or 'replace'; then as those of
 --         `submit` for one job, without payload and webhook, which the schedule has
 -- returns {'moved'} it is not due any more, {'missed'}, {'overlaps', the job before}, or what `submit` returns of
@@ -29,8 +30,12 @@ local function note(outcome, job)
   redis.call('LPUSH', KEYS[2], cjson.encode(run))
   redis.call('LTRIM', KEYS[2], 0, 49)
 end
-if ARGV[4] ~= '1' then
-  note('missed')
+if ARGV[4] ~= '' then
+  for _, run in ipairs(cjson.decode(ARGV[4])) do
+    run.atMs, run.outcome = math.floor(now_ms), 'missed'
+    redis.call('LPUSH', KEYS[2], cjson.encode(run))
+  end
+  redis.call('LTRIM', KEYS[2], 0, 49)
   return {'missed'}
 end
 local former = it[6] and sibling(KEYS[1], 'job:' .. it[6])

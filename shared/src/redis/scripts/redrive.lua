@@ -24,7 +24,7 @@ redis.call('PERSIST', record)
 redis.call('HDEL', record, 'dead', 'result', 'summary', 'finished_us', 'ended_by', 'entry', 'worker',
   'started_us', 'counted', 'expires_ms', 'tries', 'unread_by', 'delivering', 'deliverer')
 redis.call('HSET', record, 'state', 'queued', 'attempt', 0, 'payload', ARGV[3], 'keep_ms', ARGV[4],
-  'bytes', #ARGV[3])
+  'bytes', #ARGV[3], 'queued_us', text(now_us()))
 redis.call('ZREM', sibling(record, 'dead:' .. tenant), id)
 -- What its webhook has not heard of its former end is not so any more.
 redis.call('ZREM', sibling(record, 'webhooks'), 'job:' .. id)

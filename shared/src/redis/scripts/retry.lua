@@ -19,7 +19,7 @@ if job.cancel then
   return 2
 end
 drop(KEYS[1], job.entry)
-redis.call('HSET', record, 'state', 'queued', 'attempt', 0)
+redis.call('HSET', record, 'state', 'queued', 'attempt', 0, 'queued_us', text(now_us() + tonumber(ARGV[5]) * 1000))
 redis.call('HDEL', record, 'entry', 'worker', 'started_us')
 redis.call('HINCRBY', record, 'tries', 1)
 if job.shown then

@@ -26,8 +26,8 @@ pub(in crate::redis) struct Run<'a> {
     /// `None` if it is not one of its own time.
     pub(in crate::redis) due_ms: Option<u64>,
     pub(in crate::redis) next_ms: Option<u64>,
-    /// Else it was missed.
-    pub(in crate::redis) is_to_run: bool,
+    /// The runs that were missed, as JSON; `None` if a job is to be submitted.
+    pub(in crate::redis) missed: Option<String>,
     pub(in crate::redis) overlap: &'static str,
     /// The job to submit, but for its payload and its webhook, which the schedule has.
     pub(in crate::redis) new: NewSubmission,
@@ -94,7 +94,7 @@ impl Scripts {
         call.arg(run.schedule)
             .arg(text(run.due_ms))
             .arg(text(run.next_ms))
-            .arg(u8::from(run.is_to_run))
+            .arg(run.missed.as_deref().unwrap_or_default())
             .arg(run.overlap)
             .arg(run.max_queued);
         run.new.account.add_to(&mut call);

@@ -38,8 +38,14 @@ for index = 1, #KEYS - 1 do
     if is_loss and is_listed and job[2] == entry then
       -- In ms: a longer number would be rounded.
       local started_ms = math.floor(tonumber(job[17]) / 1000)
-      note_attempt(record, id, cjson.encode({attempt = attempt, worker = job[5], startedMs = started_ms,
-        endedMs = math.floor(now / 1000), outcome = 'worker_lost'}))
+      local lost = {attempt = attempt, worker = job[5], startedMs = started_ms,
+        endedMs = math.floor(now / 1000), outcome = 'worker_lost'}
+      if job[9] then
+        -- Whoever looks at the attempt reads what it wrote from there: it may be no text, and long.
+        lost.firstEvent = tonumber(redis.call('HGET', record, 'first_event') or '0')
+        lost.endEvent = count_events(record, id)
+      end
+      note_attempt(record, id, cjson.encode(lost))
     end
     if not job[1] or job[1] == 'finished' or job[2] ~= entry or not job[7] then
       outcome = 'missing'
@@ -78,12 +84,15 @@ for index = 1, #KEYS - 1 do
       end
     end
     if outcome == 'taken' then
-      waited, age = now - tonumber(job[4]), now - tonumber(job[12])
+      -- After a failover the clock may be another one.
+      waited, age = math.max(0, now - tonumber(job[4])), math.max(0, now - tonumber(job[12]))
       tenant, payload, session = job[6], job[7], of_session or ''
       if is_listed then
         terms, tries = job[14], tonumber(job[15] or '0')
-        local last = job[9] and redis.call('XREVRANGE', sibling(record, 'out:' .. id), '+', '-', 'COUNT', 1)[1]
-        first_event = last and tonumber(string.match(last[1], '^%d+')) or 0
+        if job[9] then
+          first_event = count_events(record, id)
+          redis.call('HSET', record, 'first_event', text(first_event))
+        end
       end
     end
   end

@@ -29,6 +29,7 @@ pub struct BatchUpload {
     tenant: TenantId,
     quota: Quota,
     limits: BatchLimits,
+    terms: BatchTerms,
     base: Option<BaseJob>,
     /// Whether an item had secrets: from then on chunks are sealed.
     has_secrets: bool,
@@ -59,9 +60,12 @@ impl Queue {
         tenant: &TenantId,
         quota: Quota,
         limits: BatchLimits,
+        mut terms: BatchTerms,
     ) -> Result<BatchUpload, Error> {
         self.ready().await?;
         let key = self.batch_key(tenant, BatchId::generate());
+        terms.items.batch = Some(key.id);
+        let text = serialize(&terms.items)?;
         // From here on, as the answer may be lost while the batch is not.
         let upload = BatchUpload {
             queue: self.clone(),
@@ -69,6 +73,7 @@ impl Queue {
             tenant: tenant.clone(),
             quota,
             limits,
+            terms,
             base: None,
             has_secrets: false,
             stored: 0,
@@ -77,7 +82,7 @@ impl Queue {
             is_over: false,
         };
         let (max, rate) = (limits.max_batches, quota.per_second);
-        let answer = self.inner.scripts.open_batch(key, tenant, max, rate, SILENCE_MS).await;
+        let answer = self.inner.scripts.open_batch(key, tenant, max, rate, SILENCE_MS, &text).await;
         let (word, wait_ms) = answer.map_err(failure)?;
         let wait = Duration::from_millis(wait_ms.parse().unwrap_or(1000));
         match word.as_str() {
@@ -199,17 +204,13 @@ impl BatchUpload {
     /// # Errors
     /// [`ErrorCode::IdempotencyMismatch`] if the key came with another request,
     /// [`ErrorCode::QueueUnavailable`].
-    pub async fn seal(
-        mut self,
-        mut terms: BatchTerms,
-        once: Option<&Once>,
-    ) -> Result<Sealed, Error> {
+    pub async fn seal(mut self, once: Option<&Once>) -> Result<Sealed, Error> {
         if self.chunk.items() > 0 {
             self.store().await?;
         }
+        let terms = &self.terms;
         let placement = terms.items.labels.placement();
         let priority = keys::full_priority(terms.items.priority, placement.as_deref());
-        terms.items.batch = Some(self.key.id);
         let owner = Owner::Batch(self.key.id);
         let webhook = self.queue.webhook(terms.webhook.as_ref(), &self.tenant, owner)?;
         let seal = Seal {

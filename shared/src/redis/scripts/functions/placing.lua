@@ -37,7 +37,7 @@ local function enter(record, id, tenant, priority)
   end
   local entry, is_first = try_line(record, id, tenant, priority, placement)
   if entry then
-    redis.call('HSET', record, 'counted', '1', 'entry', entry, 'queued_us', text(now_us()))
+    redis.call('HSET', record, 'counted', '1', 'entry', entry)
     return
   end
   local account = account_of(tenant, placement)

@@ -122,7 +122,7 @@ local function promote(record, tenant, placement)
     if job[1] == 'queued' and job[2] then
       redis.call('HDEL', next, 'backlogged')
       count_in(next, id, tenant, placement)
-      redis.call('HSET', next, 'counted', '1', 'entry', line_up(next, id, job[3]), 'queued_us', text(now_us()))
+      redis.call('HSET', next, 'counted', '1', 'entry', line_up(next, id, job[3]))
       room = room - 1
     end
   end

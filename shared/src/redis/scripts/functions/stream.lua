@@ -19,7 +19,10 @@ local function requeue(stream, record, id, attempt)
   local job = read_job(record)
   drop(stream, job.entry)
   local fresh = redis.call('XADD', stream, '*', 'job', id)
-  redis.call('HSET', record, 'state', 'queued', 'entry', fresh, 'attempt', attempt, 'queued_us', text(now_us()))
+  redis.call('HSET', record, 'state', 'queued', 'entry', fresh, 'attempt', attempt)
+  if job.state == 'running' then
+    redis.call('HSET', record, 'queued_us', text(now_us()))
+  end
   redis.call('HDEL', record, 'worker', 'started_us')
   if job.session then
     local session = sibling(record, 'session:' .. job.session)

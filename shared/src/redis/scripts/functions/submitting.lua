@@ -117,7 +117,9 @@ local function admit(record, account, job)
   local where, value = start(record, account, job)
   write_job(record, now, tenant, job.payload, job.reply_to, job.interactive, where == 'entry',
     {'bytes', text(bytes), 'keep_ms', job.keep_ms, 'terms', job.terms, 'once', job.once, 'priority', job.priority,
-    'webhook', job.webhook, 'expires_ms', expires_ms, where, value})
+    'webhook', job.webhook, 'expires_ms', expires_ms, where, value,
+    -- It waits for its time first, and for nobody.
+    'queued_us', where == 'due_ms' and value .. '000'})
 end
 
 -- Takes in jobs of some tenants, `records` being theirs, as far as may be: {'queued', 0} for each (also if it was
