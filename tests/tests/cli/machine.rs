@@ -75,18 +75,18 @@ fn images_are_built_listed_and_used() {
 fn an_image_that_is_built_again_has_the_hash_that_it_had() {
     let here = directory();
     let tag = format!("isol8-test-hash:{}", std::process::id());
-    let built = |setup: &str| {
-        write(&here, "setup.sh", setup);
-        let build = ["build", "--base", "bash", "--tag", &tag, "--setup", "setup.sh", "--force"];
-        let did = isol8(here.path(), &build, "");
-        assert_eq!(did.code, Some(0), "{}", did.stderr);
-        let id = docker::docker(&["image", "inspect", "--format", "{{.Id}}", &tag]);
+    let directory = here.path().display().to_string();
+    let built = |text: &str| {
+        let recipe = format!("FROM isol8:bash\nUSER root\nRUN echo {text} > /opt/it\n");
+        write(&here, "Dockerfile", &recipe);
+        let id = docker::docker(&["build", "--quiet", "--no-cache", "--tag", &tag, &directory]);
+        let id = id.trim().to_owned();
         let hash = isol8(here.path(), &["sbom", "--hash", &tag], "").stdout;
         (id, hash.split_whitespace().next().map(str::to_owned))
     };
-    let (first, again) = (built("echo some > /opt/it"), built("echo some > /opt/it"));
-    let other = built("echo more > /opt/it");
-    let _removed = docker::docker(&["rmi", "--force", &tag]);
+    let (first, again) = (built("some"), built("some"));
+    let other = built("more");
+    let _removed = docker::docker(&["rmi", "--force", &first.0, &again.0, &other.0]);
     assert_ne!(first.0, again.0, "it was built anew, at another time");
     assert!(first.1.as_ref().is_some_and(|hash| hash.len() == 64), "{first:?}");
     assert_eq!(first.1, again.1);
