@@ -271,12 +271,12 @@ mod tests {
         let timings = Timings {
             queue_ms: std::time::Duration::from_micros(198).as_secs_f64() * 1000.0,
             run_ms: 0.1 + 0.2,
-            collect_ms: 1234.567_891,
+            collect_ms: 234.567_891,
             ..Timings::default()
         };
         assert_eq!(
             serde_json::to_string(&timings).unwrap(),
-            r#"{"queueMs":0.198,"fetchMs":0.0,"sandboxMs":0.0,"cold":false,"installMs":0.0,"setupMs":0.0,"runMs":0.3,"collectMs":1234.568}"#
+            r#"{"queueMs":0.198,"fetchMs":0.0,"sandboxMs":0.0,"cold":false,"installMs":0.0,"setupMs":0.0,"runMs":0.3,"collectMs":234.568}"#
         );
     }
 }

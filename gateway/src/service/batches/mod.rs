@@ -59,7 +59,8 @@ pub(crate) async fn submit(
     mut body: Body,
 ) -> Result<Submitted, Error> {
     let _turn = state.uploads.take(tenant).await?;
-    let reading = timeout(UPLOAD_TIME, read(state, tenant, form, key, &mut body));
+    // Boxed: it is large, and lies in the futures of all that is around it.
+    let reading = timeout(UPLOAD_TIME, Box::pin(read(state, tenant, form, key, &mut body)));
     let outcome = match state.closing.run_until_cancelled(reading).await {
         Some(Ok(outcome)) => outcome,
         Some(Err(_)) => {
