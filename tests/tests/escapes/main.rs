@@ -81,7 +81,7 @@ async fn nothing_gets_out_of_a_sandbox_that_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_gets_out_of_a_sandbox_where_none_is_used_again() {
+async fn nothing_gets_out_where_no_sandbox_is_used_again() {
     try_some("secure", attempts(), TRAPS).await;
 }
 

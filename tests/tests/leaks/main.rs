@@ -20,6 +20,8 @@ use tests::{Api, Findings, Stack};
 use channel::{Channel, Refusal};
 
 const SUITE: &str = "leaks";
+/// How often something is planted until the next job meets the same sandbox.
+const ATTEMPTS: usize = 3;
 
 fn channels() -> Vec<&'static Channel> {
     let groups = [
@@ -69,13 +71,11 @@ async fn plant(api: &Api, channel: &Channel, refusal: Refusal) -> Result<Value, 
     Ok(planted["containerId"].clone())
 }
 
-/// Looks for it in the next job, in the same sandbox or in another.
-async fn probe(api: &Api, channel: &Channel, place: &Value, same: bool) -> Result<(), String> {
+/// Looks for it in the next job. Tells whether that ran where it had to: in the same sandbox, or in another.
+async fn probe(api: &Api, channel: &Channel, place: &Value, same: bool) -> Result<bool, String> {
     let probed = run(api, "probe", &channel.probing()).await?;
-    if (probed["containerId"] == *place) != same {
-        return Err(format!("void: planted in {place}, looked for in {}", probed["containerId"]));
-    }
-    equal("what the next job found", &found(&probed), &"")
+    equal("what the next job found", &found(&probed), &"")?;
+    Ok((probed["containerId"] == *place) == same)
 }
 
 async fn try_channel(
@@ -90,8 +90,14 @@ async fn try_channel(
             return Err(format!("the probe does not see what is there: {control}"));
         }
     }
-    let place = plant(api, channel, refusal).await?;
-    if refusal.is_some() { Ok(()) } else { probe(api, channel, &place, reuses).await }
+    // What cannot be proven clean in time, as on a busy machine, is destroyed: that shows nothing.
+    for _ in 0..if reuses { ATTEMPTS } else { 1 } {
+        let place = plant(api, channel, refusal).await?;
+        if refusal.is_some() || probe(api, channel, &place, reuses).await? {
+            return Ok(());
+        }
+    }
+    Err(format!("void: the next job ran {}in the same sandbox", if reuses { "not " } else { "" }))
 }
 
 /// Tries all channels under a pool strategy, and writes down how it went.
