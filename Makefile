@@ -7,7 +7,12 @@ ISOL8 := ./target/release/isol8
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: demo test test-valkey build setup check deny bench chaos fuzz
+# What `make test` runs in gVisor: both security suites, in sandboxes that are used again.
+GVISOR_TESTS := (binary(escapes) | binary(leaks)) & not test(where_no_sandbox_is_used_again)
+# And what `make test-gvisor` does: the same where no sandbox is used again, and the core of the others.
+GVISOR_CORE := binary(api) | binary(jobs) | binary(streams) | binary(limits) | binary(security)
+
+.PHONY: demo test test-gvisor test-valkey build setup check deny bench chaos fuzz
 
 ## Set everything up and run one program of each runtime through HTTP.
 demo: setup
@@ -19,6 +24,15 @@ test: setup check
 	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	cargo build --locked --workspace --bins
 	cargo nextest run --workspace --locked --no-fail-fast
+	ISOL8_TEST_ISOLATION=gvisor cargo nextest run --workspace --locked --no-fail-fast --profile gvisor -E '$(GVISOR_TESTS)'
+
+## Run both security suites whole, and the core of the other tests, in gVisor: half an hour, as most jobs have a sandbox of their own.
+test-gvisor: SETUP_FLAGS := --gvisor
+test-gvisor: setup
+	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	cargo build --locked --workspace --bins
+	ISOL8_TEST_ISOLATION=gvisor cargo nextest run --workspace --locked --no-fail-fast --profile gvisor \
+	  -E 'binary(escapes) | binary(leaks) | $(GVISOR_CORE)'
 
 ## Run the queue's tests against the Valkey that is installed.
 test-valkey:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Starts a server with sandboxes and one without, measures both beside the machine's own floors, then
-# sessions, streams, files and the filtered network on a third, and writes docs/performance/.
+# sessions, streams, files and the filtered network on a third, then the same jobs in containers and in gVisor
+# where the engine has it, and writes docs/performance/.
 # Usage: loadtest/suite.sh [OUT [FLAGS OF loadtest suite...]]
 set -eu
 cd "$(dirname "$0")/.."
@@ -52,3 +53,14 @@ start streams --port 3952 --max-concurrent 210
 sleep 8
 ./target/release/loadtest surface --url "$url" --out "$out" \
     --redis-url "redis+unix://$directory/streams/redis.sock"
+
+# The same jobs with the two kinds of isolation, each on a server of its own.
+stop
+if docker info --format '{{range $name, $_ := .Runtimes}}{{$name}} {{end}}' | grep -qw runsc; then
+    start container --port 3953 --max-concurrent 16
+    container=$url
+    ISOL8_DEFAULTS__ISOLATION=gvisor
+    export ISOL8_DEFAULTS__ISOLATION
+    start gvisor --port 3954 --max-concurrent 16
+    ./target/release/loadtest isolation --url "$container" --gvisor-url "$url" --out "$out"
+fi

@@ -4,6 +4,7 @@
 pub mod connection;
 pub mod floors;
 pub mod generate;
+pub mod isolation;
 pub mod measurement;
 pub mod plot;
 pub mod process;

@@ -1,6 +1,6 @@
 //! The command line of the load test: one scenario (`run`), the references (`floors`), both with a
-//! report (`suite`), the report of an earlier suite again (`report`), and what a job costs the queue in
-//! fleets larger than a machine (`simulate`).
+//! report (`suite`), the report of an earlier suite again (`report`), what a stronger isolation costs
+//! (`isolation`), and what a job costs the queue in fleets larger than a machine (`simulate`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use loadtest::connection::Target;
 use loadtest::floors::{docker, redis};
 use loadtest::generate::{Load, Shape, run};
+use loadtest::isolation::Isolation;
 use loadtest::queue_rows::QueueRows;
 use loadtest::report::Document;
 use loadtest::scenario::by_name;
@@ -36,6 +37,9 @@ enum Command {
     Suite(SuiteArgs),
     /// Measure live sessions, streams and files; write surface.json and surface.md.
     Surface(SurfaceArgs),
+    /// Measure the same jobs in containers and in gVisor, on a server of each; write isolation.json and
+    /// isolation.md.
+    Isolation(IsolationArgs),
     /// Measure submissions, a flood beside interactive jobs, and the jobs of killed workers, on fleets of
     /// its own; write queue.json and queue.md.
     Queue(QueueArgs),
@@ -175,6 +179,28 @@ struct SurfaceArgs {
 }
 
 #[derive(Args)]
+struct IsolationArgs {
+    /// Server whose sandboxes are containers.
+    #[arg(long)]
+    url: String,
+    /// Server whose sandboxes are gVisor's.
+    #[arg(long)]
+    gvisor_url: String,
+    /// API key of both.
+    #[arg(long, env = "ISOL8_API_KEY", hide_env_values = true)]
+    key: String,
+    /// Seconds before each measured time.
+    #[arg(long, default_value_t = 5.0)]
+    warmup_seconds: f64,
+    /// Measured seconds of each run.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Folder for the results.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
 struct QueueArgs {
     /// The binary under test.
     #[arg(long, default_value = "target/release/isol8")]
@@ -231,6 +257,7 @@ fn main() -> ExitCode {
         Command::Floors(args) => runtime.block_on(floors(&args)),
         Command::Suite(args) => runtime.block_on(suite(args)),
         Command::Surface(args) => runtime.block_on(surface(args)),
+        Command::Isolation(args) => runtime.block_on(isolation(&args)),
         Command::Queue(args) => runtime.block_on(queue_rows(args)),
         Command::Simulate(args) => runtime.block_on(simulate(args)),
         Command::Report { from, out } => Document::read(&from)?.write(&out).map(|()| true),
@@ -352,6 +379,22 @@ async fn surface(args: SurfaceArgs) -> Result<bool> {
     std::fs::create_dir_all(&args.out)?;
     std::fs::write(args.out.join("surface.json"), serde_json::to_string_pretty(&found)? + "\n")?;
     std::fs::write(args.out.join("surface.md"), found.markdown())?;
+    tell(&found.markdown());
+    Ok(true)
+}
+
+async fn isolation(args: &IsolationArgs) -> Result<bool> {
+    let compared = Isolation {
+        container: Target::new(&args.url, &args.key)?,
+        gvisor: Target::new(&args.gvisor_url, &args.key)?,
+        warm_up: seconds(args.warmup_seconds)?,
+        length: seconds(args.seconds)?,
+    };
+    let found = compared.run(&tell).await?;
+    std::fs::create_dir_all(&args.out)?;
+    let json = serde_json::to_string_pretty(&found)? + "\n";
+    std::fs::write(args.out.join("isolation.json"), json)?;
+    std::fs::write(args.out.join("isolation.md"), found.markdown())?;
     tell(&found.markdown());
     Ok(true)
 }

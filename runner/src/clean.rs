@@ -12,7 +12,7 @@ use std::time::Instant;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::sys::{self, Ipc};
@@ -38,7 +38,7 @@ pub(crate) fn empty_directory(root: &Path, mode: u32, deadline: Instant) {
     // Both fail where the root is not the sandbox user's, who then cannot have changed it either.
     sys::remove_attributes(root);
     let _ = fchmodat(AT_FDCWD, root, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink);
-    empty_opened(|| openat(AT_FDCWD, root, DIRECTORY, Mode::empty()), deadline);
+    empty_opened(|| open_directory(AT_FDCWD, root), deadline);
 }
 
 /// Empties the directory that `open` opens, until nothing is left that can be removed or `deadline`
@@ -73,7 +73,7 @@ fn remove_entry(root: BorrowedFd<'_>, name: &CStr, number: &mut u64, deadline: I
         return false;
     }
     make_accessible(root, name);
-    let Ok(mut directory) = open_directory(root, name) else {
+    let Ok(mut directory) = open_directory(root, name).and_then(Dir::from_fd) else {
         return false;
     };
     let mut removed = false;
@@ -120,8 +120,18 @@ fn make_accessible(parent: BorrowedFd<'_>, name: &CStr) {
     let _ = fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink);
 }
 
-fn open_directory<P: ?Sized + nix::NixPath>(parent: impl AsFd, name: &P) -> nix::Result<Dir> {
-    Dir::from_fd(openat(parent, name, DIRECTORY, Mode::empty())?)
+/// Opens a directory that is not behind a link. gVisor's kernel (of 2022) follows one all the same if a directory is
+/// asked for, so what was opened must be what is there.
+pub(crate) fn open_directory<P>(parent: impl AsFd, name: &P) -> nix::Result<OwnedFd>
+where
+    P: ?Sized + nix::NixPath,
+{
+    let opened = openat(&parent, name, DIRECTORY, Mode::empty())?;
+    let (there, here) = (fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?, fstat(&opened)?);
+    if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) {
+        return Ok(opened);
+    }
+    Err(Errno::ELOOP)
 }
 
 /// Names, at most a bounded number at a time; callers come back for the rest.
@@ -137,7 +147,8 @@ fn names_in(directory: &mut Dir) -> Vec<std::ffi::CString> {
 
 /// Unlinks the POSIX message queues this user may unlink.
 pub(crate) fn remove_message_queues() {
-    let Ok(mut directory) = open_directory(AT_FDCWD, Path::new(MESSAGE_QUEUES)) else {
+    let opened = open_directory(AT_FDCWD, MESSAGE_QUEUES).and_then(Dir::from_fd);
+    let Ok(mut directory) = opened else {
         return;
     };
     for name in names_in(&mut directory) {

@@ -15,6 +15,7 @@ mod prepared;
 mod relay;
 mod reset;
 mod spawn;
+mod standing;
 mod startup;
 mod streams;
 mod supervisor;

@@ -21,6 +21,7 @@ use crate::clean::{
 };
 use crate::identity::{SANDBOX_UID, become_sandbox_user, sandbox_processes, volunteer_for_oom};
 use crate::memory::Memory;
+use crate::standing::Standing;
 use crate::sys::{self, Fork, Ipc};
 
 /// Longest time a reset may take before the sandbox is given up.
@@ -52,6 +53,8 @@ pub(crate) struct Baseline {
     usage: [Usage; 3],
     ipc_tables: [(Ipc, Option<File>); 3],
     anonymous_bytes: Option<u64>,
+    /// Of the runner, and so of a fork server, which it starts.
+    standing: Standing,
     /// Why this sandbox can never be proven clean.
     unprovable: Option<&'static str>,
 }
@@ -65,6 +68,7 @@ impl Baseline {
             places,
             ipc_tables: IPC_TABLES.map(|(kind, path)| (kind, File::open(path).ok())),
             anonymous_bytes: memory.anonymous_bytes(),
+            standing: Standing::of(std::process::id().cast_signed()),
             unprovable: unprovable(memory, owns_kernel),
         }
     }
@@ -82,6 +86,9 @@ impl Baseline {
         }
         if let Some(left) = self.storage_difference() {
             return Some(left);
+        }
+        if let Some(pid) = known.iter().find(|pid| Standing::of(**pid) != self.standing) {
+            return Some(format!("precedence or processors of process {pid} were changed"));
         }
         let (Some(now), Some(then)) = (memory.anonymous_bytes(), self.anonymous_bytes) else {
             return Some("the memory in use cannot be read".to_owned());
@@ -161,7 +168,7 @@ fn count_entries(path: &str) -> u64 {
 
 /// Whether there are IPC objects of a kind, by its table, or else by the kernel's count.
 fn has_objects(kind: Ipc, table: Option<&File>) -> bool {
-    table.map_or_else(|| sys::count_ipc(kind) != Some(0), has_rows)
+    table.map_or_else(|| sys::weigh_ipc(kind) != Some(0), has_rows)
 }
 
 /// Whether an IPC table has a line beyond its heading.
@@ -199,6 +206,7 @@ pub(crate) fn restore(
                 clean(baseline, deadline).map_err(|error| format!("cannot clean: {error}"))?;
                 reap();
             }
+            known.iter().for_each(|pid| baseline.standing.restore(*pid));
             if baseline.difference(memory, known).is_none() {
                 return Ok(());
             }

@@ -138,7 +138,12 @@ fn write_code(code: &CodeFile) -> io::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
         fs::create_dir_all(parent)?;
     }
-    fs::File::create(path)?.write_all(code.text.as_bytes())
+    let mut file = fs::File::create(path)?;
+    // A setup script may have put anything in its place, and what is none would not be run.
+    if !file.metadata()?.is_file() {
+        return Err(Errno::EINVAL.into());
+    }
+    file.write_all(code.text.as_bytes())
 }
 
 /// Tries each directory of `PATH`, the way a shell does.

@@ -147,8 +147,8 @@ pub(crate) fn remove_ipc(kind: Ipc, id: i32) {
     }
 }
 
-/// How many System V IPC objects of a kind there are in this sandbox; `None` if the kernel does not say.
-pub(crate) fn count_ipc(kind: Ipc) -> Option<u32> {
+/// Something that is nought if there are no System V IPC objects of a kind in this sandbox; `None` if the kernel does not say.
+pub(crate) fn weigh_ipc(kind: Ipc) -> Option<u32> {
     // All of Linux: `struct shm_info`, `struct seminfo` and `struct msginfo` begin with integers, and are less than
     // half as long as this.
     let mut told = [0_i32; 32];
@@ -156,8 +156,9 @@ pub(crate) fn count_ipc(kind: Ipc) -> Option<u32> {
     // SAFETY: the buffer is longer than any of the three structures that these calls fill in.
     let (outcome, place) = unsafe {
         match kind {
-            // `used_ids`
-            Ipc::SharedMemory => (libc::shmctl(0, SHM_INFO, pointer.cast()), 0),
+            // The low half of `shm_tot`, pages: every segment has one. gVisor goes on counting segments that are
+            // removed in `used_ids`.
+            Ipc::SharedMemory => (libc::shmctl(0, SHM_INFO, pointer.cast()), 2),
             // `semusz`
             Ipc::Semaphores => (libc::semctl(0, 0, SEM_INFO, pointer), 7),
             // `msgpool`
@@ -165,6 +166,44 @@ pub(crate) fn count_ipc(kind: Ipc) -> Option<u32> {
         }
     };
     (outcome >= 0).then_some(told[place]).and_then(|count| u32::try_from(count).ok())
+}
+
+/// Niceness of a process.
+pub(crate) fn niceness(pid: i32) -> Option<i32> {
+    // Not the library's function, whose -1 may be a niceness as well as an error: the call itself answers 20 less
+    // the niceness.
+    // SAFETY: takes integers only.
+    let answer = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, pid) };
+    i32::try_from(answer).ok().filter(|answer| *answer > 0).map(|answer| 20 - answer)
+}
+
+/// Sets the niceness of a process, as far as this one may.
+pub(crate) fn set_niceness(pid: i32, niceness: i32) {
+    // SAFETY: takes integers only.
+    unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, pid, niceness) };
+}
+
+/// A set of processors, a bit for each; as many as the C library's own has room for.
+pub(crate) type Processors = [u64; 16];
+
+/// Processors that a process may run on.
+pub(crate) fn processors(pid: i32) -> Option<Processors> {
+    let mut set = Processors::default();
+    // SAFETY: the buffer is as long as said; the kernel writes no more.
+    let outcome = unsafe {
+        let bytes = std::mem::size_of::<Processors>();
+        libc::syscall(libc::SYS_sched_getaffinity, pid, bytes, set.as_mut_ptr())
+    };
+    (outcome >= 0).then_some(set)
+}
+
+/// Sets the processors that a process may run on, as far as this one may.
+pub(crate) fn set_processors(pid: i32, set: &Processors) {
+    // SAFETY: the buffer is as long as said; the kernel only reads it.
+    unsafe {
+        let bytes = std::mem::size_of::<Processors>();
+        libc::syscall(libc::SYS_sched_setaffinity, pid, bytes, set.as_ptr())
+    };
 }
 
 /// Whether programs could have made POSIX message queues here, wherever they are shown.

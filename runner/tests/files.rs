@@ -63,6 +63,27 @@ fn a_directory_is_listed() {
 }
 
 #[test]
+fn nothing_of_processes_is_given_out() {
+    let mut sandbox = Sandbox::new("bash");
+    sandbox.shell("ln -s /proc/self/status mine; ln -s /proc/cpuinfo machine; ln -s /proc all");
+    for path in ["mine", "machine", "/proc/version"] {
+        assert_eq!(sandbox.get_file(path).expect_err(path).errno, 13, "{path}");
+    }
+    for path in ["all", "/proc", "/proc/self"] {
+        assert_eq!(list(&mut sandbox, path).expect_err(path).errno, 13, "{path}");
+    }
+}
+
+#[test]
+fn a_program_text_is_not_given_to_what_is_no_file() {
+    let mut sandbox = Sandbox::new("bash");
+    sandbox.shell("ln -s /dev/null main.sh");
+    let start = with_code(&["bash", "/sandbox/main.sh"], "/sandbox/main.sh", "echo ran");
+    let failed = sandbox.run(&start).failed.expect("it cannot be run");
+    assert_eq!((failed.stage, failed.errno), (Stage::File, 22));
+}
+
+#[test]
 fn files_and_trees_are_removed_and_nothing_else() {
     let mut sandbox = Sandbox::new("bash");
     sandbox.shell(

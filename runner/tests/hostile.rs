@@ -270,3 +270,21 @@ fn nothing_a_user_sends_runs_as_root() {
     sandbox.send(Kind::Prepare, &other);
     assert!(sandbox.expect::<Ready>(Kind::Ready).prepared);
 }
+
+#[test]
+fn how_the_runner_and_its_server_stand_with_the_scheduler_is_set_back_or_the_sandbox_given_up() {
+    let mut sandbox = Sandbox::prepared_python();
+    // Where the kernel lets programs do this, as gVisor's does, each next one inherits it.
+    sandbox.as_root(
+        "import os\nfor pid in filter(str.isdigit, os.listdir('/proc')):\n  if int(pid) != os.getpid(): os.sched_setaffinity(int(pid), {0})",
+    );
+    sandbox.reset();
+    let look = "import os; print(len(os.sched_getaffinity(0)) == os.cpu_count())";
+    assert_eq!(sandbox.run(&python(look)).out(), "True\n");
+
+    // Linux takes a precedence back from nobody without a capability that the runner does not have.
+    sandbox.as_root("import os; os.setpriority(os.PRIO_PROCESS, 1, 5)");
+    let done = sandbox.try_reset();
+    let detail = done.detail.unwrap_or_default();
+    assert!(!done.verified && detail.contains("process 1"), "{detail}");
+}

@@ -2,7 +2,7 @@
 //!
 //! A run writes `target/security/<suite>-<isolation>-<strategy>.json`; `cargo run -p tests --example
 //! security_results` makes the table of all such files; a test of each suite fails if the table in the
-//! document does not show its rows.
+//! document does not show its rows, each held with every isolation and strategy it is to be tried in.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::isolation::Isolation;
+use crate::isolation::{InGvisor, Isolation};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/threat-model.md");
 /// Pool strategies that the suites run with.
@@ -26,42 +26,82 @@ pub struct Row {
     pub name: &'static str,
     /// What must come of it.
     pub expected: &'static str,
+    /// What must come of it in gVisor.
+    pub in_gvisor: InGvisor<&'static str>,
 }
 
-/// Writes down which rows held in one run of a suite.
-///
-/// # Panics
-/// If it cannot be written.
-pub fn write(suite: &str, isolation: Isolation, strategy: &str, rows: &[(Row, bool)]) {
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|(row, held)| {
-            json!({"group": row.group, "name": row.name, "expected": row.expected, "held": held})
-        })
-        .collect();
-    let isolation = isolation.name();
-    let run =
-        json!({"suite": suite, "isolation": isolation, "poolStrategy": strategy, "rows": rows});
-    let directory = directory();
-    fs::create_dir_all(&directory).expect("the target directory is writable");
-    let path = directory.join(format!("{suite}-{isolation}-{strategy}.json"));
-    fs::write(path, format!("{run:#}\n")).expect("the target directory is writable");
+impl Row {
+    fn is_tried_in(&self, isolation: Isolation) -> bool {
+        self.in_gvisor.outcome(isolation, self.expected).is_some()
+    }
+
+    /// What is shown of it in gVisor.
+    fn shown_in_gvisor(&self) -> String {
+        match self.in_gvisor {
+            InGvisor::Same => String::new(),
+            InGvisor::Differs(outcome, why) => format!("{outcome}: {why}"),
+            InGvisor::Untried(why) => format!("not tried: {why}"),
+        }
+    }
+}
+
+/// One run of a suite, or of a part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// The suite.
+    pub suite: &'static str,
+    /// Which part of it, counted from nought.
+    pub part: usize,
+    /// What kept its sandboxes apart from the machine.
+    pub isolation: Isolation,
+    /// How its sandboxes were kept, as the configuration calls it.
+    pub strategy: &'static str,
+}
+
+impl Run {
+    /// Writes down which rows held.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, rows: &[(Row, bool)]) {
+        let rows: Vec<Value> = rows
+            .iter()
+            .map(|(row, held)| {
+                json!({
+                    "group": row.group, "name": row.name, "expected": row.expected,
+                    "inGvisor": row.shown_in_gvisor(), "held": held,
+                })
+            })
+            .collect();
+        let Self { suite, part, isolation, strategy } = *self;
+        let run = json!({
+            "suite": suite, "isolation": isolation.name(), "poolStrategy": strategy, "rows": rows,
+        });
+        let directory = directory();
+        fs::create_dir_all(&directory).expect("the target directory is writable");
+        let name = format!("{suite}-{}-{strategy}-{part}.json", isolation.name());
+        fs::write(directory.join(name), format!("{run:#}\n"))
+            .expect("the target directory is writable");
+    }
 }
 
 /// Makes the tables of all runs there are, one for each suite.
 ///
 /// # Panics
-/// If a run cannot be read, or a row did not hold: such a table is not to be published.
+/// If a run is missing or cannot be read, or a row did not hold: such a table is not to be published.
 #[must_use]
 pub fn tables() -> String {
-    let mut suites: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let entries = fs::read_dir(directory()).expect("the suites have run and written their results");
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
+    // Suite by suite: the runs of its parts, in order, by what they ran with.
+    let mut suites: BTreeMap<String, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
     for path in paths {
         let text = fs::read_to_string(&path).expect("results can be read");
         let run: Value = serde_json::from_str(&text).expect("results are JSON");
-        suites.entry(text_of(&run["suite"]).to_owned()).or_default().push(run);
+        let with = with(text_of(&run["isolation"]), text_of(&run["poolStrategy"]));
+        let runs = suites.entry(text_of(&run["suite"]).to_owned()).or_default();
+        runs.entry(with).or_default().extend(run["rows"].as_array().into_iter().flatten().cloned());
     }
     let mut text = String::new();
     for (suite, runs) in &suites {
@@ -70,41 +110,51 @@ pub fn tables() -> String {
     text
 }
 
-fn table(text: &mut String, suite: &str, runs: &[Value]) {
-    let rows = rows_of(&runs[0]);
+fn table(text: &mut String, suite: &str, runs: &BTreeMap<String, Vec<Value>>) {
+    let usual = with(Isolation::Runtime.name(), STRATEGIES[0]);
+    let rows = runs.get(&usual).unwrap_or_else(|| panic!("{suite} has not run with {usual}"));
     write!(text, "\n### {suite}: {} rows\n\n", rows.len()).expect("text takes text");
-    text.push_str(
-        "| group | what is tried | what comes of it | held with |\n| --- | --- | --- | --- |\n",
-    );
+    text.push_str(HEADING);
     for row in rows {
         let held: Vec<String> =
-            runs.iter().filter_map(|run| held_with(run, &row["name"])).collect();
-        let [group, name, expected] =
-            ["group", "name", "expected"].map(|field| text_of(&row[field]));
-        writeln!(text, "{}{} |", line(group, name, expected), held.join(", "))
-            .expect("text takes text");
+            everything().filter(|(_, with)| has_held(runs, with, row)).map(|(_, it)| it).collect();
+        let fields = ["group", "name", "expected", "inGvisor"].map(|field| text_of(&row[field]));
+        writeln!(text, "{}{} |", line(fields), held.join(", ")).expect("text takes text");
     }
 }
 
-/// The isolation and pool strategy of a run, if the row was tried in it.
-fn held_with(run: &Value, name: &Value) -> Option<String> {
-    let row = rows_of(run).iter().find(|row| row["name"] == *name)?;
-    let with = format!("{} `{}`", text_of(&run["isolation"]), text_of(&run["poolStrategy"]));
-    assert!(row["held"] == true, "{name} did not hold with {with}");
-    Some(with)
+/// Whether a row was tried in a run; then it must have held.
+fn has_held(runs: &BTreeMap<String, Vec<Value>>, with: &str, row: &Value) -> bool {
+    let name = &row["name"];
+    let found = runs.get(with).and_then(|rows| rows.iter().find(|row| row["name"] == *name));
+    assert!(found.is_none_or(|row| row["held"] == true), "{name} did not hold with {with}");
+    found.is_some()
 }
 
-fn rows_of(run: &Value) -> &[Value] {
-    run["rows"].as_array().map(Vec::as_slice).unwrap_or_default()
+/// Everything that the suites run with, in words.
+fn everything() -> impl Iterator<Item = (Isolation, String)> {
+    let each = |isolation: Isolation| {
+        STRATEGIES.map(|strategy| (isolation, with(isolation.name(), strategy)))
+    };
+    Isolation::ALL.into_iter().flat_map(each)
+}
+
+fn with(isolation: &str, strategy: &str) -> String {
+    format!("{isolation} `{strategy}`")
 }
 
 fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+const HEADING: &str = "\
+| group | what is tried | what comes of it | in gVisor, where it is something else | held with |
+| --- | --- | --- | --- | --- |
+";
+
 /// Beginning of a row's line.
-fn line(group: &str, name: &str, expected: &str) -> String {
-    format!("| {group} | {name} | {expected} | ")
+fn line([group, name, expected, in_gvisor]: [&str; 4]) -> String {
+    format!("| {group} | {name} | {expected} | {in_gvisor} | ")
 }
 
 /// Puts the tables in the place of everything below `## Results` in the document.
@@ -140,22 +190,19 @@ pub fn check_document(suite: &str, rows: &[Row]) -> Result<(), String> {
     rows.iter().zip(&lines).try_for_each(|(row, shown)| check_line(row, shown))
 }
 
-/// What is wrong with the line of a row: it must show the row, and at least one run in which it held.
+/// What is wrong with the line of a row: it must show the row, and that it held wherever it is to be tried.
 fn check_line(row: &Row, shown: &str) -> Result<(), String> {
-    let expected = line(row.group, row.name, row.expected);
-    let held = shown.strip_prefix(&expected).and_then(|rest| rest.strip_suffix(" |"));
-    let is_run = |run: &str| match run.split_once(' ') {
-        Some((isolation, strategy)) => {
-            Isolation::ALL.iter().any(|known| known.name() == isolation)
-                && STRATEGIES.contains(&strategy.trim_matches('`'))
-        }
-        None => false,
-    };
-    match held {
-        Some(held) if held.split(", ").all(is_run) => Ok(()),
-        Some(held) => Err(format!("\"{held}\" does not say with what \"{}\" held", row.name)),
-        None => Err(format!("it shows\n  {shown}\nwhere the suite has\n  {expected}")),
+    let in_gvisor = row.shown_in_gvisor();
+    let held: Vec<String> = everything()
+        .filter(|(isolation, _)| row.is_tried_in(*isolation))
+        .map(|(_, with)| with)
+        .collect();
+    let begin = line([row.group, row.name, row.expected, &in_gvisor]);
+    let expected = format!("{begin}{} |", held.join(", "));
+    if shown == expected {
+        return Ok(());
     }
+    Err(format!("it shows\n  {shown}\nwhere the suite has\n  {expected}"))
 }
 
 /// `target/security`, next to the profile in which this program was built.
@@ -171,23 +218,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_shows_all_of_its_row_and_nothing_unheard_of() {
-        let row = Row { group: "g", name: "n", expected: "e" };
-        for shown in
-            ["| g | n | e | runtime `fast` |", "| g | n | e | runtime `fast`, runtime `secure` |"]
-        {
-            assert_eq!(check_line(&row, shown), Ok(()));
+    fn a_line_shows_all_of_its_row_and_that_it_held_wherever_it_is_tried() {
+        let same = Row { group: "g", name: "n", expected: "e", in_gvisor: InGvisor::Same };
+        let other = Row { in_gvisor: InGvisor::Differs("o", "w"), ..same };
+        let untried = Row { in_gvisor: InGvisor::Untried("w"), ..same };
+        let (runtime, gvisor) =
+            ("runtime `fast`, runtime `secure`", "gvisor `fast`, gvisor `secure`");
+        let all = format!("{runtime}, {gvisor}");
+        for (row, shown) in [
+            (same, format!("| g | n | e |  | {all} |")),
+            (other, format!("| g | n | e | o: w | {all} |")),
+            (untried, format!("| g | n | e | not tried: w | {runtime} |")),
+        ] {
+            assert_eq!(check_line(&row, &shown), Ok(()));
+            for other in [same, other, untried].into_iter().filter(|other| *other != row) {
+                assert!(check_line(&other, &shown).is_err(), "{shown}");
+            }
         }
         for shown in [
-            "| g | n | e |  |",
-            "| g | n | e | runtime `fast`",
-            "| g | n | e | runtime `fast`,  |",
-            "| g | n | e | runtime `slow` |",
-            "| g | n | e | moon `fast` |",
-            "| g | n | f | runtime `fast` |",
-            "| g | m | e | runtime `fast` |",
+            "| g | n | e |  |  |".to_owned(),
+            format!("| g | n | e |  | {runtime} |"),
+            format!("| g | n | e |  | {gvisor} |"),
+            format!("| g | n | e |  | {all}"),
+            format!("| g | n | f |  | {all} |"),
+            format!("| g | m | e |  | {all} |"),
         ] {
-            assert!(check_line(&row, shown).is_err(), "{shown}");
+            assert!(check_line(&same, &shown).is_err(), "{shown}");
         }
     }
 }

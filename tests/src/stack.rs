@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::api::{Api, KEY};
 use crate::binary;
 use crate::docker;
-use crate::isolation::Isolation;
+use crate::isolation::{self, Isolation};
 use crate::node::{Node, START_TIMEOUT};
 use crate::queue::{Queue, RedisServer};
 
@@ -26,6 +26,10 @@ pub struct Stack {
     own_redis: Option<u32>,
     queue: Queue,
     environment: Vec<(String, String)>,
+    /// Whether its jobs need a worker that says it has gVisor.
+    needs_gvisor: bool,
+    /// The latest gateway of a fleet.
+    gateway: Option<Api>,
     is_finished: bool,
     directory: TempDir,
 }
@@ -57,8 +61,9 @@ fn merge(base: &mut Value, changes: &Value) {
 impl Stack {
     fn prepare(config: &Value) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
-        let config = configuration(config).to_string();
-        std::fs::write(directory.path().join("isol8.config.json"), config)
+        let config = configuration(config);
+        let needs_gvisor = config["defaults"]["isolation"] == "gvisor";
+        std::fs::write(directory.path().join("isol8.config.json"), config.to_string())
             .expect("the directory is writable");
         Self {
             nodes: Vec::new(),
@@ -66,6 +71,8 @@ impl Stack {
             own_redis: None,
             queue: Queue::new(directory.path().join("data/redis.sock")),
             environment: Vec::new(),
+            needs_gvisor,
+            gateway: None,
             is_finished: false,
             directory,
         }
@@ -95,9 +102,12 @@ impl Stack {
     /// Starts `isol8 serve` once more, on the data it has.
     pub fn serve_again(&mut self) -> Api {
         let index = self.launch("serve", &["--key", KEY, "--data-dir", "data"]);
-        let port = self.nodes[index].await_port();
+        let api = Api::new(self.nodes[index].await_port());
         self.own_redis = Some(self.queue.server_pid());
-        Api::new(port)
+        if self.needs_gvisor {
+            isolation::await_gvisor(&api);
+        }
+        api
     }
 
     /// Takes note of the Redis that `serve` has started in place of one that died.
@@ -127,7 +137,10 @@ impl Stack {
     /// Adds a gateway and waits until it listens.
     pub fn gateway(&mut self) -> Api {
         let index = self.launch_gateway();
-        Api::new(self.nodes[index].await_port())
+        let api = Api::new(self.nodes[index].await_port());
+        self.gateway = Some(api.clone());
+        self.await_gvisor();
+        api
     }
 
     /// Adds a gateway that may have to wait before it can listen; returns its index.
@@ -139,6 +152,7 @@ impl Stack {
     pub fn worker(&mut self) -> usize {
         let index = self.launch_worker();
         self.nodes[index].await_line("isol8 worker ready", START_TIMEOUT);
+        self.await_gvisor();
         index
     }
 
@@ -146,12 +160,21 @@ impl Stack {
     pub fn worker_with(&mut self, environment: &[(&str, &str)]) -> usize {
         let index = self.launch_member_with("worker", &[], environment);
         self.nodes[index].await_line("isol8 worker ready", START_TIMEOUT);
+        self.await_gvisor();
         index
     }
 
     /// Adds a worker that may have to wait before it is ready; returns its index.
     pub fn launch_worker(&mut self) -> usize {
         self.launch_member("worker", &[])
+    }
+
+    /// Waits until its gateway knows that a worker has gVisor, once there are both and jobs need it.
+    fn await_gvisor(&self) {
+        let has_worker = self.nodes.iter().any(|node| node.name().starts_with("worker"));
+        if let Some(gateway) = self.gateway.as_ref().filter(|_| self.needs_gvisor && has_worker) {
+            isolation::await_gvisor(gateway);
+        }
     }
 
     fn launch_member(&mut self, role: &str, arguments: &[&str]) -> usize {

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tests::api::KEY;
 use tests::case::{equal, is_error};
+use tests::isolation::await_gvisor;
 use tests::{Api, Case, Findings, Stack, Upstream, binary, code, command, reflect, run_cases};
 
 /// Generous: under gVisor whatever starts, starts slowly.
@@ -15,21 +16,6 @@ const LIMIT: Duration = Duration::from_secs(2);
 fn in_gvisor(mut body: Value) -> Value {
     body["options"]["isolation"] = json!("gvisor");
     body
-}
-
-/// Waits until somebody has gVisor: a worker says so a moment after it is there.
-async fn somebody_has_it(api: &Api) {
-    for _ in 0..100 {
-        let key = format!("Bearer {KEY}");
-        let workers = api.send(Method::GET, "/v1/workers", Some(&key), "").await;
-        let workers = workers.expect("there is an answer").json();
-        let mut workers = workers["workers"].as_array().into_iter().flatten();
-        if workers.any(|worker| worker["labels"]["isol8.gvisor"] == "yes") {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("no worker has gVisor");
 }
 
 fn gvisor(name: &str, body: &Value) -> Case {
@@ -159,7 +145,7 @@ async fn jobs_go_to_the_worker_that_has_what_they_want() {
     is_error(&refused, 503, "NO_WORKER", "isolation \"gvisor\"").expect("nobody has it yet");
     let with = stack.worker();
     let has_it = stack.worker_id(with);
-    somebody_has_it(&api).await;
+    await_gvisor(&api);
     let mut findings = Findings::default();
     for number in 0..4 {
         let result = api.run(in_gvisor(command("bash", "echo x"))).await;

@@ -2,19 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::AT_FDCWD;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use runner::protocol::{Directory, DirectoryEntry, EntryKind, MAX_PAYLOAD_BYTES};
 
-use crate::clean::empty_opened;
+use super::refuse_processes;
+use crate::clean::{empty_opened, open_directory};
 
 /// Entries looked at; beyond, a listing is cut.
 const MAX_ENTRIES: usize = 20_000;
@@ -25,7 +24,9 @@ const ROOTS: [&str; 2] = ["/sandbox", "/tmp"];
 
 /// What is in a directory.
 pub(super) fn list(path: &str) -> io::Result<Directory> {
-    let mut listing = fs::read_dir(Path::new("/sandbox").join(path))?;
+    let path = Path::new("/sandbox").join(path);
+    refuse_processes(&fs::metadata(&path)?)?;
+    let mut listing = fs::read_dir(path)?;
     let mut entries = Vec::new();
     for entry in listing.by_ref().take(MAX_ENTRIES) {
         // One that is gone by now is not in the directory.
@@ -98,11 +99,6 @@ fn locate(path: &str) -> io::Result<(PathBuf, Vec<std::ffi::OsString>)> {
 
 fn not_permitted() -> io::Error {
     io::Error::from_raw_os_error(Errno::EACCES as i32)
-}
-
-fn open_directory(parent: impl AsFd, name: &Path) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(parent, name, flags, Mode::empty())
 }
 
 #[cfg(test)]

@@ -11,11 +11,13 @@ pub(crate) use fifo::Fifo;
 pub(crate) use reader::{Reader, Request, Step};
 pub(crate) use writer::Writer;
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -71,4 +73,13 @@ impl Helper {
         // Already gone is fine; the main loop reaps it either way.
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
     }
+}
+
+/// Refuses what is in `/proc`: it tells of processes, this child's own among them, and is no program's to give. Linux
+/// lets the sandbox user open little of it; gVisor's kernel, more.
+fn refuse_processes(metadata: &Metadata) -> io::Result<()> {
+    if fs::metadata("/proc")?.dev() == metadata.dev() {
+        return Err(io::Error::from_raw_os_error(Errno::EACCES as i32));
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use runner::protocol::{
     ReadFile, RemoveFile, parse_message, put_frame, put_message,
 };
 
-use super::{Helper, directory};
+use super::{Helper, directory, refuse_processes};
 use crate::link::Frame;
 use crate::spawn::describe;
 
@@ -173,6 +173,7 @@ fn stream_file(socket: &mut File, request: &ReadFile, out: &mut Vec<u8>) -> io::
     let mut file =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let metadata = file.metadata()?;
+    refuse_processes(&metadata)?;
     if metadata.is_dir() {
         return Err(io::Error::from_raw_os_error(Errno::EISDIR as i32));
     }

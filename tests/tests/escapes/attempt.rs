@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tests::Reply;
 use tests::case::equal;
+use tests::isolation::{InGvisor, Isolation};
 use tests::results::Row;
 
 /// What every Python program of this suite begins with.
@@ -39,6 +40,7 @@ pub(crate) struct Attempt {
     /// More of the job, as JSON.
     pub(crate) more: &'static str,
     pub(crate) expected: Expected,
+    pub(crate) in_gvisor: InGvisor<Expected>,
 }
 
 /// An attempt of a Python program, to be completed.
@@ -49,12 +51,17 @@ pub(crate) const PYTHON: Attempt = Attempt {
     program: "",
     more: "{}",
     expected: Prints("EPERM"),
+    in_gvisor: InGvisor::Same,
 };
 
-impl Attempt {
+/// Of calls that a container's filter refuses otherwise.
+pub(crate) const REFUSED: InGvisor<Expected> =
+    InGvisor::Differs(Prints("EPERM"), "that is its word for whatever the filter refuses");
+
+impl Expected {
     /// How it is shown in the document.
-    pub(crate) fn row(&self) -> Row {
-        let expected = match self.expected {
+    fn shown(self) -> &'static str {
+        match self {
             Prints(text) | PrintsAs(_, text) | Exits(_, text) => text,
             Ends("out_of_memory") => "killed at its memory limit",
             Ends("timed_out") => "killed at its time limit",
@@ -62,8 +69,24 @@ impl Attempt {
             Cut => "output cut at its limit",
             Withheld => "no file given out",
             Refused(_, code) => code,
-        };
-        Row { group: self.group, name: self.name, expected }
+        }
+    }
+}
+
+impl Attempt {
+    /// How it is shown in the document.
+    pub(crate) fn row(&self) -> Row {
+        Row {
+            group: self.group,
+            name: self.name,
+            expected: self.expected.shown(),
+            in_gvisor: self.in_gvisor.map(Expected::shown),
+        }
+    }
+
+    /// What must come of it with an isolation; `None` if it is not to be tried there.
+    pub(crate) fn expected(&self, isolation: Isolation) -> Option<Expected> {
+        self.in_gvisor.outcome(isolation, self.expected)
     }
 
     /// The job.
@@ -81,9 +104,9 @@ impl Attempt {
     }
 
     /// Whether the answer is the one that must come.
-    pub(crate) fn check(&self, reply: &Reply) -> Result<(), String> {
+    pub(crate) fn check(&self, reply: &Reply, expected: Expected) -> Result<(), String> {
         let result = reply.json();
-        let outcome = match self.expected {
+        let outcome = match expected {
             Refused(status, code) => equal("status", &reply.status, &status)
                 .and_then(|()| equal("code", &result["code"], &code)),
             Ends(outcome) => equal("outcome", &result["outcome"], &outcome),

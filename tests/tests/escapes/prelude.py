@@ -29,18 +29,18 @@ def write(path): os.write(os.open(path, os.O_WRONLY), b'1')
 
 
 def machine_code(text):
-    """How a child ends that runs what no function of a library offers."""
+    """What becomes of a child that runs what no function of a library offers."""
     memory = mmap.mmap(-1, 4096, prot=7)
     memory.write(bytes.fromhex(text))
     at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    return ended_by(ctypes.CFUNCTYPE(ctypes.c_int)(at))
+    return ended_by(lambda: errno.errorcode.get(-ctypes.CFUNCTYPE(ctypes.c_int)(at)(), 'ALLOWED'))
 
 
 def ended_by(act):
-    """The signal that ends a child that does something, or ALLOWED."""
+    """The signal that ends a child that does something, or else the name of the error it got, or ALLOWED."""
     pid = os.fork()
     if pid == 0:
-        act()
-        os._exit(0)
+        os._exit(getattr(errno, act(), 0))
     status = os.waitpid(pid, 0)[1]
-    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else 'ALLOWED'
+    if os.WIFSIGNALED(status): return signal.Signals(os.WTERMSIG(status)).name
+    return errno.errorcode.get(os.WEXITSTATUS(status), 'ALLOWED')

@@ -1,6 +1,7 @@
 //! A channel: how one job could leave something, and how the next one would find it.
 
 use serde_json::{Value, json};
+use tests::isolation::{InGvisor, Isolation};
 use tests::results::Row;
 
 /// What every Python program of this suite begins with.
@@ -20,9 +21,13 @@ pub(crate) struct Channel {
     pub(crate) request: &'static str,
     /// More of the job that probes, as JSON.
     pub(crate) asks: &'static str,
-    /// Why it cannot even be planted, if it cannot.
-    pub(crate) refusal: Option<&'static str>,
+    /// Why it cannot even be planted.
+    pub(crate) refusal: Refusal,
+    pub(crate) in_gvisor: InGvisor<Refusal>,
 }
+
+/// What a program that wants to leave something prints instead; `None` if it can be left.
+pub(crate) type Refusal = Option<&'static str>;
 
 /// A channel of Python programs, to be completed.
 pub(crate) const PYTHON: Channel = Channel {
@@ -34,18 +39,25 @@ pub(crate) const PYTHON: Channel = Channel {
     request: "{}",
     asks: "{}",
     refusal: None,
+    in_gvisor: InGvisor::Same,
 };
 
 impl Channel {
     /// How it is shown in the document.
     pub(crate) fn row(&self) -> Row {
-        let Self { group, name, refusal, .. } = *self;
-        Row { group, name, expected: refusal.unwrap_or("nothing found") }
+        let shown = |refusal: Refusal| refusal.unwrap_or("nothing found");
+        let Self { group, name, refusal, in_gvisor, .. } = *self;
+        Row { group, name, expected: shown(refusal), in_gvisor: in_gvisor.map(shown) }
+    }
+
+    /// Why it cannot be planted with an isolation, if it cannot; nothing at all if it is not to be tried there.
+    pub(crate) fn refusal(&self, isolation: Isolation) -> Option<Refusal> {
+        self.in_gvisor.outcome(isolation, self.refusal)
     }
 
     /// The job that leaves something.
-    pub(crate) fn planting(&self) -> Value {
-        let last = if self.refusal.is_some() { "" } else { self.say_planted() };
+    pub(crate) fn planting(&self, refusal: Refusal) -> Value {
+        let last = if refusal.is_some() { "" } else { self.say_planted() };
         self.body(&[self.plant, last], &[self.request])
     }
 

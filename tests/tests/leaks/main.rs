@@ -14,12 +14,14 @@ mod unclean;
 use serde_json::{Value, json};
 use tests::case::equal;
 use tests::isolation::Isolation;
-use tests::results::{self, Row};
+use tests::results::{self, Row, Run};
 use tests::{Api, Findings, Stack};
 
-use channel::Channel;
+use channel::{Channel, Refusal};
 
 const SUITE: &str = "leaks";
+/// How often something is planted until the next job meets the same sandbox.
+const ATTEMPTS: usize = 3;
 
 fn channels() -> Vec<&'static Channel> {
     let groups = [
@@ -59,9 +61,9 @@ async fn run(api: &Api, what: &str, body: &Value) -> Result<Value, String> {
 }
 
 /// Leaves something, and returns the sandbox in which it did.
-async fn plant(api: &Api, channel: &Channel) -> Result<Value, String> {
-    let planted = run(api, "plant", &channel.planting()).await?;
-    if let Some(refusal) = channel.refusal {
+async fn plant(api: &Api, channel: &Channel, refusal: Refusal) -> Result<Value, String> {
+    let planted = run(api, "plant", &channel.planting(refusal)).await?;
+    if let Some(refusal) = refusal {
         equal("refusal", &planted["stdout"], &refusal)?;
     } else if !planted["stdout"].as_str().unwrap_or_default().contains("planted") {
         return Err(format!("nothing was planted: {planted}"));
@@ -69,51 +71,59 @@ async fn plant(api: &Api, channel: &Channel) -> Result<Value, String> {
     Ok(planted["containerId"].clone())
 }
 
-/// Looks for it in the next job, in the same sandbox or in another.
-async fn probe(api: &Api, channel: &Channel, place: &Value, same: bool) -> Result<(), String> {
+/// Looks for it in the next job. Tells whether that ran where it had to: in the same sandbox, or in another.
+async fn probe(api: &Api, channel: &Channel, place: &Value, same: bool) -> Result<bool, String> {
     let probed = run(api, "probe", &channel.probing()).await?;
-    if (probed["containerId"] == *place) != same {
-        return Err(format!("void: planted in {place}, looked for in {}", probed["containerId"]));
-    }
-    equal("what the next job found", &found(&probed), &"")
+    equal("what the next job found", &found(&probed), &"")?;
+    Ok((probed["containerId"] == *place) == same)
 }
 
-async fn try_channel(api: &Api, channel: &Channel, reuses: bool) -> Result<(), String> {
-    if reuses && channel.refusal.is_none() {
+async fn try_channel(
+    api: &Api,
+    channel: &Channel,
+    refusal: Refusal,
+    reuses: bool,
+) -> Result<(), String> {
+    if reuses && refusal.is_none() {
         let control = run(api, "control", &channel.control()).await?;
         if found(&control).is_empty() {
             return Err(format!("the probe does not see what is there: {control}"));
         }
     }
-    let place = plant(api, channel).await?;
-    if channel.refusal.is_some() { Ok(()) } else { probe(api, channel, &place, reuses).await }
+    // What cannot be proven clean in time, as on a busy machine, is destroyed: that shows nothing.
+    for _ in 0..if reuses { ATTEMPTS } else { 1 } {
+        let place = plant(api, channel, refusal).await?;
+        if refusal.is_some() || probe(api, channel, &place, reuses).await? {
+            return Ok(());
+        }
+    }
+    Err(format!("void: the next job ran {}in the same sandbox", if reuses { "not " } else { "" }))
 }
 
-/// Tries channels under a pool strategy, and writes down how it went.
-async fn try_all(strategy: &str, channels: Vec<&'static Channel>) {
+/// Tries all channels under a pool strategy, and writes down how it went.
+async fn try_all(strategy: &'static str) {
     let (stack, api) = serve(strategy);
     let (mut findings, mut rows) = (Findings::default(), Vec::new());
-    for channel in channels {
-        let outcome = try_channel(&api, channel, strategy == "fast").await;
+    let isolation = Isolation::from_environment();
+    for channel in channels() {
+        let Some(refusal) = channel.refusal(isolation) else { continue };
+        let outcome = try_channel(&api, channel, refusal, strategy == "fast").await;
         rows.push((channel.row(), outcome.is_ok()));
         findings.note(channel.name, outcome);
     }
-    results::write(SUITE, Isolation::from_environment(), strategy, &rows);
+    Run { suite: SUITE, part: 0, isolation, strategy }.write(&rows);
     findings.report();
     stack.finish();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_reaches_the_next_job_of_a_sandbox_that_is_used_again() {
-    try_all("fast", channels()).await;
+    try_all("fast").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_reaches_the_next_job_where_no_sandbox_is_used_again() {
-    // Each job has a new container, whatever it does: one channel of each kind is enough.
-    let mut channels = channels();
-    channels.dedup_by_key(|channel| channel.group);
-    try_all("secure", channels).await;
+    try_all("secure").await;
 }
 
 #[test]

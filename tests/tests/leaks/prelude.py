@@ -1,4 +1,4 @@
-import ctypes, fcntl, os, signal, socket, struct, sys, time
+import ctypes, errno, fcntl, os, signal, socket, struct, sys, time
 
 libc = ctypes.CDLL(None, use_errno=True)
 PLACES = ('/sandbox', '/tmp', '/dev/shm', '/dev/mqueue')
@@ -9,7 +9,16 @@ def print_if(found):
 
 
 def errno_of(outcome):
-    return None if outcome >= 0 else __import__('errno').errorcode[ctypes.get_errno()]
+    return None if outcome >= 0 else errno.errorcode[ctypes.get_errno()]
+
+
+def or_say(act, *arguments):
+    """Does something; if it cannot be done, says why, and that is all of the program."""
+    try:
+        return act(*arguments)
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+        sys.exit()
 
 
 def left():

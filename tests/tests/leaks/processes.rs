@@ -1,5 +1,7 @@
 //! Processes that want to outlive their job, and what a process hands down.
 
+use tests::isolation::InGvisor::Differs;
+
 use crate::channel::{Channel, PYTHON};
 
 const ALIVE: Channel = Channel { group: "processes", probe: "print_if(others())", ..PYTHON };
@@ -130,11 +132,28 @@ print_if([limit for limit in range(16) if resource.getrlimit(limit)[1] == 50])",
         ..INHERITED
     },
     Channel {
-        name: "niceness, scheduling, processors, of oneself and of all of the user",
+        name: "niceness of oneself and of all of the user",
+        plant: "libc.setpriority(0, 0, 5); libc.setpriority(2, os.getuid(), 7)",
+        probe: "print_if([os.getpriority(0, 0)] * (os.getpriority(0, 0) != 0))",
+        ..INHERITED
+    },
+    Channel {
+        name: "niceness and processors of process 1 and of the fork server",
         plant: "
-libc.setpriority(0, 0, 5); libc.setpriority(2, os.getuid(), 7)
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
-        probe: "print_if([os.getpriority(0, 0), os.sched_getscheduler(0)] * (os.getpriority(0, 0) != 0 or os.sched_getscheduler(0) != 0))",
+def change(pid): os.setpriority(os.PRIO_PROCESS, pid, 7); os.sched_setaffinity(pid, {max(os.sched_getaffinity(0))})
+for pid in (1, os.getppid()): or_say(change, pid)",
+        probe: "
+processes = (0, 1, os.getppid())
+print_if([os.getpriority(0, pid) for pid in processes if os.getpriority(0, pid) or 1 < os.cpu_count() and os.sched_getaffinity(pid) == {os.cpu_count() - 1}])",
+        refusal: Some("EPERM"),
+        in_gvisor: Differs(None, "its kernel lets anybody set them, and a reset sets them back"),
+        ..INHERITED
+    },
+    Channel {
+        name: "scheduling",
+        plant: "or_say(os.sched_setscheduler, 0, os.SCHED_IDLE, os.sched_param(0))",
+        probe: "print_if([os.sched_getscheduler(0)] * (os.sched_getscheduler(0) != 0))",
+        in_gvisor: Differs(Some("EINVAL"), "it has one kind alone"),
         ..INHERITED
     },
     Channel {
@@ -143,9 +162,9 @@ os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1}); os.kill(os.getpid(), signal.SIGUSR1)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)",
         probe: "
-lines = dict(line.split(':\\t') for line in open('/proc/self/status').read().splitlines() if ':\\t' in line)
-blocked, pending, ignored = (int(lines[name], 16) for name in ('SigBlk', 'ShdPnd', 'SigIgn'))
-print_if([blocked, pending, ignored] * bool(blocked or pending or ignored & 1))",
+handled = ctypes.create_string_buffer(152)
+libc.sigaction(signal.SIGHUP, None, handled)
+print_if([*signal.pthread_sigmask(signal.SIG_BLOCK, []), *signal.sigpending()] + ['ignored'] * (handled.raw[:8] == struct.pack('Q', 1)))",
         ..INHERITED
     },
     Channel {
@@ -163,31 +182,59 @@ print_if([number for number in numbers if 3 < number])",
         ..INHERITED
     },
     Channel {
-        name: "filters: seccomp and Landlock, and other marks of a process",
+        name: "a filter of system calls",
         plant: "
 class Filter(ctypes.Structure): _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_char_p)]
-allow = struct.pack('<HBBI', 6, 0, 0, 0x7fff0000)
-assert libc.prctl(22, 2, ctypes.byref(Filter(1, allow)), 0, 0) == 0
-assert libc.prctl(29, 4242, 0, 0, 0) == 0 and libc.prctl(36, 1, 0, 0, 0) == 0 and libc.prctl(1, 15, 0, 0, 0) == 0",
+# Number 110, getppid, fails with error 77; all else goes on.
+code = struct.pack('<HBBIHBBIHBBIHBBI', 0x20, 0, 0, 0, 0x15, 0, 1, 110, 6, 0, 0, 0x5004d, 6, 0, 0, 0x7fff0000)
+assert libc.prctl(22, 2, ctypes.byref(Filter(4, code)), 0, 0) == 0",
         probe: "
 filters = [line for line in open('/proc/self/status') if line.startswith('Seccomp_filters') and not line.endswith('\\t1\\n')]
-signal_number = ctypes.c_int(); reaper = ctypes.c_int()
-libc.prctl(2, ctypes.byref(signal_number)); libc.prctl(37, ctypes.byref(reaper))
-print_if([filters, signal_number.value, reaper.value] * bool(filters or signal_number.value or reaper.value or libc.prctl(30, 0, 0, 0, 0) == 4242))",
+print_if(filters + ['refused'] * (libc.syscall(110) == -1))",
+        ..INHERITED
+    },
+    Channel {
+        name: "timer slack and who waits for orphans",
+        plant: "
+for option, value in ((29, 4242), (36, 1)):
+    outcome = libc.prctl(option, value, 0, 0, 0)
+    if outcome: print(errno_of(outcome)); sys.exit()",
+        probe: "
+reaper = ctypes.c_int(); libc.prctl(37, ctypes.byref(reaper))
+print_if([reaper.value] * bool(reaper.value or libc.prctl(30, 0, 0, 0, 0) == 4242))",
+        in_gvisor: Differs(Some("EINVAL"), "it has neither"),
+        ..INHERITED
+    },
+    Channel {
+        name: "the signal at a parent's end, and being dumpable",
+        plant: "assert libc.prctl(1, 15, 0, 0, 0) == 0 and libc.prctl(4, 0, 0, 0, 0) == 0",
+        probe: "
+number = ctypes.c_int(); libc.prctl(2, ctypes.byref(number))
+print_if([number.value] * bool(number.value or libc.prctl(3, 0, 0, 0, 0) != 1))",
         ..INHERITED
     },
     Channel {
         name: "what can be written below /proc",
         plant: "
-open('/proc/self/comm', 'w').write('left'); open('/proc/self/coredump_filter', 'w').write('0')
 open('/proc/self/oom_score_adj', 'w').write('999')
 for name in os.listdir('/proc/1'):
     try: open('/proc/1/' + name, 'w').close()
     except OSError: pass
     else: print('/proc/1/' + name)",
         probe: "
-state = [open('/proc/self/' + name).read().strip() for name in ('comm', 'oom_score_adj', 'coredump_filter')]
-print_if(state * (state[0] == 'left' or state[1] == '999' or int(state[2], 16) == 0))",
+score = open('/proc/self/oom_score_adj').read().strip()
+print_if([score] * (score == '999'))",
+        ..INHERITED
+    },
+    Channel {
+        name: "name of a process, and what it dumps",
+        plant: "
+def change(name, value): os.write(os.open('/proc/self/' + name, os.O_WRONLY), value)
+or_say(change, 'comm', b'left'); or_say(change, 'coredump_filter', b'0')",
+        probe: "
+name, filter = (open('/proc/self/' + name).read().strip() for name in ('comm', 'coredump_filter'))
+print_if([name, filter] * (name == 'left' or int(filter, 16) == 0))",
+        in_gvisor: Differs(Some("EIO"), "it lets neither be written"),
         ..INHERITED
     },
     Channel {

@@ -36,7 +36,9 @@ async fn what_the_reset_cannot_remove_destroys_the_sandbox() {
     let line = ": > /tmp/on; until test -e /tmp/left; do sleep 0.01; done; echo seen";
     let job = command("python", line);
     let hole = async {
-        while !docker(&["exec", &sandbox, "ls", "/tmp"]).contains("on") {
+        // Not `ls`, which an older gVisor does not run.
+        let look = ["exec", &sandbox, "bash", "-c", "cd /tmp; echo *"];
+        while !docker(&look).contains("on") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         docker(&["exec", "--user", "0", &sandbox, "touch", "/tmp/left"])

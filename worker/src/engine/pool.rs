@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use shared::config::Seccomp;
 use shared::execution::PoolStrategy;
 use shared::id::TenantId;
+use shared::isolation::Isolation;
 use shared::redis::Removal;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ const CREATED_AT_ONCE: usize = 2;
 /// How long a job waits for a new sandbox before the engine counts as broken: a crowded machine may need
 /// many times the usual fraction of a second.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(8);
+/// The same of sandboxes with a kernel of their own, which usually takes a second or two to start.
+const CREATE_KERNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How much of a container's identifier people are shown.
 const SHORT_ID: usize = 12;
@@ -205,6 +208,10 @@ impl Pool {
     ) -> Result<(Sandbox, OwnedSemaphorePermit), EngineError> {
         // The turn ends with the wait, so that an engine that hangs does not hold up its own test.
         let Place { container, creating: _turn } = place;
+        let timeout = match profile.isolation {
+            Isolation::Container => CREATE_TIMEOUT,
+            Isolation::Gvisor | Isolation::Kata => CREATE_KERNEL_TIMEOUT,
+        };
         let (sender, receiver) = oneshot::channel();
         let pool = self.clone();
         self.inner.tasks.spawn(async move {
@@ -215,7 +222,7 @@ impl Pool {
             drop(sender.send(created));
             pool.inner.returned.notify_waiters();
         });
-        match tokio::time::timeout(CREATE_TIMEOUT, receiver).await {
+        match tokio::time::timeout(timeout, receiver).await {
             Ok(Ok(created)) => created.map(Held::take),
             Ok(Err(_)) | Err(_) => Err(LinkError::Silent("being created").into()),
         }
