@@ -16,7 +16,7 @@ use crate::api::KEY;
 /// No answer takes longer, whatever happens: what does is a hang.
 pub(super) const HANG: Duration = Duration::from_secs(150);
 /// Between two attempts at the same thing.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// A submission, or a look at a job's output, is given up after so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::check::{Case, Verdict};
-use super::client::{Client, PATIENCE, Request};
+use super::client::{Client, PATIENCE, PAUSE, Request};
 use super::journal::Purpose;
 
 /// Most items of a batch.
@@ -47,7 +48,15 @@ impl Client {
         }
         let path = format!("/v1/batches/{id}/results?follow=true");
         let read = Request { purpose: Purpose::Results, path, ..look };
-        self.insist(&read).await;
+        // One that breaks off says so in its last line.
+        loop {
+            let answer = self.insist(&read).await;
+            let is_over = answer.status != 200 || is_whole(&answer.body);
+            if is_over || begun.elapsed() > PATIENCE {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// Makes schedules that run once each, spread over `length`; with their tenants.
@@ -76,6 +85,13 @@ impl Client {
         look.key = id.to_owned();
         self.insist(&look).await;
     }
+}
+
+/// Whether results were read to their end.
+fn is_whole(results: &Value) -> bool {
+    let last = results.as_str().and_then(|text| text.lines().last());
+    let last = last.and_then(|line| serde_json::from_str::<Value>(line).ok());
+    last.is_some_and(|line| line["end"] == true)
 }
 
 fn request(purpose: Purpose, tenant: &str, method: Method, path: String) -> Request {
