@@ -97,16 +97,21 @@ impl Baseline {
             .then(|| format!("memory left: {now} bytes, {then} when clean"))
     }
 
+    /// All of them: one may only be there as another could not be removed in time.
     fn storage_difference(&self) -> Option<String> {
+        let mut found = Vec::new();
         for ((path, now), then) in WRITABLE.iter().zip(usage(&self.places)).zip(self.usage) {
             if now != then {
-                return Some(format!("{path} holds {now:?}, {then:?} when clean"));
+                found.push(format!("{path} holds {now:?}, {then:?} when clean"));
             }
         }
         if self.ipc_tables.iter().any(|(kind, table)| has_objects(*kind, table.as_ref())) {
-            return Some("System V objects left".to_owned());
+            found.push("System V objects left".to_owned());
         }
-        has_message_queues().then(|| "message queues left".to_owned())
+        if has_message_queues() {
+            found.push("message queues left".to_owned());
+        }
+        (!found.is_empty()).then(|| found.join("; "))
     }
 }
 
