@@ -122,8 +122,7 @@ async fn keep_house(state: State, token: CancellationToken) {
     let mut due = interval(HOUSEKEEPING_EVERY);
     while token.run_until_cancelled(due.tick()).await.is_some() {
         if let Err(error) = state.queue.housekeep(None).await {
-            // Whoever listens for replies says aloud that Redis is away.
-            debug!(%error, "cannot look for what is due in the queue; trying again");
+            warn!(%error, "cannot look for what is due in the queue; trying again");
         }
     }
 }
